@@ -1,0 +1,30 @@
+# weft_module(NAME SOURCES ... DEPS ...): one room of the house as a static library weft_NAME.
+# All rooms together make libweft (cmake/WeftInstall.cmake); programs and tests link the rooms they use.
+set_property(GLOBAL PROPERTY WEFT_MODULES "")
+function(weft_module name)
+  cmake_parse_arguments(M "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(weft_${name} STATIC ${M_SOURCES})
+  target_include_directories(weft_${name} PUBLIC ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/include)
+  target_link_libraries(weft_${name} PUBLIC ${M_DEPS})
+  set_property(GLOBAL APPEND PROPERTY WEFT_MODULES weft_${name})
+endfunction()
+
+# weft_test(NAME SOURCES ... DEPS ... [RANKS n] [LABELS ...] [ARGS ...] [TIMEOUT s]): a cmocka program; RANKS runs it
+# under mpirun, oversubscribed if need be.
+function(weft_test name)
+  cmake_parse_arguments(T "" "TIMEOUT" "SOURCES;DEPS;RANKS;LABELS;ARGS" ${ARGN})
+  add_executable(test_${name} ${T_SOURCES})
+  target_link_libraries(test_${name} PRIVATE ${T_DEPS} PkgConfig::cmocka)
+  if(NOT T_TIMEOUT)
+    set(T_TIMEOUT 120)
+  endif()
+  if(T_RANKS)
+    foreach(n ${T_RANKS})
+      add_test(NAME ${name}.${n} COMMAND ${MPIEXEC_EXECUTABLE} ${WEFT_MPIRUN_FLAGS} -n ${n} $<TARGET_FILE:test_${name}> ${T_ARGS})
+      set_tests_properties(${name}.${n} PROPERTIES TIMEOUT ${T_TIMEOUT} PROCESSORS 2 LABELS "${T_LABELS}" SKIP_RETURN_CODE 77)
+    endforeach()
+  else()
+    add_test(NAME ${name} COMMAND test_${name} ${T_ARGS})
+    set_tests_properties(${name} PROPERTIES TIMEOUT ${T_TIMEOUT} LABELS "${T_LABELS}" SKIP_RETURN_CODE 77)
+  endif()
+endfunction()

@@ -1,0 +1,15 @@
+# Compiler flags that hold for every file. -ffp-contract=off and no -ffast-math are part of the bit contract.
+add_compile_options(-Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -ffp-contract=off -fvisibility=hidden
+                    -fno-omit-frame-pointer)
+add_compile_definitions(_GNU_SOURCE)
+if(WEFT_WERROR)
+  add_compile_options(-Werror)
+endif()
+if(WEFT_SANITIZE)
+  add_compile_options(-fsanitize=${WEFT_SANITIZE} -fno-sanitize-recover=undefined -g -O1)
+  add_link_options(-fsanitize=${WEFT_SANITIZE})
+endif()
+if(WEFT_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -g -O1)
+  add_link_options(-fsanitize=address,undefined)
+endif()

@@ -1,0 +1,107 @@
+/* Token data: the native shard (*.wtok.h5), its makers, and the deterministic global sampler.
+ *
+ * A shard is one HDF5 file written through io/container: /tokens (u16 or u32, contiguous, mmap-able), /doc (i64 document
+ * starts and the total), attributes tokenizer fingerprint, vocab, eot, bytes of source text, source, licence, site.
+ * The training stream is a pure function of (seed, global sample index g): the same for any number of ranks, restarts
+ * and joins. Its position is one integer. The formula is frozen as perm=1 (docs/data.md). */
+#ifndef WEFT_IO_DATASET_H
+#define WEFT_IO_DATASET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "io/tokenizer/tokenizer.h"
+
+/* --- shards ------------------------------------------------------------------------------------------------- */
+
+typedef struct weft_shard_info {
+    uint64_t tokens, docs, source_bytes; /* source_bytes: raw text bytes that the tokens stand for */
+    uint32_t vocab;
+    int64_t eot; /* -1: none */
+    uint64_t tokenizer; /* weft_tok_fingerprint; 0: synthetic */
+    int width;          /* bytes per token: 2 or 4 */
+    double entropy;     /* synthetic: bits per token of the source; else NaN */
+    char source[256], licence[64], site[64];
+} weft_shard_info;
+
+/* Validates everything (header, sizes, offsets); FORMAT, CORRUPT, VERSION, NOTFOUND. */
+weft_status weft_shard_info_read(const char *path, weft_shard_info *info);
+
+typedef struct weft_shard_writer weft_shard_writer;
+/* Writes to a temporary file; nothing exists under `path` before finish. info: vocab, eot, tokenizer, source, licence,
+ * site, entropy are taken from it. */
+weft_status weft_shard_create(const char *path, const weft_shard_info *info, weft_shard_writer **w);
+/* Appends one document's tokens (the caller adds eot) made from source_bytes bytes. VOCAB: an id >= vocab. */
+weft_status weft_shard_append(weft_shard_writer *w, const uint32_t *ids, size_t n, uint64_t source_bytes);
+/* Completes, syncs and renames; frees w in any case. */
+weft_status weft_shard_finish(weft_shard_writer *w, weft_shard_info *info);
+void weft_shard_abort(weft_shard_writer *w);
+
+/* --- makers --------------------------------------------------------------------------------------------------- */
+
+typedef struct weft_text weft_text; /* documents of text and JSONL files, streamed */
+/* paths: *.jsonl (one {"text": ...} an object a line; field names the member) or plain text (one document a file).
+ * FORMAT names file and line. Non-UTF-8 bytes in plain text pass through. */
+weft_status weft_text_open(const char *const *paths, size_t n, const char *field, weft_text **t);
+weft_status weft_text_next(void *t /* weft_text * */, const char **text, size_t *n); /* a weft_read_fn */
+weft_status weft_text_rewind(weft_text *t);
+void weft_text_close(weft_text *t);
+
+typedef struct weft_prepare_opts {
+    uint32_t size;
+    double holdout;        /* share of the text held out, in [0, 0.5]; from the END of every document if there are few
+                              (< 100), else whole documents chosen by hash of their index */
+    const char *source, *licence, *site;
+    void (*progress)(void *arg, const char *phase, double fraction);
+    void *progress_arg;
+} weft_prepare_opts;
+
+/* Tokenizes text into DIR/train.wtok.h5 and, if holdout > 0, DIR/valid.wtok.h5. A document becomes eot + its ids. */
+weft_status weft_data_prepare(weft_text *text, const weft_tok *tok, const char *dir, const weft_prepare_opts *o,
+                              weft_shard_info *train, weft_shard_info *valid);
+
+/* A synthetic shard: a first-order Markov chain over `vocab` symbols whose rows are seeded Philox draws; its entropy
+ * rate in bits per token is computed exactly (stationary distribution) and stored. */
+weft_status weft_data_synth(const char *path, uint32_t vocab, uint64_t tokens, uint64_t seed, double concentration,
+                            weft_shard_info *info);
+
+/* --- sampler ---------------------------------------------------------------------------------------------------- */
+
+typedef struct weft_data weft_data;
+
+typedef struct weft_source_spec { /* one weighted source ("site" in the formula), of one or more shards */
+    const char *name;
+    double weight; /* > 0 */
+    const char *const *shards;
+    size_t nshards;
+} weft_source_spec;
+
+/* Opens and maps the shards; context = T: a sample is T+1 tokens (inputs and targets overlap by one), windows step T and
+ * never cross a shard. block: a power of two of samples, frozen (decisions.md: independent of the batch size); 0: 1024.
+ * All shards must have the same vocab and tokenizer (VOCAB). */
+weft_status weft_data_open(const weft_source_spec *src, size_t nsrc, int64_t context, uint64_t seed, uint64_t block,
+                           weft_data **out);
+void weft_data_close(weft_data *d);
+const weft_shard_info *weft_data_info(const weft_data *d); /* totals over all shards */
+uint64_t weft_data_windows(const weft_data *d, size_t source); /* samples in one epoch of a source */
+
+/* The formula: source and window of global sample g. O(1), pure. Any thread. */
+weft_status weft_data_locate(const weft_data *d, uint64_t g, uint32_t *source, uint64_t *window);
+/* n samples by global index into tok[n*(T+1)]. Any thread. CORRUPT: a token >= vocab. */
+weft_status weft_data_get(const weft_data *d, const uint64_t *g, size_t n, int32_t *tok);
+/* Window w of a source in file order, for evaluation; the last one may be short: *valid = targets that count, the rest
+ * of tok is filled with -1. The windows of one source cover every token but a shard's first exactly once. */
+uint64_t weft_data_eval_windows(const weft_data *d, size_t source);
+weft_status weft_data_eval_get(const weft_data *d, size_t source, uint64_t w, int32_t *tok, int64_t *valid);
+/* Tells the kernel that these samples come next (MADV_WILLNEED). */
+void weft_data_prefetch(const weft_data *d, const uint64_t *g, size_t n);
+/* Appends a mixture change at global index g0 (a block edge): the append-only schedule of io.md 2.4. */
+weft_status weft_data_reweight(weft_data *d, uint64_t g0, const double *weights);
+/* The stream's identity and schedule as JSON, and back (checks seed, block, fingerprints). Free *json with free(). */
+weft_status weft_data_state(const weft_data *d, char **json);
+weft_status weft_data_restore(weft_data *d, const char *json);
+/* Sum over samples of XXH3-128(g, tokens), halves mod 2^64: the same in any order, for tests and reports. */
+weft_status weft_data_hash(const weft_data *d, const uint64_t *g, size_t n, uint64_t sum[2]);
+
+#endif

@@ -1,0 +1,273 @@
+/* The op table: every inner loop of weft, one instance per backend.
+ *
+ * runtime/ and comm/ reach arithmetic only through struct weft_ops. Backends: `ref` (scalar C, double accumulation, the
+ * oracle of the tests), `cpu` (AVX2, AVX-512, AVX512_BF16 chosen at run time), later `cuda`. This header is private to
+ * weft: the table may change.
+ *
+ * Rules for every op
+ *  - Shapes, strides and dtypes stand in a descriptor; a wrong one gives WEFT_ERR_ARG or WEFT_ERR_UNSUPPORTED and
+ *    nothing is written. All sizes and strides are in elements. Row-major.
+ *  - No allocation, no lock, no global state. Scratch comes from the exec; weft_op_scratch() gives its size at plan
+ *    time, and an exec with less gives WEFT_ERR_NOMEM.
+ *  - The first argument is a weft_exec (a team of threads plus scratch); one thread uses it at a time. CPU ops are
+ *    complete on return.
+ *  - NaN and infinity propagate. -ffp-contract=off, FMA explicit.
+ *  - Bit contract (cpu): the bits of a result depend on op, descriptor and WEFT_KERNELS_CONTRACT only; not on thread
+ *    count, instruction set, alignment or time. Reductions use 16 virtual lanes and fixed trees over fixed-size
+ *    blocks. cast, axpby, reduce_p, scale_copy are equal by == on every backend.
+ *  - dtypes `t` of the model ops: WEFT_F32 or WEFT_BF16 (storage; arithmetic and accumulation are fp32). Parameters of
+ *    norms and biases have dtype t as well; all parameter gradients are f32 and accumulated into (+=).
+ *  - Pointers must not overlap except where "in place" is said. 64-byte alignment makes ops faster, 4 bytes (2 for
+ *    bf16) are enough.
+ */
+#ifndef WEFT_KERNELS_H
+#define WEFT_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "weft/types.h"
+
+#define WEFT_KERNELS_CONTRACT 1
+
+typedef struct weft_backend weft_backend;
+typedef struct weft_exec weft_exec;
+
+typedef struct weft_backend_opts {
+    uint32_t size;
+    const char *isa; /* NULL: best; else "avx2", "avx512", "avx512bf16": at most this. WEFT_ISA overrides. cpu only */
+} weft_backend_opts;
+
+typedef struct weft_backend_desc {
+    char name[16];  /* "ref", "cpu" */
+    char isa[16];   /* "scalar", "avx2", "avx512", "avx512bf16" */
+    char model[64]; /* processor name */
+    int cores;      /* cores that this process may use */
+    size_t l1d, l2, l3;
+    uint32_t contract;
+} weft_backend_desc;
+
+typedef struct weft_exec_opts {
+    uint32_t size;
+    int threads;    /* members of the team, the caller included; 0: 1 */
+    int pin;        /* pin workers to the cores of the affinity mask (only if there are at least `threads`) */
+    size_t scratch; /* bytes, the maximum of weft_op_scratch over the ops to come */
+    void (*tick)(void *arg); /* called by member 0 between blocks of long ops, at most every tick_us; NULL: never */
+    void *tick_arg;
+    uint32_t tick_us;
+} weft_exec_opts;
+
+/* name: "ref", "cpu" or "auto" (cpu where it has AVX2+FMA, else ref). Any thread. UNSUPPORTED, ARG. */
+weft_status weft_backend_open(const char *name, const weft_backend_opts *o, weft_backend **b);
+const struct weft_ops *weft_backend_ops(const weft_backend *b);
+weft_status weft_backend_info(const weft_backend *b, weft_backend_desc *d);
+void weft_backend_close(weft_backend *b);
+weft_status weft_exec_create(weft_backend *b, const weft_exec_opts *o, weft_exec **x);
+void weft_exec_destroy(weft_exec *x);
+int weft_exec_threads(const weft_exec *x);
+
+typedef enum weft_op_id {
+    WEFT_OP_GEMM, WEFT_OP_EMBED_BWD, WEFT_OP_NORM_BWD, WEFT_OP_ATTN_FWD, WEFT_OP_ATTN_BWD, WEFT_OP_LOSS,
+    WEFT_OP_SUMSQ, WEFT_OP_NEWTON_SCHULZ, WEFT_OP_COUNT
+} weft_op_id;
+/* Scratch bytes of op with this descriptor and a team of `threads`; 0 if it needs none. Any thread. */
+size_t weft_op_scratch(const weft_backend *b, weft_op_id op, const void *desc, int threads);
+
+/* --- linear ------------------------------------------------------------------------------------------------- */
+
+/* C[M,N] = epilogue(op(A)[M,K] op(B)[K,N] + beta C). op(A) is A[M,K] with row stride lda, or, with trans_a, the
+ * transpose of A[K,M]; the same for B ([K,N], or with trans_b the transpose of B[N,K]).
+ * a, b: f32 or bf16, equal; c: f32 or bf16 (bf16 only with bf16 inputs). beta: 0 or 1; 1 only with c = f32.
+ * M tokens: forward Y = X W^T is NT, dgrad dX = dY W is NN, wgrad dW += dY^T X is TN with c = f32, beta = 1. */
+typedef struct weft_gemm_desc {
+    uint32_t size;
+    int64_t m, n, k, lda, ldb, ldc;
+    weft_dtype a, b, c;
+    uint8_t trans_a, trans_b, beta;
+    uint8_t b_packed;      /* b is the output of gemm_pack with this descriptor's n, k, b, trans_b */
+    uint64_t pack_version; /* must equal the pack's if b_packed, else STALE */
+} weft_gemm_desc;
+
+typedef enum weft_act { WEFT_ACT_NONE = 0, WEFT_ACT_GELU = 1, WEFT_ACT_SWIGLU = 2 } weft_act;
+
+/* What happens to the fp32 accumulators before they are stored, in this order; NULL or 0 leaves a step out:
+ * * scale; + bias[n] (dtype of a); store pre-activation to `pre` (dtype of c, row stride ldp); GELU (tanh form);
+ * + residual (dtype of c, row stride ldr); cast; store.
+ * act_bwd != NULL: the result is multiplied by GELU'(act_bwd[m,n]) instead (dtype of c, stride ldp; excludes bias,
+ * pre, act, residual).
+ * col_sum (f32 [M], TN only): col_sum[m] (+)= sum over k of op(A)[m,k], + if beta: the bias gradient of a wgrad.
+ * scale only with beta 0. */
+typedef struct weft_epilogue {
+    uint32_t size;
+    float scale; /* 0 means 1 */
+    const void *bias;
+    void *pre;
+    int64_t ldp;
+    weft_act act; /* NONE or GELU */
+    const void *act_bwd;
+    const void *residual;
+    int64_t ldr;
+    float *col_sum;
+} weft_epilogue;
+
+/* --- model -------------------------------------------------------------------------------------------------- */
+
+typedef struct weft_embed_desc {
+    uint32_t size;
+    int64_t tokens, channels, vocab, positions; /* positions: rows of the position table, if there is one */
+    weft_dtype t;
+} weft_embed_desc;
+
+typedef enum weft_norm_kind { WEFT_NORM_LAYER, WEFT_NORM_RMS } weft_norm_kind;
+
+typedef struct weft_norm_desc {
+    uint32_t size;
+    weft_norm_kind kind;
+    int64_t rows, cols; /* contiguous rows */
+    float eps;
+    weft_dtype t;
+} weft_norm_desc;
+
+typedef struct weft_rope_desc {
+    uint32_t size;
+    int64_t tokens, token_stride; /* x[token*token_stride + head*hd + i] */
+    int32_t heads, hd;            /* hd even; pair (i, i + hd/2): rotate-half */
+    uint8_t inverse;              /* 1: rotate by minus the angle (the backward pass) */
+    weft_dtype t;
+} weft_rope_desc;
+
+/* O = softmax(scale Q K^T + mask) V for each batch b and query head h, key head h / (hq/hkv).
+ * Element (b, token, head, i) of q is at b*sq[0] + token*sq[1] + head*sq[2] + i; likewise k, v, o.
+ * Query token i is at position q_pos0 + i, key token j at k_pos0 + j; causal: visible if key position <= query
+ * position; window > 0: and > query position - window; doc_start (per batch and query token [batch*tq], absolute key
+ * positions; NULL: none): and >= doc_start. A row that sees no key gives O = 0, lse = -inf.
+ * lse: f32 [batch, hq, tq]. Nothing of size tq x tk is ever stored. Source: Dao, FlashAttention-2, 2023. */
+typedef struct weft_attn_desc {
+    uint32_t size;
+    int32_t batch, hq, hkv, hd;
+    int64_t tq, tk, q_pos0, k_pos0;
+    int64_t sq[3], sk[3], sv[3], so[3]; /* strides: batch, token, head */
+    float scale;
+    int32_t window;
+    uint8_t causal;
+    weft_dtype t;
+} weft_attn_desc;
+
+/* Fused linear + cross entropy over one chunk of tokens: logits z = h W^T exist for this chunk only.
+ * vocab_padded = rows of w and columns of z; columns >= vocab are masked. target < 0: the row is ignored. */
+typedef struct weft_loss_desc {
+    uint32_t size;
+    int64_t tokens, channels, vocab, vocab_padded;
+    weft_dtype t;
+    float grad_scale; /* g: what d(sum of losses) is multiplied with */
+} weft_loss_desc;
+
+/* --- optimiser ------------------------------------------------------------------------------------------------ */
+
+/* One pass of AdamW over n elements: g' = clip*g; m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2;
+ * p -= lr ((m/(1-b1^t)) / (sqrt(v/(1-b2^t)) + eps) + wd p). Source: Loshchilov & Hutter 2019. */
+typedef struct weft_adamw_desc {
+    uint32_t size;
+    size_t n;
+    float lr, beta1, beta2, eps, weight_decay;
+    float bias1, bias2; /* 1 - beta1^t, 1 - beta2^t */
+} weft_adamw_desc;
+
+/* Orthogonalises x[rows, cols] (f32) in place: `rounds` of X <- aX + (bG + cG^2)X with G = X X^T (on the transpose if
+ * rows > cols), after dividing by the Frobenius norm; (a,b,c) = (3.4445, -4.7750, 2.0315).
+ * Source: Jordan et al., Muon, 2024. */
+typedef struct weft_newton_schulz_desc {
+    uint32_t size;
+    int64_t rows, cols;
+    int32_t rounds;
+} weft_newton_schulz_desc;
+
+#define WEFT_REDUCE_MAX 16
+
+struct weft_ops {
+    /* memory: 64-byte aligned (2 MiB and huge pages from 4 MiB on), zeroed. */
+    weft_status (*alloc)(weft_backend *b, size_t bytes, void **p);
+    void (*release)(weft_backend *b, void *p);
+    weft_status (*copy)(weft_exec *x, void *dst, const void *src, size_t bytes);
+    weft_status (*fill)(weft_exec *x, void *dst, int byte, size_t bytes);
+
+    weft_status (*gemm)(weft_exec *x, const weft_gemm_desc *d, const void *a, const void *b, void *c,
+                        const weft_epilogue *e /* NULL: none */);
+    /* Packs op(B) for later gemm calls with b_packed. dst NULL: only *bytes is set. */
+    weft_status (*gemm_pack)(weft_exec *x, const weft_gemm_desc *d, const void *b, void *dst, size_t *bytes);
+
+    /* out[i] = wte[ids[i]] (+ wpe[pos[i]] if wpe); id out of range: VOCAB, nothing written. */
+    weft_status (*embed_fwd)(weft_exec *x, const weft_embed_desc *d, const int32_t *ids, const int32_t *pos,
+                             const void *wte, const void *wpe, void *out);
+    /* dwte[ids[i]] += dout[i], rows summed in token order; dwpe likewise (NULL: none). */
+    weft_status (*embed_bwd)(weft_exec *x, const weft_embed_desc *d, const int32_t *ids, const int32_t *pos,
+                             const void *dout, float *dwte, float *dwpe);
+
+    /* out = norm(in) * gamma + beta (beta NULL: none). mean, rstd: f32 [rows]; mean NULL for RMS. */
+    weft_status (*norm_fwd)(weft_exec *x, const weft_norm_desc *d, const void *in, const void *gamma, const void *beta,
+                            void *out, float *mean, float *rstd);
+    /* din = d/din (+ dres, the gradient that arrives by the residual path; NULL: none; din may be dres);
+     * dgamma, dbeta += (f32, partials per 64 rows, then a pairwise tree). */
+    weft_status (*norm_bwd)(weft_exec *x, const weft_norm_desc *d, const void *dout, const void *in, const void *gamma,
+                            const float *mean, const float *rstd, const void *dres, void *din, float *dgamma,
+                            float *dbeta);
+
+    /* n elements. GELU: out = gelu_tanh(a). */
+    weft_status (*gelu_fwd)(weft_exec *x, weft_dtype t, size_t n, const void *a, void *out);
+    weft_status (*gelu_bwd)(weft_exec *x, weft_dtype t, size_t n, const void *dout, const void *a, void *da);
+    /* SwiGLU on gu[rows, 2*cols] = gate|up: out[rows, cols] = silu(gate) * up; dgu may be gu. */
+    weft_status (*swiglu_fwd)(weft_exec *x, weft_dtype t, int64_t rows, int64_t cols, const void *gu, void *out);
+    weft_status (*swiglu_bwd)(weft_exec *x, weft_dtype t, int64_t rows, int64_t cols, const void *dout, const void *gu,
+                              void *dgu);
+
+    /* In place. cos_sin: f32 [positions, hd]: hd/2 cosines, then hd/2 sines; pos[token] < positions (checked by the
+     * caller at plan time). */
+    weft_status (*rope)(weft_exec *x, const weft_rope_desc *d, const int32_t *pos, const float *cos_sin, void *v);
+
+    weft_status (*attn_fwd)(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k, const void *v,
+                            const int32_t *doc_start, void *o, float *lse);
+    /* dq, dk, dv are written (not accumulated), with the strides of q, k, v; do_ has those of o. */
+    weft_status (*attn_bwd)(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k, const void *v,
+                            const int32_t *doc_start, const void *o, const float *lse, const void *do_, void *dq,
+                            void *dk, void *dv);
+
+    /* z[tokens, vocab_padded] = h[tokens, channels] w^T (dtype t); lse[i] = log sum exp of the stored row over the
+     * columns < vocab; z_target[i] = z[i, target[i]] (0 if ignored). The loss of a row is lse - z_target.
+     * A target >= vocab: VOCAB. */
+    weft_status (*loss_stats)(weft_exec *x, const weft_loss_desc *d, const void *h, const void *w,
+                              const int32_t *target, void *z, float *lse, float *z_target);
+    /* In place: z = (exp(z - lse) - [column = target]) * grad_scale; 0 in padded columns and ignored rows. */
+    weft_status (*loss_grad)(weft_exec *x, const weft_loss_desc *d, const float *lse, const int32_t *target, void *z);
+
+    /* master, m, v: f32 [n]; g: f32 [n]; w: bf16 copy of the new master, or NULL. clip and skip are read from memory:
+     * skip != 0 leaves everything as it is. */
+    weft_status (*adamw)(weft_exec *x, const weft_adamw_desc *d, float *master, float *m, float *v, const float *g,
+                         uint16_t *w, const float *clip, const uint32_t *skip);
+    weft_status (*newton_schulz)(weft_exec *x, const weft_newton_schulz_desc *d, float *v);
+    /* Sum of squares in double: blocks of 16384 elements in 16 fp32 lanes, block results in a pairwise double tree.
+     * absmax: the largest |v|; NaN if any is NaN. */
+    weft_status (*sumsq)(weft_exec *x, size_t n, const float *v, double *out);
+    weft_status (*absmax)(weft_exec *x, size_t n, const float *v, float *out);
+
+    /* dst = src converted; f32, bf16, f16, f64 in any pair; round to nearest even, NaN quieted. */
+    weft_status (*cast)(weft_exec *x, weft_dtype from, weft_dtype to, size_t n, const void *src, void *dst);
+    /* y = a*x + b*y, f32, with one fma(a, x, b*y). b = 0 does not read y. */
+    weft_status (*axpby)(weft_exec *x, size_t n, float a, const float *v, float b, float *y);
+    /* dst[cols, rows] = src[rows, cols]^T; elements of 2 or 4 bytes. */
+    weft_status (*transpose)(weft_exec *x, size_t elem, int64_t rows, int64_t cols, const void *src, void *dst);
+    /* ndim <= 8; copies ext[] elements of `elem` bytes between strided layouts (strides in elements). */
+    weft_status (*box_copy)(weft_exec *x, size_t elem, uint32_t ndim, const int64_t *ext, const void *src,
+                            const int64_t *src_stride, void *dst, const int64_t *dst_stride);
+
+    /* dst = tree over src[0..p): adjacent pairs first, an odd one carried up; p = 1..16; bf16 and f16 accumulate in fp32
+     * and round once. dst may be one of the sources. SUM MIN MAX for all types; BOR BAND LAND for integers. */
+    weft_status (*reduce_p)(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src, void *dst,
+                            size_t n);
+    /* dst = w * src (f32); w = 0 writes zeros without reading. May be in place. */
+    weft_status (*scale_copy)(weft_exec *x, size_t n, float w, const float *src, float *dst);
+
+    /* FMA peak of the whole team in flop/s for t (f32, bf16), from a loop of about `seconds`. */
+    weft_status (*probe_fma)(weft_exec *x, weft_dtype t, double seconds, double *flops);
+};
+
+#endif
