@@ -57,8 +57,7 @@ static inline struct cpu_backend *cpu_backend_of(const weft_exec *x) {
     return (struct cpu_backend *)x->backend;
 }
 
-/* --- team (team.c)
- * ------------------------------------------------------------------------------------------- */
+/* --- team (team.c) --- */
 
 typedef void cpu_job(void *arg, int member, int members);
 
@@ -78,8 +77,7 @@ static inline void cpu_split(int64_t n, int64_t unit, int member, int members, i
     *end = e * unit < n ? e * unit : n;
 }
 
-/* --- scratch
- * ------------------------------------------------------------------------------------------------- */
+/* --- scratch --- */
 
 /* Fails with NOMEM unless the exec has `bytes` of scratch (from x->scratch, 64-byte aligned). */
 weft_status cpu_need_scratch(const weft_exec *x, size_t bytes);
@@ -111,8 +109,7 @@ size_t cpu_gemm_scratch(const struct cpu_backend *b, const weft_gemm_desc *d, in
 size_t cpu_ops_scratch(const struct cpu_backend *b, weft_op_id op, const void *desc,
                        int threads); /* but gemm */
 
-/* --- tables: each writes its ops into t
- * ----------------------------------------------------------------------- */
+/* --- tables: each writes its ops into t --- */
 
 void cpu_fill_memory(struct weft_ops *t);    /* alloc release copy fill */
 void cpu_fill_gemm_avx2(struct weft_ops *t); /* gemm gemm_pack probe_fma */
