@@ -1,8 +1,9 @@
 /* Configuration: one YAML file plus `--set a.b=c`, read into a struct by a table of keys.
  *
- * Unknown keys, wrong types and values out of range are errors that name file, line, column, the value found, what was
- * expected, and the nearest known key. The table is also the documentation (weft_config_help) and the source of the
- * resolved configuration that goes into every checkpoint and report (weft_config_dump). YAML itself is libfyaml's. */
+ * Unknown keys, wrong types and values out of range are errors that name file, line, column, the value found,
+ * what was expected, and the nearest known key. The table is also the documentation (weft_config_help) and
+ * the source of the resolved configuration that goes into every checkpoint and report (weft_config_dump).
+ * YAML itself is libfyaml's. */
 #ifndef WEFT_BASE_CONFIG_H
 #define WEFT_BASE_CONFIG_H
 
@@ -28,10 +29,10 @@ typedef enum weft_config_type {
 typedef struct weft_config_key {
     const char *name; /* "model.layers": sections nest by dots */
     weft_config_type type;
-    size_t offset;              /* of the field in the caller's struct */
-    const char *def;            /* default, as it would stand in the file; NULL: required for INT/FLOAT/ENUM/BOOL,
-                                   NULL pointer or empty list for STRING and LIST */
-    double min, max;            /* INT, FLOAT: inclusive range; both 0: any */
+    size_t offset;   /* of the field in the caller's struct */
+    const char *def; /* default, as it would stand in the file; NULL: required for INT/FLOAT/ENUM/BOOL,
+                        NULL pointer or empty list for STRING and LIST */
+    double min, max; /* INT, FLOAT: inclusive range; both 0: any */
     const char *const *choices; /* ENUM: NULL-terminated names */
     const char *doc;            /* one line, with units */
 } weft_config_key;
@@ -39,13 +40,14 @@ typedef struct weft_config_key {
 typedef struct weft_config weft_config;
 
 /* Reads path (NULL: defaults and sets only), applies sets ("a.b=c", later wins) and fills the struct `out`.
- * CONFIG with the place in the file, NOTFOUND, NOMEM; on an error *config is NULL. The strings in `out` live until
- * weft_config_destroy. Any thread. */
-weft_status weft_config_load(const char *path, const char *const *sets, size_t nsets, const weft_config_key *keys,
-                             size_t nkeys, void *out, weft_config **config);
+ * CONFIG with the place in the file, NOTFOUND, NOMEM; on an error *config is NULL. The strings in `out` live
+ * until weft_config_destroy. Any thread. */
+weft_status weft_config_load(const char *path, const char *const *sets, size_t nsets,
+                             const weft_config_key *keys, size_t nkeys, void *out, weft_config **config);
 /* The same from memory; `name` stands for the file in messages. This is also the fuzz target's entry. */
-weft_status weft_config_parse(const char *name, const char *text, size_t n, const char *const *sets, size_t nsets,
-                              const weft_config_key *keys, size_t nkeys, void *out, weft_config **config);
+weft_status weft_config_parse(const char *name, const char *text, size_t n, const char *const *sets,
+                              size_t nsets, const weft_config_key *keys, size_t nkeys, void *out,
+                              weft_config **config);
 void weft_config_destroy(weft_config *config);
 
 /* The resolved configuration as YAML, in table order, every key. Owned by the config. */

@@ -100,7 +100,10 @@ weft_status weft_context(weft_status s, const char *fmt, ...) {
     int n = vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     if (n < 0 || n >= (int)sizeof text - 3) return s;
-    snprintf(text + n, sizeof text - (size_t)n, ": %s", error_text);
-    memcpy(error_text, text, sizeof text);
+    size_t at = (size_t)n + 2, keep = strnlen(error_text, sizeof text - 1 - at); /* the far end gives way */
+    memmove(error_text + at, error_text, keep);
+    memcpy(error_text, text, (size_t)n);
+    memcpy(error_text + n, ": ", 2);
+    error_text[at + keep] = 0;
     return s;
 }
