@@ -1,0 +1,344 @@
+/* The model object: memory plan, forward and backward over all layers; see model.h. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/model/internal.h"
+
+const char *const weft_time_names[WEFT_TIME_KINDS] = {"gemm", "attention", "norm", "activation", "embedding", "loss", "copy"};
+
+/* --- description and offsets -------------------------------------------------------------------------------------- */
+
+static weft_status check(const weft_model_desc *d, const weft_model_opts *o) {
+    if (d->layers < 1 || d->hidden < 1 || d->heads < 1 || d->kv_heads < 1 || d->ffn < 1 || d->vocab < 1)
+        return weft_fail(WEFT_ERR_CONFIG, "model: layers, hidden, heads, kv_heads, ffn and vocab must be at least 1");
+    if (d->heads % d->kv_heads)
+        return weft_fail(WEFT_ERR_CONFIG, "model: heads (%lld) must be a multiple of kv_heads (%lld)", (long long)d->heads,
+                         (long long)d->kv_heads);
+    if (d->family == WEFT_LLAMA && d->head_dim % 2)
+        return weft_fail(WEFT_ERR_CONFIG, "model: head_dim (%lld) must be even for rotary positions", (long long)d->head_dim);
+    if (d->family == WEFT_GPT2 && d->heads * d->head_dim != d->hidden)
+        return weft_fail(WEFT_ERR_CONFIG, "model: gpt2 needs heads * head_dim = hidden (%lld * %lld is not %lld)",
+                         (long long)d->heads, (long long)d->head_dim, (long long)d->hidden);
+    if (o->batch < 1 || o->context < 1 || o->context > d->context)
+        return weft_fail(WEFT_ERR_CONFIG, "training context %lld must be between 1 and the model's %lld",
+                         (long long)o->context, (long long)d->context);
+    return WEFT_OK;
+}
+
+static size_t offset_of(const weft_model *m, const char *name) {
+    const weft_param *p = weft_params_find(&m->params, name);
+    return p ? p->offset : NO_PARAM;
+}
+
+static size_t layer_offset(const weft_model *m, int64_t l, const char *name) {
+    char full[96];
+    snprintf(full, sizeof full, "layers.%02lld.%s", (long long)l, name);
+    return offset_of(m, full);
+}
+
+static void find_params(weft_model *m) {
+    const char *up = m->d.family == WEFT_LLAMA ? "mlp.gate.weight" : "mlp.up.weight"; /* gate|up begins with gate */
+    for (int64_t l = 0; l < m->d.layers; l++)
+        m->layer[l] = (layer_params){
+            .norm1_w = layer_offset(m, l, "norm1.weight"), .norm1_b = layer_offset(m, l, "norm1.bias"),
+            .qkv_w = layer_offset(m, l, "attn.q.weight"),  .qkv_b = layer_offset(m, l, "attn.q.bias"),
+            .o_w = layer_offset(m, l, "attn.o.weight"),    .o_b = layer_offset(m, l, "attn.o.bias"),
+            .norm2_w = layer_offset(m, l, "norm2.weight"), .norm2_b = layer_offset(m, l, "norm2.bias"),
+            .up_w = layer_offset(m, l, up),                .up_b = layer_offset(m, l, "mlp.up.bias"),
+            .down_w = layer_offset(m, l, "mlp.down.weight"), .down_b = layer_offset(m, l, "mlp.down.bias")};
+    m->embed_tok = offset_of(m, "embed.tok.weight");
+    m->embed_pos = offset_of(m, "embed.pos.weight");
+    m->final_w = offset_of(m, "final_norm.weight");
+    m->final_b = offset_of(m, "final_norm.bias");
+    m->head_w = m->d.tied ? m->embed_tok : offset_of(m, "head.weight");
+}
+
+/* --- memory plan ---------------------------------------------------------------------------------------------------- */
+
+/* Calls `visit` for every buffer in a fixed order: once to reserve, once to set the pointers. */
+typedef void (*visitor)(void *arg, const char *part, size_t bytes, void **p);
+
+static void visit_layer(const weft_model *m, layer_acts *a, visitor visit, void *arg) {
+    size_t n = (size_t)m->N, e = m->elem;
+    const char *part = "activations";
+    visit(arg, part, n * (size_t)m->C * e, &a->n1);
+    visit(arg, part, n * (size_t)m->Q * e, &a->qkv);
+    visit(arg, part, n * (size_t)m->A * e, &a->att);
+    visit(arg, part, n * (size_t)m->C * e, &a->x1);
+    visit(arg, part, n * (size_t)m->C * e, &a->n2);
+    visit(arg, part, n * (size_t)m->U * e, &a->up);
+    visit(arg, part, n * (size_t)m->F * e, &a->h);
+    visit(arg, part, n * 4, (void **)&a->mean1);
+    visit(arg, part, n * 4, (void **)&a->rstd1);
+    visit(arg, part, n * 4, (void **)&a->mean2);
+    visit(arg, part, n * 4, (void **)&a->rstd2);
+    visit(arg, part, n * (size_t)m->d.heads * 4, (void **)&a->lse);
+}
+
+static void visit_buffers(weft_model *m, visitor visit, void *arg) {
+    size_t n = (size_t)m->N, e = m->elem, c = (size_t)m->C;
+    visit(arg, "weights", m->params.elements * e, &m->weights);
+    if (m->o.t == WEFT_F32)
+        m->masters = m->weights;
+    else
+        visit(arg, "masters", m->params.elements * 4, (void **)&m->masters);
+    visit(arg, "workspace", (size_t)m->d.context * (size_t)m->d.head_dim * 4, (void **)&m->cos_sin);
+    visit(arg, "workspace", n * 4, (void **)&m->pos);
+    visit(arg, "workspace", n * 4, (void **)&m->ids);
+    visit(arg, "workspace", n * 4, (void **)&m->targets);
+    int shared = m->o.recompute == WEFT_RECOMPUTE_LAYER || !m->o.training;
+    for (int64_t l = 0; l < m->d.layers; l++) {
+        layer_acts *a = &m->acts[l];
+        if (l > 0 && !m->o.training)
+            a->x = m->acts[l & 1].x; /* inference: two streams take turns */
+        if (l < 2 || m->o.training) visit(arg, "activations", n * c * e, &a->x);
+        if (l == 0 || !shared) {
+            visit_layer(m, a, visit, arg);
+        } else { /* one set of buffers serves every layer */
+            void *x = a->x;
+            *a = m->acts[0];
+            a->x = x;
+        }
+    }
+    visit(arg, "activations", n * c * e, &m->x_last);
+    visit(arg, "activations", n * c * e, &m->final);
+    visit(arg, "activations", n * 4, (void **)&m->final_mean);
+    visit(arg, "activations", n * 4, (void **)&m->final_rstd);
+    visit(arg, "activations", n * 4, (void **)&m->loss_lse);
+    visit(arg, "activations", n * 4, (void **)&m->loss_target);
+    visit(arg, "logits", (size_t)m->chunk * (size_t)m->V * e, &m->logits);
+    if (!m->o.training) return;
+    size_t wide = (size_t)(m->U > m->Q ? m->U : m->Q);
+    visit(arg, "workspace", n * c * e, &m->dx);
+    visit(arg, "workspace", n * c * e, &m->dx1);
+    visit(arg, "workspace", n * c * e, &m->dn);
+    visit(arg, "workspace", n * wide * e, &m->dwide);
+    visit(arg, "workspace", n * (size_t)m->A * e, &m->datt);
+}
+
+static void reserve(void *arg, const char *part, size_t bytes, void **p) {
+    (void)p;
+    weft_arena_reserve(arg, part, bytes);
+}
+
+/* Binding repeats the reservations on an empty plan and turns offsets into addresses. */
+typedef struct binding {
+    weft_arena plan;
+    char *base;
+} binding;
+
+static void bind(void *arg, const char *part, size_t bytes, void **p) {
+    binding *b = arg;
+    *p = b->base + weft_arena_reserve(&b->plan, part, bytes);
+}
+
+weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o, weft_backend *b, weft_arena *arena,
+                              weft_model **out) {
+    *out = NULL;
+    WEFT_TRY(check(d, o));
+    weft_model *m = weft_calloc(1, sizeof *m);
+    if (!m) return WEFT_ERR_NOMEM;
+    m->d = *d;
+    m->o = *o;
+    m->backend = b;
+    m->ops = weft_backend_ops(b);
+    m->elem = weft_dtype_size(o->t);
+    m->N = o->batch * o->context;
+    m->C = d->hidden;
+    m->A = d->heads * d->head_dim;
+    m->Q = (d->heads + 2 * d->kv_heads) * d->head_dim;
+    m->F = d->ffn;
+    m->U = d->family == WEFT_LLAMA ? 2 * d->ffn : d->ffn;
+    m->V = d->vocab_padded;
+    size_t bound = o->logits_bytes ? o->logits_bytes : (size_t)64 << 20;
+    int64_t most = (int64_t)(bound / ((size_t)m->V * m->elem));
+    m->chunk = most < 64 ? 64 : most / 64 * 64;
+    if (m->chunk > m->N) m->chunk = m->N;
+    weft_status s = weft_params_create(d, &m->params);
+    m->layer = weft_calloc((size_t)d->layers, sizeof *m->layer);
+    m->acts = weft_calloc((size_t)d->layers, sizeof *m->acts);
+    if (s >= 0 && (!m->layer || !m->acts)) s = WEFT_ERR_NOMEM;
+    if (s < 0) {
+        weft_model_destroy(m);
+        return s;
+    }
+    find_params(m);
+    m->begin = arena->bytes;
+    visit_buffers(m, reserve, arena);
+    *out = m;
+    return WEFT_OK;
+}
+
+void weft_model_destroy(weft_model *m) {
+    if (!m) return;
+    weft_params_destroy(&m->params);
+    free(m->layer);
+    free(m->acts);
+    free(m);
+}
+
+/* Rotation angles position * theta^(-2i/head_dim), with Llama-3's stretching of the low frequencies if asked.
+ * Source: Su et al. 2021 (RoPE); Meta, Llama 3.1 model code (scaling), as HuggingFace computes it. */
+static void fill_rope(weft_model *m) {
+    int64_t half = m->d.head_dim / 2;
+    for (int64_t i = 0; i < half; i++) {
+        double freq = pow(m->d.rope_theta, -2.0 * (double)i / (double)m->d.head_dim);
+        if (m->d.rope_llama3) {
+            double wave = 2 * M_PI / freq, old = (double)m->d.rope_original_context;
+            double lo = old / m->d.rope_low_freq, hi = old / m->d.rope_high_freq;
+            if (wave > lo)
+                freq /= m->d.rope_factor;
+            else if (wave >= hi) {
+                double mix = (old / wave - m->d.rope_low_freq) / (m->d.rope_high_freq - m->d.rope_low_freq);
+                freq = (1 - mix) * freq / m->d.rope_factor + mix * freq;
+            }
+        }
+        for (int64_t t = 0; t < m->d.context; t++) {
+            m->cos_sin[t * m->d.head_dim + i] = (float)cos((double)t * freq);
+            m->cos_sin[t * m->d.head_dim + half + i] = (float)sin((double)t * freq);
+        }
+    }
+}
+
+weft_status weft_model_bind(weft_model *m, const weft_arena *arena, weft_exec *x) {
+    binding b = {.base = arena->base + m->begin};
+    visit_buffers(m, bind, &b);
+    m->x = x;
+    if (m->d.family == WEFT_LLAMA) fill_rope(m);
+    return WEFT_OK;
+}
+
+size_t weft_model_scratch(const weft_model *m, int threads) {
+    size_t most = 0, s;
+    int64_t widest = m->V > m->U ? m->V : m->U;
+    widest = widest > m->Q ? widest : m->Q;
+    int64_t rows[] = {m->N, m->chunk, widest}, inner[] = {m->C, m->F, m->N, m->A, m->U, m->Q, m->V};
+    for (size_t i = 0; i < 3; i++)
+        for (size_t k = 0; k < 7; k++) { /* every gemm of the model is within these bounds */
+            weft_gemm_desc g = {.size = sizeof g, .m = rows[i], .n = widest, .k = inner[k], .lda = inner[k], .ldb = inner[k],
+                                .ldc = widest, .a = m->o.t, .b = m->o.t, .c = m->o.t, .trans_b = 1};
+            s = weft_op_scratch(m->backend, WEFT_OP_GEMM, &g, threads);
+            most = s > most ? s : most;
+        }
+    weft_attn_desc a = {.size = sizeof a, .batch = (int32_t)m->o.batch, .hq = (int32_t)m->d.heads, .hkv = (int32_t)m->d.kv_heads,
+                        .hd = (int32_t)m->d.head_dim, .tq = m->o.context, .tk = m->d.context, .scale = 1, .causal = 1, .t = m->o.t};
+    for (int i = 0; i < 3; i++) {
+        a.sq[i] = a.sk[i] = a.sv[i] = i == 0 ? m->d.context * m->Q : i == 1 ? m->Q : m->d.head_dim;
+        a.so[i] = i == 0 ? m->d.context * m->A : i == 1 ? m->A : m->d.head_dim;
+    }
+    weft_op_id attn[] = {WEFT_OP_ATTN_FWD, WEFT_OP_ATTN_BWD};
+    for (int i = 0; i < 2; i++) {
+        s = weft_op_scratch(m->backend, attn[i], &a, threads);
+        most = s > most ? s : most;
+    }
+    weft_norm_desc n = {.size = sizeof n, .rows = m->N, .cols = m->C, .eps = 1e-5f, .t = m->o.t};
+    s = weft_op_scratch(m->backend, WEFT_OP_NORM_BWD, &n, threads);
+    most = s > most ? s : most;
+    weft_embed_desc e = {.size = sizeof e, .tokens = m->N, .channels = m->C, .vocab = m->d.vocab, .positions = m->d.context, .t = m->o.t};
+    s = weft_op_scratch(m->backend, WEFT_OP_EMBED_BWD, &e, threads);
+    most = s > most ? s : most;
+    weft_loss_desc l = {.size = sizeof l, .tokens = m->chunk, .channels = m->C, .vocab = m->d.vocab, .vocab_padded = m->V, .t = m->o.t};
+    s = weft_op_scratch(m->backend, WEFT_OP_LOSS, &l, threads);
+    most = s > most ? s : most;
+    size_t elements = m->params.elements;
+    s = weft_op_scratch(m->backend, WEFT_OP_SUMSQ, &elements, threads);
+    return s > most ? s : most;
+}
+
+/* --- access ----------------------------------------------------------------------------------------------------------- */
+
+const weft_model_desc *weft_model_desc_of(const weft_model *m) { return &m->d; }
+const weft_params *weft_model_params(const weft_model *m) { return &m->params; }
+float *weft_model_masters(weft_model *m) { return m->masters; }
+void *weft_model_weights(weft_model *m) { return m->weights; }
+double *weft_model_times(weft_model *m) { return m->times; }
+double *weft_model_passes(weft_model *m) { return m->passes; }
+
+weft_status weft_model_refresh(weft_model *m) {
+    if (m->weights == (void *)m->masters) return WEFT_OK;
+    return m->ops->cast(m->x, WEFT_F32, m->o.t, m->params.elements, m->masters, m->weights);
+}
+
+double weft_model_flops(const weft_model *m) {
+    double n = (double)m->N, c = (double)m->C;
+    double linear = (double)m->d.layers * c * (double)(m->Q + m->A + m->U + m->F) + c * (double)m->d.vocab;
+    double attention = (double)m->d.layers * 2.0 * (double)m->A * (double)m->o.context / 2.0; /* QK^T and PV, causal */
+    return 3.0 * 2.0 * n * (linear + attention);
+}
+
+/* --- passes ------------------------------------------------------------------------------------------------------------- */
+
+/* Splits rows of context + 1 tokens into inputs and targets. */
+static void split_tokens(weft_model *m, const int32_t *tok) {
+    int64_t T = m->o.context;
+    for (int64_t b = 0; b < m->o.batch; b++)
+        for (int64_t t = 0; t < T; t++) {
+            int32_t id = tok[b * (T + 1) + t];
+            m->ids[b * T + t] = id < 0 ? 0 : id; /* filler behind the end of the data; its target counts nothing */
+            m->targets[b * T + t] = tok[b * (T + 1) + t + 1];
+            m->pos[b * T + t] = (int32_t)t;
+        }
+}
+
+static weft_status forward(weft_model *m) {
+    WEFT_TRY(embed_fwd(m, m->N, m->acts[0].x));
+    for (int64_t l = 0; l < m->d.layers; l++) {
+        void *y = l + 1 < m->d.layers ? m->acts[l + 1].x : m->x_last;
+        WEFT_TRY_CTX(block_fwd(m, l, &m->acts[l], m->o.batch, m->o.context, NULL, y), "layer %lld", (long long)l);
+    }
+    return WEFT_OK;
+}
+
+static weft_status backward(weft_model *m, float *grads) {
+    for (int64_t l = m->d.layers - 1; l >= 0; l--) {
+        if (m->o.recompute == WEFT_RECOMPUTE_LAYER && l + 1 < m->d.layers) /* the last layer's are still there */
+            WEFT_TRY(block_fwd(m, l, &m->acts[l], m->o.batch, m->o.context, NULL, m->dn));
+        WEFT_TRY_CTX(block_bwd(m, l, &m->acts[l], m->o.batch, m->o.context, grads), "backward of layer %lld", (long long)l);
+    }
+    weft_embed_desc d = {.size = sizeof d,
+                         .tokens = m->N,
+                         .channels = m->C,
+                         .vocab = m->d.vocab,
+                         .positions = m->d.context,
+                         .t = m->o.t};
+    TIMED(m, WEFT_TIME_EMBED,
+          m->ops->embed_bwd(m->x, &d, m->ids, m->pos, m->dx, grad_at(grads, m->embed_tok), grad_at(grads, m->embed_pos)));
+    return WEFT_OK;
+}
+
+weft_status weft_model_train(weft_model *m, const int32_t *tok, float *grads, double *loss, int64_t *count) {
+    if (!m->o.training) return weft_fail(WEFT_ERR_STATE, "the model was planned without gradients");
+    split_tokens(m, tok);
+    double t0 = weft_now();
+    WEFT_TRY(forward(m));
+    WEFT_TRY(head_loss(m, m->N, grads, loss, count));
+    double t1 = weft_now();
+    WEFT_TRY(backward(m, grads));
+    m->passes[0] += t1 - t0;
+    m->passes[1] += weft_now() - t1;
+    return WEFT_OK;
+}
+
+weft_status weft_model_eval(weft_model *m, const int32_t *tok, double *loss, int64_t *count, double *row_loss) {
+    split_tokens(m, tok);
+    double t0 = weft_now();
+    WEFT_TRY(forward(m));
+    WEFT_TRY(head_loss(m, m->N, NULL, loss, count));
+    m->passes[0] += weft_now() - t0;
+    for (int64_t b = 0; row_loss && b < m->o.batch; b++) {
+        row_loss[b] = 0;
+        for (int64_t i = b * m->o.context; i < (b + 1) * m->o.context; i++)
+            if (m->targets[i] >= 0) row_loss[b] += (double)m->loss_lse[i] - (double)m->loss_target[i];
+    }
+    return WEFT_OK;
+}
+
+weft_status weft_model_logits(weft_model *m, const int32_t *ids, void *out) {
+    for (int64_t i = 0; i < m->N; i++) {
+        m->ids[i] = ids[i];
+        m->pos[i] = (int32_t)(i % m->o.context);
+    }
+    WEFT_TRY(forward(m));
+    return head_logits(m, 0, m->N, out);
+}

@@ -1,0 +1,80 @@
+/* What the files of the trainer share. */
+#ifndef WEFT_RUNTIME_TRAIN_INTERNAL_H
+#define WEFT_RUNTIME_TRAIN_INTERNAL_H
+
+#include "comm/ctrl.h"
+#include "io/dataset/dataset.h"
+#include "io/metrics/metrics.h"
+#include "io/tokenizer/tokenizer.h"
+#include "runtime/layout/layout.h"
+#include "runtime/model/model.h"
+#include "runtime/optim/guard.h"
+#include "runtime/optim/optim.h"
+#include "runtime/optim/schedule.h"
+#include "runtime/train/checkpoint.h"
+#include "runtime/train/trainer.h"
+
+#define TREE_LEVELS 32
+
+/* Seconds of the current step by kind; the pictures of the report. */
+enum { PHASE_DATA, PHASE_FORWARD, PHASE_BACKWARD, PHASE_COMM, PHASE_OPTIM, PHASE_OTHER, PHASES };
+
+struct weft_trainer {
+    weft_trainer_opts o;
+    const weft_run_config *c;
+    const weft_config *config;
+    int rank, ranks, threads;
+    char *dir, *checkpoints; /* run.dir, run.dir/checkpoints */
+
+    weft_backend *backend;
+    const struct weft_ops *ops;
+    weft_exec *x;
+    weft_arena memory;
+    weft_model *model;
+    weft_optim *optim;
+    weft_layout layout;
+    weft_schedule schedule;
+
+    weft_data *data, *valid;
+    weft_tok *tok; /* NULL: none given */
+    int64_t context;
+    double bytes_per_token; /* of the training text */
+
+    size_t grads_at, level_at[TREE_LEVELS];
+    int levels;
+    float *grads, *level[TREE_LEVELS]; /* partial sums of the fixed tree, reproducible runs only */
+    weft_bulk *allreduce;
+    int32_t *batch;     /* [micro_batch, context + 1] */
+    uint64_t *samples;  /* [micro_batch] */
+    double *losses;     /* [2 micro_total + 3]: loss and count of every micro-batch, stop flag, clock, free */
+
+    weft_train_state st;
+    double peak_flops;  /* measured, of all ranks */
+    double began;       /* weft_now() at the first step of this process, less the elapsed time of earlier ones */
+    double phase[PHASES];
+    double last_bpb, last_valid;
+
+    weft_metrics *metrics; /* rank 0 */
+    uint32_t id_loss, id_valid, id_bpb, id_rate, id_mfu, id_norm, id_lr, id_phase[PHASES];
+};
+
+/* What one step found; equal on all ranks. */
+typedef struct step_result {
+    double loss, norm, lr, z, seconds;
+    int64_t tokens;
+    int stop;             /* a rank was asked to stop */
+    weft_verdict verdict;
+} step_result;
+
+/* setup.c */
+weft_status trainer_tokens(weft_trainer *t, int64_t micro, int32_t *tok); /* micro-batch of the current step */
+/* startup.c */
+weft_status trainer_startup(weft_trainer *t);
+weft_status trainer_write_run_json(weft_trainer *t, const char *sample);
+/* step.c */
+weft_status trainer_step(weft_trainer *t, step_result *r);
+/* evaluate.c */
+weft_status trainer_evaluate(weft_trainer *t, int64_t windows, double *loss, double *bpb);
+weft_status trainer_sample(weft_trainer *t, char **text);
+
+#endif

@@ -1,0 +1,185 @@
+/* The loop: steps, evaluation, checkpoints, progress, and the ways a run ends. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "io/report/report.h"
+#include "runtime/train/internal.h"
+
+static void format_time(double seconds, char buf[32]) {
+    long s = seconds > 0 ? (long)(seconds + 0.5) : 0;
+    if (s >= 3600)
+        snprintf(buf, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    else
+        snprintf(buf, 32, "%ld:%02ld", s / 60, s % 60);
+}
+
+/* What the progress line shows: averages since it was last printed. */
+typedef struct meter {
+    double printed, loss, seconds, tokens, rate, mfu;
+    int64_t steps;
+    int terminal;
+} meter;
+
+static void show_progress(weft_trainer *t, meter *m, const step_result *r, int last) {
+    m->loss += r->loss;
+    m->seconds += r->seconds;
+    m->tokens += (double)r->tokens;
+    m->steps++;
+    double now = weft_now();
+    if (t->o.quiet || (!last && now - m->printed < (m->terminal ? 0.5 : 10.0))) return;
+    double loss = m->loss / (double)m->steps, rate = m->tokens / m->seconds;
+    double per_token = weft_model_flops(t->model) / (double)(t->layout.micro_batch * t->context);
+    double left = (double)(t->c->train.steps - t->st.step) * m->seconds / (double)m->steps;
+    if (t->c->train.time_limit > 0) left = fmin(left, t->c->train.time_limit - t->st.elapsed);
+    char eta[32];
+    format_time(left, eta);
+    printf("%sstep %lld/%lld  loss %.4f  bits/byte %.3f  %.0f tokens/s  MFU %.1f %%  ETA %s%s", m->terminal ? "\r" : "",
+           (long long)t->st.step, (long long)t->c->train.steps, loss, loss / M_LN2 / t->bytes_per_token, rate,
+           100 * rate * per_token / t->peak_flops, eta, m->terminal ? "  " : "\n");
+    if (m->terminal && last) printf("\n");
+    fflush(stdout);
+    *m = (meter){.printed = now, .terminal = m->terminal};
+}
+
+static weft_status record(weft_trainer *t, const step_result *r) {
+    if (!t->metrics) return WEFT_OK;
+    double rate = (double)r->tokens / r->seconds;
+    double per_token = weft_model_flops(t->model) / (double)(t->layout.micro_batch * t->context);
+    double other = r->seconds;
+    weft_metric_set(t->id_loss, r->loss);
+    weft_metric_set(t->id_rate, rate);
+    weft_metric_set(t->id_mfu, rate * per_token / t->peak_flops);
+    weft_metric_set(t->id_norm, r->norm);
+    weft_metric_set(t->id_lr, r->lr);
+    for (int i = 0; i < PHASE_OTHER; i++) {
+        weft_metric_set(t->id_phase[i], t->phase[i]);
+        other -= t->phase[i];
+    }
+    weft_metric_set(t->id_phase[PHASE_OTHER], other > 0 ? other : 0);
+    weft_status s = weft_metrics_emit(t->metrics, t->st.step, t->st.g, t->st.tokens);
+    weft_metric_set(t->id_valid, NAN);
+    weft_metric_set(t->id_bpb, NAN);
+    return s;
+}
+
+/* An event with a formatted reason; a run goes on without it. */
+static void event(weft_trainer *t, const char *name, const char *json) {
+    if (t->metrics && weft_metrics_event(t->metrics, name, json) < 0) weft_warn("event not written: %s", weft_last_error());
+}
+
+static weft_status save(weft_trainer *t) {
+    if (t->rank == 0) {
+        char *stream = NULL, json[512];
+        double begin = weft_now();
+        weft_status s = weft_data_state(t->data, &stream);
+        if (s >= 0)
+            s = weft_checkpoint_save(t->checkpoints, t->model, t->optim, &t->st, stream, weft_config_dump(t->config),
+                                     t->c->data.tokenizer, t->c->save.keep);
+        free(stream);
+        if (s >= 0)
+            snprintf(json, sizeof json, "\"step\":%lld,\"seconds\":%.3f", (long long)t->st.step, weft_now() - begin);
+        else /* the save fails, not the run: the previous checkpoint is still there */
+            snprintf(json, sizeof json, "\"step\":%lld,\"failed\":\"%s\"", (long long)t->st.step, weft_status_name(s));
+        if (s < 0) weft_warn("checkpoint of step %lld not written: %s", (long long)t->st.step, weft_last_error());
+        event(t, s >= 0 ? "checkpoint" : "checkpoint_failed", json);
+        return weft_ctrl_agree(t->o.group, s);
+    }
+    return weft_ctrl_agree(t->o.group, WEFT_OK);
+}
+
+static weft_status evaluate(weft_trainer *t, int64_t windows, meter *m) {
+    WEFT_TRY_CTX(trainer_evaluate(t, windows, &t->last_valid, &t->last_bpb), "evaluating %s", t->c->data.valid);
+    weft_metric_set(t->id_valid, t->last_valid);
+    weft_metric_set(t->id_bpb, t->last_bpb);
+    if (t->rank == 0 && !t->o.quiet && t->valid) {
+        printf("%sstep %lld  held-out loss %.4f", m->terminal ? "\r" : "", (long long)t->st.step, t->last_valid);
+        if (isfinite(t->last_bpb)) printf("  %.4f bits/byte", t->last_bpb);
+        printf("%40s\n", "");
+        fflush(stdout);
+    }
+    return WEFT_OK;
+}
+
+static weft_status guard_report(weft_trainer *t, const step_result *r) {
+    static const char *const why[] = {"", "not finite", "loss spike", "gradient spike"};
+    if (r->verdict == WEFT_ACCEPT) return WEFT_OK;
+    if (t->rank == 0) {
+        char json[256];
+        weft_warn("step %lld skipped: %s (loss %.4g, gradient norm %.4g, z %.1f)", (long long)t->st.step, why[r->verdict], r->loss,
+                  r->norm, r->z);
+        snprintf(json, sizeof json, "\"step\":%lld,\"reason\":\"%s\",\"z\":%.3f", (long long)t->st.step, why[r->verdict], r->z);
+        event(t, "skip", json);
+    }
+    if (t->st.guard.in_a_row < t->c->optim.give_up) return WEFT_OK;
+    return weft_fail(WEFT_ERR_DIVERGED, "%lld steps in a row were skipped (%s); the last good state is in %s", (long long)t->st.guard.in_a_row,
+                     why[r->verdict], t->checkpoints);
+}
+
+static int due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+
+static int finished(const weft_trainer *t) {
+    return t->st.step >= t->c->train.steps || (t->c->train.time_limit > 0 && t->st.elapsed >= t->c->train.time_limit);
+}
+
+/* The last words of a run that ended well: final evaluation, sample, report. */
+static weft_status finish(weft_trainer *t, meter *m, int64_t saved_at) {
+    WEFT_TRY(evaluate(t, 0, m));
+    weft_status s = saved_at == t->st.step ? WEFT_OK : save(t);
+    if (t->rank == 0) {
+        char *sample = NULL;
+        if (t->tok && t->c->sample.tokens > 0 && trainer_sample(t, &sample) < 0) weft_warn("no sample: %s", weft_last_error());
+        if (sample && !t->o.quiet) printf("\n%s\n\n", sample);
+        if (t->metrics && weft_metrics_emit(t->metrics, t->st.step, t->st.g, t->st.tokens) < 0) weft_warn("%s", weft_last_error());
+        event(t, "end", "\"reason\":\"done\"");
+        if (trainer_write_run_json(t, sample) < 0) weft_warn("run.json: %s", weft_last_error());
+        free(sample);
+    }
+    return s;
+}
+
+static void write_report(weft_trainer *t) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/report.html", t->dir);
+    if (weft_report_write(t->dir, path) < 0) weft_warn("no report: %s", weft_last_error());
+}
+
+weft_status weft_trainer_run(weft_trainer *t, int *outcome) {
+    meter m = {.printed = weft_now(), .terminal = isatty(STDOUT_FILENO)};
+    int64_t saved_at = t->st.step;
+    *outcome = WEFT_TRAIN_DONE;
+    t->began = weft_now() - t->st.elapsed;
+    event(t, "start", NULL);
+    while (!finished(t)) {
+        step_result r;
+        WEFT_TRY_CTX(trainer_step(t, &r), "step %lld", (long long)t->st.step + 1);
+        int stop = r.stop, last = stop || finished(t);
+        if (t->rank == 0) show_progress(t, &m, &r, last);
+        if (due(t->st.step, t->c->eval.every) && !last) WEFT_TRY(evaluate(t, t->c->eval.windows, &m));
+        if (due(t->st.step, t->c->log.every) || last || r.verdict != WEFT_ACCEPT) {
+            weft_status s = record(t, &r);
+            if (s < 0) weft_warn("metrics: %s", weft_last_error());
+        }
+        WEFT_TRY(guard_report(t, &r));
+        if (stop || due(t->st.step, t->c->save.every)) {
+            weft_status s = save(t);
+            if (s >= 0) saved_at = t->st.step;
+            if (stop && s < 0) return s; /* asked to save and stop, and could not save */
+        }
+        if (stop) {
+            event(t, "end", "\"reason\":\"signal\"");
+            if (t->rank == 0 && trainer_write_run_json(t, NULL) < 0) weft_warn("run.json: %s", weft_last_error());
+            if (t->rank == 0) write_report(t);
+            *outcome = WEFT_TRAIN_STOPPED;
+            return WEFT_OK;
+        }
+    }
+    weft_status s = finish(t, &m, saved_at);
+    if (t->rank == 0) write_report(t);
+    return s;
+}

@@ -1,0 +1,62 @@
+/* The run file: every key of `weft train run.yaml`, with its default, range and meaning. */
+#ifndef WEFT_RUNTIME_RUN_CONFIG_H
+#define WEFT_RUNTIME_RUN_CONFIG_H
+
+#include "base/config.h"
+
+enum { WEFT_DEVICE_AUTO, WEFT_DEVICE_CPU, WEFT_DEVICE_REF };
+
+typedef struct weft_run_config {
+    struct {
+        const char *name, *dir;
+        int64_t seed;
+        int device;
+        int64_t threads;
+    } run;
+    struct {
+        int family;
+        const char *from;
+        int64_t layers, hidden, heads, kv_heads, head_dim, ffn, context;
+        int tied;
+        double norm_eps, rope_theta, init_std;
+    } model;
+    struct {
+        weft_strlist train;
+        const char *valid, *tokenizer, *baselines;
+    } data;
+    struct {
+        int64_t steps, batch, micro_batch, context;
+        double time_limit;
+        int dtype, recompute, reproducible;
+    } train;
+    struct {
+        int kind, schedule;
+        double lr, min_lr, warmup, decay, weight_decay, beta1, beta2, eps, momentum, clip, guard;
+        int64_t give_up;
+    } optim;
+    struct {
+        int64_t every, windows;
+    } eval;
+    struct {
+        int64_t every, keep;
+        int resume;
+    } save;
+    struct {
+        int64_t every;
+        int tensorboard;
+    } log;
+    struct {
+        const char *prompt;
+        int64_t tokens, top_k;
+        double temperature;
+    } sample;
+} weft_run_config;
+
+extern const weft_config_key weft_run_keys[];
+extern const size_t weft_run_nkeys;
+
+/* Loads and cross-checks a run file. path NULL: defaults and sets only. */
+weft_status weft_run_config_load(const char *path, const char *const *sets, size_t nsets, weft_run_config *c,
+                                 weft_config **config);
+
+#endif

@@ -1,0 +1,304 @@
+/* From a run file to a trainer that is ready for its first step: opens model, data and backend, plans all memory,
+ * resumes. Whatever one rank finds wrong ends all of them with the same status. */
+#include <math.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "io/exchange/hf.h"
+#include "runtime/train/internal.h"
+
+static int64_t round_up(int64_t n, int64_t a) { return (n + a - 1) / a * a; }
+
+static weft_status describe_model(const weft_run_config *c, const weft_data *data, weft_model_desc *d) {
+    uint32_t vocab = weft_data_info(data)->vocab;
+    if (c->model.from) {
+        WEFT_TRY(weft_hf_config_read(c->model.from, d));
+        if (vocab > d->vocab)
+            return weft_fail(WEFT_ERR_VOCAB,
+                             "the data was made with a vocabulary of %u tokens, but the model %s has %lld: prepare the data "
+                             "with the model's own tokenizer (weft data prepare --tokenizer %s)",
+                             vocab, c->model.from, (long long)d->vocab, c->model.from);
+        return WEFT_OK;
+    }
+    int gpt2 = c->model.family == WEFT_GPT2;
+    memset(d, 0, sizeof *d);
+    d->family = (weft_family)c->model.family;
+    d->layers = c->model.layers;
+    d->hidden = c->model.hidden;
+    d->heads = c->model.heads;
+    d->kv_heads = gpt2 || !c->model.kv_heads ? c->model.heads : c->model.kv_heads;
+    d->head_dim = c->model.head_dim ? c->model.head_dim : c->model.hidden / c->model.heads;
+    d->ffn = c->model.ffn ? c->model.ffn : gpt2 ? 4 * d->hidden : round_up(d->hidden * 8 / 3, 64);
+    d->context = c->model.context;
+    d->vocab = vocab;
+    d->vocab_padded = round_up(vocab, 64);
+    d->tied = gpt2 ? 1 : c->model.tied;
+    d->bias = gpt2;
+    d->norm_eps = c->model.norm_eps;
+    d->rope_theta = c->model.rope_theta;
+    d->init_std = c->model.init_std;
+    d->bos = d->eos = weft_data_info(data)->eot;
+    if (d->hidden % d->heads && !c->model.head_dim)
+        return weft_fail(WEFT_ERR_CONFIG, "model.hidden (%lld) is not a multiple of model.heads (%lld); give model.head_dim",
+                         (long long)d->hidden, (long long)d->heads);
+    return WEFT_OK;
+}
+
+static weft_status open_data(weft_trainer *t) {
+    const weft_run_config *c = t->c;
+    if (!c->data.train.n)
+        return weft_fail(WEFT_ERR_CONFIG, "data.train is missing: name one or more token shards made by `weft data prepare`");
+    int64_t context = c->train.context;
+    if (!context) {
+        context = c->model.context;
+        if (c->model.from) {
+            weft_model_desc d;
+            WEFT_TRY(weft_hf_config_read(c->model.from, &d));
+            context = d.context;
+        }
+    }
+    t->context = context;
+    weft_source_spec src = {.name = "main", .weight = 1, .shards = c->data.train.item, .nshards = c->data.train.n};
+    WEFT_TRY_CTX(weft_data_open(&src, 1, context, (uint64_t)c->run.seed, 0, &t->data), "data.train");
+    const weft_shard_info *info = weft_data_info(t->data);
+    t->bytes_per_token = (double)info->source_bytes / (double)info->tokens;
+    if (c->data.valid) {
+        src = (weft_source_spec){.name = "valid", .weight = 1, .shards = (const char *const *)&c->data.valid, .nshards = 1};
+        WEFT_TRY_CTX(weft_data_open(&src, 1, context, 0, 0, &t->valid), "data.valid");
+        const weft_shard_info *v = weft_data_info(t->valid);
+        if (v->vocab != info->vocab || v->tokenizer != info->tokenizer)
+            return weft_fail(WEFT_ERR_VOCAB, "data.valid %s and data.train %s were made with different tokenizers", c->data.valid,
+                             c->data.train.item[0]);
+    }
+    if (c->data.tokenizer) {
+        WEFT_TRY_CTX(weft_tok_load(c->data.tokenizer, &t->tok), "data.tokenizer");
+        if (info->tokenizer && weft_tok_fingerprint(t->tok) != info->tokenizer)
+            return weft_fail(WEFT_ERR_VOCAB, "data.tokenizer %s is not the tokenizer that made %s", c->data.tokenizer,
+                             c->data.train.item[0]);
+    }
+    return WEFT_OK;
+}
+
+/* Cores for one rank: its own if the launcher bound it, else its share of the node. */
+static int default_threads(int node_ranks) {
+    cpu_set_t set;
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    int mine = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    if ((long)mine * node_ranks > online) mine /= node_ranks;
+    return mine < 1 ? 1 : mine;
+}
+
+static weft_status open_backend(weft_trainer *t) {
+    static const char *const names[] = {"auto", "cpu", "ref"};
+    weft_backend_opts bo = {.size = sizeof bo};
+    WEFT_TRY(weft_backend_open(names[t->c->run.device], &bo, &t->backend));
+    t->ops = weft_backend_ops(t->backend);
+    t->threads = t->c->run.threads ? (int)t->c->run.threads : default_threads(t->o.node_ranks);
+    return WEFT_OK;
+}
+
+static weft_status allocate(void *arg, size_t bytes, void **p) {
+    weft_trainer *t = arg;
+    return t->ops->alloc(t->backend, bytes, p);
+}
+
+static void release(void *arg, void *p) {
+    weft_trainer *t = arg;
+    t->ops->release(t->backend, p);
+}
+
+/* Everything that needs memory says so here; then it is allocated once. */
+static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
+    const weft_run_config *c = t->c;
+    weft_model_opts mo = {.size = sizeof mo,
+                          .t = c->train.dtype ? WEFT_BF16 : WEFT_F32,
+                          .batch = t->layout.micro_batch,
+                          .context = t->context,
+                          .recompute = c->train.recompute ? WEFT_RECOMPUTE_LAYER : WEFT_RECOMPUTE_NONE,
+                          .training = 1};
+    WEFT_TRY(weft_model_create(d, &mo, t->backend, &t->memory, &t->model));
+    const weft_params *p = weft_model_params(t->model);
+    weft_optim_opts oo = {.kind = (weft_optim_kind)c->optim.kind,
+                          .beta1 = c->optim.beta1,
+                          .beta2 = c->optim.beta2,
+                          .eps = c->optim.eps,
+                          .weight_decay = c->optim.weight_decay,
+                          .momentum = c->optim.momentum,
+                          .clip = c->optim.clip};
+    WEFT_TRY(weft_optim_create(&oo, p, t->backend, t->o.group, &t->memory, &t->optim));
+    t->grads_at = weft_arena_reserve(&t->memory, "gradients", p->elements * 4);
+    if (c->train.reproducible)
+        for (int64_t n = t->layout.micro_count; n > 1; n /= 2)
+            t->level_at[t->levels++] = weft_arena_reserve(&t->memory, "gradient tree", p->elements * 4);
+    size_t scratch = weft_model_scratch(t->model, t->threads), more = weft_optim_scratch(t->optim, t->threads);
+    weft_exec_opts xo = {.size = sizeof xo, .threads = t->threads, .pin = 0, .scratch = scratch > more ? scratch : more};
+    WEFT_TRY(weft_exec_create(t->backend, &xo, &t->x));
+    WEFT_TRY(weft_arena_commit(&t->memory, allocate, release, t));
+    t->grads = weft_arena_at(&t->memory, t->grads_at);
+    for (int i = 0; i < t->levels; i++) t->level[i] = weft_arena_at(&t->memory, t->level_at[i]);
+    t->batch = weft_calloc((size_t)(t->layout.micro_batch * (t->context + 1)), sizeof *t->batch);
+    t->samples = weft_calloc((size_t)t->layout.micro_batch, sizeof *t->samples);
+    t->losses = weft_calloc((size_t)(2 * t->layout.micro_total + 2), sizeof *t->losses);
+    if (!t->batch || !t->samples || !t->losses) return WEFT_ERR_NOMEM;
+    return weft_model_bind(t->model, &t->memory, t->x);
+}
+
+/* The gradient arena as buckets: one tensor a parameter, placed where the parameter is. */
+static weft_status plan_allreduce(weft_trainer *t) {
+    const weft_params *p = weft_model_params(t->model);
+    weft_tensor *list = weft_calloc(p->n, sizeof *list);
+    if (!list) return WEFT_ERR_NOMEM;
+    for (size_t i = 0; i < p->n; i++)
+        list[i] = (weft_tensor){.ptr = t->grads + p->item[i].offset,
+                                .n = p->item[i].padded,
+                                .t = WEFT_F32,
+                                .prio = (int)i,
+                                .name = p->item[i].name};
+    weft_bulk_opts bo = {.size = sizeof bo};
+    weft_status s = weft_bulk_create(t->o.group, WEFT_BULK_ALLREDUCE, (int)p->n, list, &bo, &t->allreduce);
+    free(list);
+    return s;
+}
+
+static weft_status finite_or_fail(weft_trainer *t) {
+    float most = 0;
+    WEFT_TRY(t->ops->absmax(t->x, weft_model_params(t->model)->elements, weft_model_masters(t->model), &most));
+    if (isfinite(most)) return WEFT_OK;
+    const weft_params *p = weft_model_params(t->model);
+    for (size_t i = 0; i < p->n; i++)
+        for (size_t k = 0; k < p->item[i].n; k++)
+            if (!isfinite(weft_model_masters(t->model)[p->item[i].offset + k]))
+                return weft_fail(WEFT_ERR_NONFINITE, "%s: tensor %s holds a value that is not finite (element %zu)",
+                                 t->c->model.from ? t->c->model.from : t->dir, p->item[i].name, k);
+    return WEFT_ERR_INTERNAL;
+}
+
+static weft_status initial_weights(weft_trainer *t) {
+    const weft_params *p = weft_model_params(t->model);
+    char *newest = t->c->save.resume ? weft_checkpoint_newest(t->checkpoints) : NULL;
+    weft_status s;
+    if (newest) {
+        char *stream = NULL;
+        s = weft_checkpoint_load(newest, t->model, t->optim, &t->st, &stream);
+        if (s >= 0) s = weft_data_restore(t->data, stream);
+        if (s >= 0 && t->rank == 0) weft_info("resumed %s at step %lld", newest, (long long)t->st.step);
+        free(stream);
+    } else if (t->c->model.from) {
+        weft_named *list = weft_params_named(p, weft_model_masters(t->model), WEFT_F32);
+        s = list ? weft_hf_import(t->c->model.from, weft_model_desc_of(t->model), list, p->n) : WEFT_ERR_NOMEM;
+        free(list);
+    } else {
+        weft_params_init(p, weft_model_desc_of(t->model), (uint64_t)t->c->run.seed, weft_model_masters(t->model));
+        s = WEFT_OK;
+    }
+    free(newest);
+    t->st.guard.limit = t->c->optim.guard;
+    if (s >= 0) s = finite_or_fail(t);
+    return s >= 0 ? weft_model_refresh(t->model) : s;
+}
+
+static weft_status make_dirs(weft_trainer *t) {
+    const char *dir = t->c->run.dir;
+    t->dir = dir ? weft_strdup(dir) : weft_path_join("runs", t->c->run.name);
+    t->checkpoints = t->dir ? weft_path_join(t->dir, "checkpoints") : NULL;
+    if (!t->checkpoints) return WEFT_ERR_NOMEM;
+    if (t->rank != 0) return WEFT_OK;
+    WEFT_TRY_CTX(weft_mkdirs(t->checkpoints), "run.dir");
+    /* found now rather than at the first checkpoint; for root access(2) always agrees, so write */
+    char *probe = weft_path_join(t->dir, "config.yaml");
+    if (!probe) return WEFT_ERR_NOMEM;
+    const char *text = weft_config_dump(t->config);
+    weft_status s = weft_file_write(probe, text, strlen(text));
+    free(probe);
+    return s < 0 ? weft_context(s, "run.dir %s cannot be written", t->dir) : WEFT_OK;
+}
+
+static void register_metrics(weft_trainer *t) {
+    static const char *const phases[PHASES] = {"time/data", "time/forward", "time/backward", "time/comm", "time/optim", "time/other"};
+    t->id_loss = weft_metric("loss/train", WEFT_METRIC_GAUGE, "nats");
+    t->id_valid = weft_metric("loss/valid", WEFT_METRIC_GAUGE, "nats");
+    t->id_bpb = weft_metric("bpb/valid", WEFT_METRIC_GAUGE, "bits/byte");
+    t->id_rate = weft_metric("tokens_per_s", WEFT_METRIC_GAUGE, "tokens/s");
+    t->id_mfu = weft_metric("mfu", WEFT_METRIC_GAUGE, "");
+    t->id_norm = weft_metric("grad_norm", WEFT_METRIC_GAUGE, "");
+    t->id_lr = weft_metric("lr", WEFT_METRIC_GAUGE, "");
+    for (int i = 0; i < PHASES; i++) t->id_phase[i] = weft_metric(phases[i], WEFT_METRIC_GAUGE, "s");
+}
+
+/* Each stage ends with all ranks agreeing, so that no rank waits for one that has failed. */
+static weft_status build(weft_trainer *t) {
+    weft_model_desc d;
+    weft_status s = make_dirs(t);
+    if (s >= 0) s = open_data(t);
+    if (s >= 0) s = describe_model(t->c, t->data, &d);
+    if (s >= 0)
+        s = weft_layout_make(t->c->train.batch, t->c->train.micro_batch, t->ranks, t->rank, t->c->train.reproducible, &t->layout);
+    if (s >= 0) s = open_backend(t);
+    if (s >= 0) s = plan_memory(t, &d);
+    WEFT_TRY(weft_ctrl_agree(t->o.group, s));
+
+    s = plan_allreduce(t);
+    if (s >= 0) s = weft_optim_bind(t->optim, &t->memory, t->x);
+    WEFT_TRY(weft_ctrl_agree(t->o.group, s));
+    WEFT_TRY(weft_commit(t->o.ctx));
+
+    s = initial_weights(t);
+    WEFT_TRY(weft_ctrl_agree(t->o.group, s));
+    t->schedule = (weft_schedule){.kind = (weft_schedule_kind)t->c->optim.schedule,
+                                  .lr = t->c->optim.lr,
+                                  .min_lr = t->c->optim.min_lr,
+                                  .warmup = t->c->optim.warmup,
+                                  .decay = t->c->optim.decay};
+    register_metrics(t);
+    s = t->rank == 0 ? weft_metrics_open(t->dir, "main", t->c->log.tensorboard, &t->metrics) : WEFT_OK;
+    WEFT_TRY(weft_ctrl_agree(t->o.group, s));
+    return trainer_startup(t);
+}
+
+weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_config *c, const weft_config *config,
+                                weft_trainer **out) {
+    *out = NULL;
+    weft_trainer *t = weft_calloc(1, sizeof *t);
+    if (!t) return WEFT_ERR_NOMEM;
+    t->o = *o;
+    t->c = c;
+    t->config = config;
+    t->rank = weft_group_rank(o->group);
+    t->ranks = weft_group_size(o->group);
+    t->last_bpb = t->last_valid = NAN;
+    weft_status s = build(t);
+    if (s < 0) {
+        weft_trainer_destroy(t);
+        return s;
+    }
+    *out = t;
+    return WEFT_OK;
+}
+
+void weft_trainer_destroy(weft_trainer *t) {
+    if (!t) return;
+    if (t->metrics) weft_metrics_close(t->metrics);
+    weft_optim_destroy(t->optim);
+    weft_model_destroy(t->model);
+    if (t->x) weft_exec_destroy(t->x);
+    weft_arena_destroy(&t->memory);
+    if (t->backend) weft_backend_close(t->backend);
+    if (t->valid) weft_data_close(t->valid);
+    if (t->data) weft_data_close(t->data);
+    if (t->tok) weft_tok_destroy(t->tok);
+    free(t->batch);
+    free(t->samples);
+    free(t->losses);
+    free(t->checkpoints);
+    free(t->dir);
+    free(t);
+}
+
+double weft_trainer_bpb(const weft_trainer *t) { return t->last_bpb; }

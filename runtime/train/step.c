@@ -1,0 +1,112 @@
+/* One optimiser step: micro-batches, the gradient sum over ranks, the guard, the update.
+ *
+ * Ordinary runs add micro-batch gradients one after the other into one buffer. Reproducible runs give each micro-batch a
+ * buffer of its own and add these in one binary tree over the global micro-batch index; a rank holds a whole subtree and
+ * the allreduce is the rest of the same tree, so 1, 2, 4, ... ranks make the same bits. The subtree is summed as a
+ * binary counter: log2(n) partial sums. */
+#include "runtime/train/internal.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/clock.h"
+
+static void spend(weft_trainer *t, int phase, double *since) {
+    double now = weft_now();
+    t->phase[phase] += now - *since;
+    *since = now;
+}
+
+weft_status trainer_tokens(weft_trainer *t, int64_t micro, int32_t *tok) {
+    uint64_t first = t->st.g + (uint64_t)(micro * t->layout.micro_batch);
+    for (int64_t i = 0; i < t->layout.micro_batch; i++) t->samples[i] = first + (uint64_t)i;
+    return weft_data_get(t->data, t->samples, (size_t)t->layout.micro_batch, tok);
+}
+
+/* grads holds the gradient of micro-batch i; merges it with the finished left neighbours. */
+static weft_status merge_subtrees(weft_trainer *t, int64_t i) {
+    size_t n = weft_model_params(t->model)->elements;
+    int k = 0;
+    for (; (i >> k) & 1; k++) {
+        const void *pair[2] = {t->level[k], t->grads};
+        WEFT_TRY(t->ops->reduce_p(t->x, WEFT_F32, WEFT_SUM, 2, pair, t->grads, n));
+    }
+    if (i + 1 < t->layout.micro_count) WEFT_TRY(t->ops->copy(t->x, t->level[k], t->grads, n * 4));
+    return WEFT_OK;
+}
+
+static weft_status gradients(weft_trainer *t, double *since) {
+    size_t bytes = weft_model_params(t->model)->elements * 4;
+    double *passes = weft_model_passes(t->model);
+    for (int64_t i = 0; i < t->layout.micro_count; i++) {
+        int64_t micro = t->layout.micro_first + i, count = 0;
+        double loss = 0;
+        WEFT_TRY(trainer_tokens(t, micro, t->batch));
+        spend(t, PHASE_DATA, since);
+        if (i == 0 || t->c->train.reproducible) WEFT_TRY(t->ops->fill(t->x, t->grads, 0, bytes));
+        passes[0] = passes[1] = 0;
+        WEFT_TRY(weft_model_train(t->model, t->batch, t->grads, &loss, &count));
+        if (t->c->train.reproducible) WEFT_TRY(merge_subtrees(t, i));
+        double now = weft_now();
+        t->phase[PHASE_FORWARD] += passes[0];
+        t->phase[PHASE_BACKWARD] += now - *since - passes[0];
+        *since = now;
+        t->losses[2 * micro] = loss;
+        t->losses[2 * micro + 1] = (double)count;
+    }
+    return WEFT_OK;
+}
+
+static weft_status sum_over_ranks(weft_trainer *t) {
+    int64_t n = t->layout.micro_total;
+    if (t->ranks > 1) {
+        WEFT_TRY(weft_bulk_start(t->allreduce, 1));
+        WEFT_TRY(weft_bulk_ready(t->allreduce, WEFT_ALL));
+        WEFT_TRY_CTX(weft_bulk_wait(t->allreduce, WEFT_ALL, -1, NULL), "gradient allreduce");
+    }
+    t->losses[2 * n] = t->o.stop && *t->o.stop ? 1 : 0;
+    t->losses[2 * n + 1] = t->rank == 0 ? weft_now() - t->began : 0; /* rank 0's clock rules */
+    WEFT_TRY_CTX(weft_ctrl_allreduce(t->o.group, t->losses, (size_t)(2 * n + 2), WEFT_F64, WEFT_SUM), "step statistics");
+    return WEFT_OK;
+}
+
+static double progress(const weft_trainer *t, double elapsed) {
+    double p = (double)(t->st.step + 1) / (double)t->c->train.steps;
+    if (t->c->train.time_limit > 0) p = fmax(p, elapsed / t->c->train.time_limit);
+    return p;
+}
+
+weft_status trainer_step(weft_trainer *t, step_result *r) {
+    memset(r, 0, sizeof *r);
+    memset(t->phase, 0, sizeof t->phase);
+    double begin = weft_now(), since = begin;
+    int64_t n = t->layout.micro_total;
+    memset(t->losses, 0, (size_t)(2 * n + 2) * sizeof *t->losses);
+
+    WEFT_TRY(gradients(t, &since));
+    WEFT_TRY(sum_over_ranks(t));
+    spend(t, PHASE_COMM, &since);
+
+    double loss = 0, tokens = 0;
+    for (int64_t i = 0; i < n; i++) {
+        loss += t->losses[2 * i];
+        tokens += t->losses[2 * i + 1];
+    }
+    r->stop = t->losses[2 * n] > 0;
+    t->st.elapsed = t->losses[2 * n + 1];
+    r->tokens = (int64_t)tokens;
+    r->loss = loss / tokens;
+    r->lr = weft_schedule_lr(&t->schedule, progress(t, t->st.elapsed));
+    WEFT_TRY(weft_optim_norm(t->optim, t->grads, tokens, &r->norm));
+    r->verdict = weft_guard_judge(&t->st.guard, r->loss, r->norm, &r->z);
+    if (r->verdict == WEFT_ACCEPT) {
+        WEFT_TRY(weft_optim_step(t->optim, t->model, t->grads, tokens, r->norm, r->lr));
+        t->st.updates = *weft_optim_updates(t->optim);
+    }
+    t->st.step++;
+    t->st.g += (uint64_t)t->layout.batch;
+    t->st.tokens += (uint64_t)tokens;
+    spend(t, PHASE_OPTIM, &since);
+    r->seconds = weft_now() - begin;
+    return WEFT_OK;
+}
