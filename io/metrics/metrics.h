@@ -1,6 +1,6 @@
-/* metrics.jsonl: the truth about a run. Append-only, one write(2) a record, fdatasync at most once a second: a kill -9
- * loses at most one second, and a torn last line is skipped by every reader.
- * Record: {"v":1,"t":wall seconds,"site":s,"step":n,"g":global sample,"tokens":n,"k":{name:number}}; event:
+/* metrics.jsonl: the truth about a run. Append-only, one write(2) a record, fdatasync at most once a second:
+ * a kill -9 loses at most one second, and a torn last line is skipped by every reader. Record:
+ * {"v":1,"t":wall seconds,"site":s,"step":n,"g":global sample,"tokens":n,"k":{name:number}}; event:
  * {"v":1,"t":...,"ev":name, members}. Writing is rank 0's; set/add are relaxed atomics without allocation. */
 #ifndef WEFT_IO_METRICS_H
 #define WEFT_IO_METRICS_H
@@ -14,16 +14,22 @@ typedef struct weft_metrics weft_metrics;
 
 enum { WEFT_METRIC_GAUGE, WEFT_METRIC_COUNTER };
 
-/* Registers (or finds) a metric; at most 256; start-up only. unit: "s", "bytes", "tokens/s", "" ... (borrowed literal) */
+#define WEFT_METRIC_NONE UINT32_MAX /* an id that set and add ignore */
+
+/* Registers (or finds) a metric; at most 256; start-up only. name: at most 63 letters, digits or _./:- (else
+ * NONE, with the error text set). unit: "s", "bytes", "tokens/s", "" ... (borrowed literal). A gauge begins
+ * unset, a counter at 0. */
 uint32_t weft_metric(const char *name, int kind, const char *unit);
-/* NaN unsets a gauge: it is left out of the next record. */
+/* NaN unsets a gauge: it is left out of the next record; so is an infinity, which JSON cannot say. */
 void weft_metric_set(uint32_t id, double v); /* any thread */
 void weft_metric_add(uint32_t id, double v); /* any thread */
 double weft_metric_get(uint32_t id);
 
-/* Opens DIR/metrics.jsonl for appending (a torn last line is closed first). tensorboard: also an event file beside it. */
+/* Opens DIR/metrics.jsonl for appending (a torn last line is closed first). tensorboard: also an event file
+ * beside it. */
 weft_status weft_metrics_open(const char *dir, const char *site, int tensorboard, weft_metrics **m);
-/* Appends one record with every metric that is set. */
+/* Appends one record with every metric that is set. Any thread. SPACE, ACCESS, IO: nothing of the record is
+ * in the file, and a later one may succeed. */
 weft_status weft_metrics_emit(weft_metrics *m, int64_t step, uint64_t g, uint64_t tokens);
 /* Appends an event; json: members without braces ("\"reason\":\"nan\""), or NULL. */
 weft_status weft_metrics_event(weft_metrics *m, const char *name, const char *json);
@@ -46,6 +52,7 @@ typedef struct weft_history {
     size_t nseries, nevents, skipped; /* skipped: torn or foreign lines */
     weft_series *series;
     weft_event *event;
+    double *step, *tokens, *t; /* of every record; series that are in every record point here */
 } weft_history;
 
 /* Reads a metrics.jsonl of any length; unknown members are ignored, broken lines counted. */
