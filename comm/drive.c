@@ -1,0 +1,80 @@
+/* The poll loop; see drive.h.
+ *
+ * Spin with pauses first (messages inside a node take microseconds), then give the core away, then sleep in
+ * short steps: a rank that waits long must not steal time from the one it waits for. Progress starts the
+ * ladder anew. */
+#include "comm/drive.h"
+
+#include <sched.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "comm/group.h"
+
+#define SPINS        2000
+#define YIELD_NS     2000000u   /* yield for this long without progress, then sleep */
+#define SHORT_NS     100000000u /* sleep 50 us for this long, then 500 us */
+#define CLOCK_PERIOD 16         /* spins between looks at the clock */
+
+static void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static void doze(uint64_t idle) {
+    if (idle < YIELD_NS) {
+        sched_yield();
+        return;
+    }
+    struct timespec t = {0, idle < SHORT_NS ? 50000 : 500000};
+    nanosleep(&t, NULL);
+}
+
+static weft_status timed_out(const comm_op *op, uint64_t waited) {
+    if (op->waits_for >= 0)
+        return weft_fail(WEFT_ERR_TIMEOUT, "timed out after %.1f s, waiting for %s", (double)waited * 1e-9,
+                         weft_group_peer(op->group, op->waits_for));
+    return weft_fail(WEFT_ERR_TIMEOUT, "timed out after %.1f s", (double)waited * 1e-9);
+}
+
+weft_status comm_drive(comm_op *op, uint64_t deadline) {
+    weft_group *g = op->group;
+    weft_status s;
+    const int crowded = g->ctx->peers && peers_crowded(g->ctx->peers);
+    const uint64_t began = weft_now_ns();
+    uint64_t moved_at = began, look_at = began + PEERS_PERIOD_NS;
+    for (uint32_t spins = 0;; spins++) {
+        int moved = 0;
+        op->waits_for = -1;
+        s = op->advance(op, &moved);
+        if (s < 0) break;
+        if (s != WEFT_IN_PROGRESS) return s;
+        const int spinning = spins < SPINS && !crowded;
+        if (spinning && spins % CLOCK_PERIOD != CLOCK_PERIOD - 1) {
+            if (moved) spins = 0;
+            relax();
+            continue;
+        }
+        const uint64_t now = weft_now_ns();
+        if (moved) {
+            spins = 0;
+            moved_at = now;
+        }
+        if (now >= look_at) {
+            s = peers_check(g);
+            if (s < 0) break;
+            look_at = now + PEERS_PERIOD_NS;
+        }
+        if (now >= deadline) {
+            s = timed_out(op, now - began);
+            break;
+        }
+        if (spinning || moved)
+            relax();
+        else
+            doze(now - moved_at);
+    }
+    return group_break(g, weft_context(s, "group '%s', %s", g->name, op->what));
+}

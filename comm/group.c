@@ -1,0 +1,292 @@
+/* Contexts and groups: private communicators, who is in them, and the one error that ends them; see
+ * weft/comm.h. Every blocking step of making one is polled with the timeout, so a rank that never comes is an
+ * error, not a hang. */
+#include "comm/group.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/status.h"
+#include "comm/bulk.h"
+#include "comm/ctrl.h"
+#include "comm/drive.h"
+#include "comm/p2p.h"
+#include "comm/vote.h"
+
+#define TIMEOUT_MS 600000
+#define CHUNK      ((size_t)1 << 20)
+#define CHUNK_MIN  ((size_t)64)
+#define CHUNK_MAX  ((size_t)256 << 20)
+
+int weft_group_rank(const weft_group *g) {
+    return g->rank;
+}
+int weft_group_size(const weft_group *g) {
+    return g->size;
+}
+const char *weft_group_peer(const weft_group *g, int r) {
+    return r >= 0 && r < g->size && g->peer ? g->peer[r] : "unknown rank";
+}
+
+uint64_t group_deadline(const weft_group *g, int64_t timeout_ms) {
+    const uint64_t ns = timeout_ms < 0 ? g->ctx->timeout_ns : (uint64_t)timeout_ms * 1000000u;
+    return weft_now_ns() + ns;
+}
+
+/* --- errors that stay
+ * ------------------------------------------------------------------------------------------- */
+
+weft_status group_usable(weft_group *g) {
+    return g->broken == WEFT_OK ? WEFT_OK : weft_fail(g->broken, "%s", g->broken_text);
+}
+
+weft_status group_break_quietly(weft_group *g, weft_status s) {
+    if (g->broken != WEFT_OK) return g->broken;
+    g->broken = s;
+    snprintf(g->broken_text, sizeof g->broken_text, "%s", weft_last_error());
+    return s;
+}
+
+weft_status group_break(weft_group *g, weft_status s) {
+    if (g->broken != WEFT_OK) return g->broken;
+    group_break_quietly(g, s);
+    if (g->ctx->peers) peers_tell(g);
+    return s;
+}
+
+/* --- private communicators
+ * --------------------------------------------------------------------------------------- */
+
+typedef struct dup_wait {
+    comm_op op;
+    MPI_Request r;
+} dup_wait;
+
+static weft_status advance_dup(comm_op *op, int *moved) {
+    int done;
+    WEFT_TRY(p2p_test(&((dup_wait *)op)->r, &done, NULL));
+    *moved = done;
+    return done ? WEFT_OK : WEFT_IN_PROGRESS;
+}
+
+static weft_status duplicate(weft_group *g, MPI_Comm from, MPI_Comm *to) {
+    dup_wait w = {.op = {g, "MPI_Comm_idup", -1, advance_dup}};
+    WEFT_TRY(p2p_check(MPI_Comm_idup(from, to, &w.r), "MPI_Comm_idup"));
+    WEFT_TRY(comm_drive(&w.op, group_deadline(g, -1)));
+    return p2p_check(MPI_Comm_set_errhandler(*to, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+}
+
+/* --- groups
+ * -------------------------------------------------------------------------------------------------------- */
+
+static void group_destroy(weft_group *g, int healthy) {
+    bulk_destroy_all(g);
+    vote_destroy(g->vote);
+    /* MPI_Comm_free is collective: not with dead members. */
+    if (healthy && g->ctrl != MPI_COMM_NULL) MPI_Comm_free(&g->ctrl);
+    if (healthy && g->bulk != MPI_COMM_NULL) MPI_Comm_free(&g->bulk);
+    for (int r = 0; g->peer && r < g->size; r++) free(g->peer[r]);
+    free(g->peer);
+    free(g->member);
+    free(g);
+}
+
+static weft_status name_peers(weft_group *g) {
+    for (int r = 0; r < g->size; r++) {
+        char text[192];
+        if (g->ctx->peers)
+            peers_name(g->ctx->peers, g->member[r], r, text, sizeof text);
+        else
+            snprintf(text, sizeof text, "rank %d", r);
+        char *copy = weft_strdup(text);
+        if (!copy) return WEFT_ERR_NOMEM;
+        free(g->peer[r]);
+        g->peer[r] = copy;
+    }
+    return WEFT_OK;
+}
+
+/* Ranks of comm in the context. The first group is the context itself. */
+static weft_status find_members(weft_group *g, MPI_Comm comm) {
+    MPI_Group ours, theirs;
+    for (int r = 0; r < g->size; r++) g->member[r] = r;
+    if (!g->ctx->all) return WEFT_OK;
+    int *of_comm = weft_calloc((size_t)g->size, sizeof *of_comm);
+    if (!of_comm) return WEFT_ERR_NOMEM;
+    MPI_Comm_group(comm, &theirs);
+    MPI_Comm_group(g->ctx->all->ctrl, &ours);
+    for (int r = 0; r < g->size; r++) of_comm[r] = r;
+    MPI_Group_translate_ranks(theirs, g->size, of_comm, ours, g->member);
+    MPI_Group_free(&theirs);
+    MPI_Group_free(&ours);
+    free(of_comm);
+    for (int r = 0; r < g->size; r++)
+        if (g->member[r] == MPI_UNDEFINED)
+            return weft_fail(WEFT_ERR_ARG, "rank %d of the communicator is not a rank of the context", r);
+    return WEFT_OK;
+}
+
+/* ARG and UNSUPPORTED are found by all ranks alike. */
+static weft_status fill_group(weft_group *g, MPI_Comm comm) {
+    int inter = 0;
+    WEFT_TRY(p2p_check(MPI_Comm_test_inter(comm, &inter), "MPI_Comm_test_inter"));
+    if (inter) return weft_fail(WEFT_ERR_ARG, "an inter-communicator cannot be a group");
+    MPI_Comm_rank(comm, &g->rank);
+    MPI_Comm_size(comm, &g->size);
+    if (g->size > GROUP_RANKS)
+        return weft_fail(WEFT_ERR_UNSUPPORTED, "%d ranks; a group has at most %d", g->size, GROUP_RANKS);
+    g->member = weft_calloc((size_t)g->size, sizeof *g->member);
+    g->peer = weft_calloc((size_t)g->size, sizeof *g->peer);
+    if (!g->member || !g->peer) return WEFT_ERR_NOMEM;
+    WEFT_TRY(find_members(g, comm));
+    return name_peers(g);
+}
+
+/* Communicators, then a first conversation: did every rank's local half go well, and which id is free
+ * everywhere? */
+static weft_status connect_group(weft_group *g, MPI_Comm comm) {
+    weft_status local = fill_group(g, comm);
+    if (local == WEFT_ERR_ARG || local == WEFT_ERR_UNSUPPORTED) return local;
+    WEFT_TRY(duplicate(g, comm, &g->ctrl));
+    WEFT_TRY(duplicate(g, comm, &g->bulk));
+    g->vote = vote_create(g, g->ctrl, 0);
+    if (!g->vote) return WEFT_ERR_NOMEM;
+    WEFT_TRY(weft_ctrl_agree(g, local));
+    int64_t id = g->ctx->next_id;
+    WEFT_TRY(weft_ctrl_allreduce(g, &id, 1, WEFT_I64, WEFT_MAX));
+    if (id >= GROUP_MAX) return weft_fail(WEFT_ERR_UNSUPPORTED, "more than %d groups", GROUP_MAX);
+    g->id = (int)id;
+    return WEFT_OK;
+}
+
+static weft_status group_new(weft_ctx *c, MPI_Comm comm, const char *name, weft_group **out) {
+    weft_group *g = weft_calloc(1, sizeof *g);
+    *out = NULL;
+    if (!g) return WEFT_ERR_NOMEM;
+    g->ctx = c;
+    g->id = -1;
+    g->ctrl = g->bulk = MPI_COMM_NULL;
+    snprintf(g->name, sizeof g->name, "%s", name ? name : "unnamed");
+    weft_status s = connect_group(g, comm);
+    if (s < 0) {
+        s = weft_context(s, "making group '%s'", g->name);
+        group_destroy(g, 0);
+        return s;
+    }
+    c->groups[g->id] = g;
+    c->next_id = g->id + 1;
+    *out = g;
+    return WEFT_OK;
+}
+
+weft_status weft_group_create(weft_ctx *c, MPI_Comm comm, const char *name, weft_group **g) {
+    if (!c || !g || comm == MPI_COMM_NULL)
+        return weft_fail(WEFT_ERR_ARG, "group without a context or a communicator");
+    WEFT_TRY(group_usable(c->all));
+    return group_new(c, comm, name, g);
+}
+
+weft_status weft_commit(weft_ctx *c) {
+    if (!c) return weft_fail(WEFT_ERR_ARG, "commit without a context");
+    weft_status s = WEFT_OK;
+    for (int i = 0; i < GROUP_MAX && s >= 0; i++)
+        if (c->groups[i]) s = bulk_commit(c->groups[i]);
+    return weft_ctrl_agree(c->all, s);
+}
+
+/* --- contexts
+ * ------------------------------------------------------------------------------------------------------ */
+
+static weft_status check_mpi(void) {
+    int up = 0, down = 0, level = 0, main_thread = 0;
+    MPI_Initialized(&up);
+    if (up) MPI_Finalized(&down);
+    if (!up || down)
+        return weft_fail(WEFT_ERR_STATE, "MPI is not initialised: call MPI_Init_thread before weft_init");
+    MPI_Query_thread(&level);
+    if (level < MPI_THREAD_FUNNELED)
+        return weft_fail(WEFT_ERR_STATE,
+                         "MPI_THREAD_FUNNELED is needed: call MPI_Init_thread with it, not MPI_Init");
+    MPI_Is_thread_main(&main_thread);
+    if (!main_thread && level < MPI_THREAD_SERIALIZED)
+        return weft_fail(WEFT_ERR_STATE,
+                         "with MPI_THREAD_FUNNELED only the thread that initialised MPI may call weft");
+    return WEFT_OK;
+}
+
+static weft_status read_options(weft_ctx *c, const weft_comm_opts *o) {
+    if (o && o->size != sizeof *o)
+        return weft_fail(WEFT_ERR_ARG, "communication options of %u bytes, expected %zu", o->size, sizeof *o);
+    int64_t ms = o && o->timeout_ms ? o->timeout_ms : TIMEOUT_MS;
+    c->chunk = o && o->chunk ? o->chunk : CHUNK;
+    if (ms < 0 || ms > INT64_MAX / 1000000)
+        return weft_fail(WEFT_ERR_ARG, "timeout of %lld ms", (long long)ms);
+    if (c->chunk < CHUNK_MIN || c->chunk > CHUNK_MAX || c->chunk % 64)
+        return weft_fail(WEFT_ERR_ARG, "messages of %zu bytes: a multiple of 64 from %zu to %zu", c->chunk,
+                         CHUNK_MIN, CHUNK_MAX);
+    c->timeout_ns = (uint64_t)ms * 1000000u;
+    return WEFT_OK;
+}
+
+static weft_status open_kernels(weft_ctx *c) {
+    WEFT_TRY(weft_backend_open("auto", NULL, &c->backend));
+    c->ops = weft_backend_ops(c->backend);
+    const weft_exec_opts o = {.size = sizeof o, .threads = 1};
+    return weft_exec_create(c->backend, &o, &c->exec);
+}
+
+static void ctx_destroy(weft_ctx *c, int healthy) {
+    for (int i = 1; i < GROUP_MAX; i++)
+        if (c->groups[i]) group_destroy(c->groups[i], healthy);
+    if (c->peers) peers_destroy(c->peers);
+    if (healthy && c->alarm != MPI_COMM_NULL) MPI_Comm_free(&c->alarm);
+    if (c->all) group_destroy(c->all, healthy);
+    if (c->exec) weft_exec_destroy(c->exec);
+    if (c->backend) weft_backend_close(c->backend);
+    free(c);
+}
+
+static weft_status fill_ctx(weft_ctx *c, MPI_Comm world) {
+    WEFT_TRY(group_new(c, world, "all ranks", &c->all));
+    WEFT_TRY(duplicate(c->all, world, &c->alarm));
+    WEFT_TRY(peers_create(c, &c->peers));
+    WEFT_TRY(weft_ctrl_agree(c->all, name_peers(c->all)));
+    return WEFT_OK;
+}
+
+weft_status weft_init(MPI_Comm world, const weft_comm_opts *o, weft_ctx **out) {
+    if (!out) return weft_fail(WEFT_ERR_ARG, "weft_init: no place for the context");
+    *out = NULL;
+    WEFT_TRY_CTX(check_mpi(), "weft_init");
+    if (world == MPI_COMM_NULL) return weft_fail(WEFT_ERR_ARG, "weft_init: MPI_COMM_NULL");
+    weft_ctx *c = weft_calloc(1, sizeof *c);
+    if (!c) return WEFT_ERR_NOMEM;
+    c->alarm = MPI_COMM_NULL;
+    weft_status s = read_options(c, o);
+    if (s >= 0) s = open_kernels(c);
+    if (s >= 0) s = fill_ctx(c, world);
+    if (s < 0) {
+        ctx_destroy(c, 0);
+        return weft_context(s, "weft_init");
+    }
+    *out = c;
+    return WEFT_OK;
+}
+
+weft_status weft_finalize(weft_ctx **cp, int64_t timeout_ms) {
+    if (!cp || !*cp) return weft_fail(WEFT_ERR_ARG, "weft_finalize without a context");
+    weft_ctx *c = *cp;
+    *cp = NULL;
+    if (timeout_ms >= 0) c->timeout_ns = (uint64_t)timeout_ms * 1000000u;
+    weft_status s = WEFT_OK;
+    for (int i = 0; i < GROUP_MAX && s == WEFT_OK; i++)
+        if (c->groups[i]) s = group_usable(c->groups[i]);
+    /* A rank with a broken group does not come to the barrier; its peers learn that from its board. */
+    s = s == WEFT_OK ? weft_ctrl_barrier(c->all) : group_break(c->all, s);
+    if (c->peers) peers_leave(c->peers);
+    ctx_destroy(c, s == WEFT_OK);
+    return s < 0 ? weft_context(s, "weft_finalize") : s;
+}

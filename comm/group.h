@@ -1,0 +1,50 @@
+/* What a context and a group are made of. Private to comm/. */
+#ifndef WEFT_COMM_GROUP_H
+#define WEFT_COMM_GROUP_H
+
+#include "comm/peers.h"
+#include "kernels/kernels.h"
+#include "weft/comm.h"
+
+#define GROUP_MAX   256 /* ids of one rank's groups; a group's id is the same on all its members */
+#define GROUP_RANKS 32768
+
+struct weft_ctx {
+    weft_group *all; /* the ranks of weft_init; id 0 */
+    MPI_Comm alarm;  /* peers.c */
+    uint64_t timeout_ns;
+    size_t chunk;
+    peers *peers; /* NULL until the ranks know each other */
+    weft_backend *backend;
+    weft_exec *exec; /* one thread: the caller of weft_init */
+    const struct weft_ops *ops;
+    weft_group *groups[GROUP_MAX]; /* by id */
+    int next_id;
+};
+
+struct weft_group {
+    weft_ctx *ctx;
+    int rank, size, id;
+    MPI_Comm ctrl, bulk; /* private: nobody else's messages can match ours */
+    char name[64];
+    int *member;       /* rank in the context of each rank of the group */
+    char **peer;       /* names for people */
+    uint32_t ctrl_seq; /* CTRL operations so far */
+    uint32_t starts;   /* rounds of bulks so far */
+    weft_bulk *bulks;  /* all, in order of creation */
+    weft_bulk *active; /* with a round under way, in order of their start */
+    int nbulks;
+    weft_status broken; /* the error that made the group unusable, or OK */
+    char broken_text[512];
+    struct vote *vote; /* of the CTRL lane */
+};
+
+/* OK, or the error that broke the group. */
+weft_status group_usable(weft_group *g);
+/* Makes s (with the thread's error text) the group's last word, and tells the peers. Returns s. */
+weft_status group_break(weft_group *g, weft_status s);
+/* The same for news that came from a peer: told no further. */
+weft_status group_break_quietly(weft_group *g, weft_status s);
+uint64_t group_deadline(const weft_group *g, int64_t timeout_ms);
+
+#endif
