@@ -118,6 +118,13 @@ void cpu_fill_gemm_avx512bf16(struct weft_ops *t);
 void cpu_fill_ops_avx2(struct weft_ops *t); /* everything else */
 void cpu_fill_ops_avx512(struct weft_ops *t);
 
+/* Fills desc (model, caches, cores), pus and pu (topology.c). */
+void cpu_read_topology(struct cpu_backend *b);
+
+/* 1 if the processor's bf16 instruction does exactly what the widening kernel does (bf16_check.c); only where
+ * AVX512_BF16 exists. */
+int cpu_bf16_is_exact(void);
+
 /* 64-byte aligned, zeroed; from 4 MiB on 2 MiB aligned with huge pages asked for, touched by nobody yet. */
 weft_status cpu_alloc(size_t bytes, void **p);
 void cpu_release(void *p);

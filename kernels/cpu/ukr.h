@@ -83,15 +83,16 @@
     _mm_prefetch((const char *)(c + (i)*ldc), _MM_HINT_T0);                                                  \
     _mm_prefetch((const char *)(c + (i)*ldc + CPU_NR - 1), _MM_HINT_T0);
 
-#define CPU_UKR(r)                                                                                           \
-    static inline void cpu_ukr_##r(int64_t k, const float *a, const float *b, int64_t ldb, float *c,         \
-                                   int64_t ldc, int accumulate) {                                            \
+/* A kernel of r rows whose inner step is FMA(row); gemm_tile.c makes the bf16 ones of it. */
+#define CPU_UKR(name, r, FMA)                                                                                \
+    static inline void name##_##r(int64_t k, const float *a, const float *b, int64_t ldb, float *c,          \
+                                  int64_t ldc, int accumulate) {                                             \
         CPU_ROWS_##r(CPU_UKR_PREFETCH);                                                                      \
         CPU_ROWS_##r(CPU_UKR_ZERO);                                                                          \
         for (; k > 0; k--, a += CPU_MR, b += ldb) {                                                          \
             CPU_UKR_AHEAD;                                                                                   \
             CPU_UKR_LOAD_B;                                                                                  \
-            CPU_ROWS_##r(CPU_UKR_FMA);                                                                       \
+            CPU_ROWS_##r(FMA);                                                                               \
         }                                                                                                    \
         if (accumulate) {                                                                                    \
             CPU_ROWS_##r(CPU_UKR_ADD);                                                                       \
@@ -99,15 +100,24 @@
         CPU_ROWS_##r(CPU_UKR_STORE);                                                                         \
     }
 
-CPU_UKR(1)
-CPU_UKR(2)
-CPU_UKR(4)
+/* A kernel of all rows and, for the last rows of a matrix, of fewer: the smallest that has `rows`. */
 #if CPU_LEVEL == CPU_AVX2
-CPU_UKR(6)
+#define CPU_UKR_FAMILY(name, FMA)                                                                            \
+    CPU_UKR(name, 1, FMA)                                                                                    \
+    CPU_UKR(name, 2, FMA)                                                                                    \
+    CPU_UKR(name, 4, FMA)                                                                                    \
+    CPU_UKR(name, 6, FMA)
 #define CPU_UKR_FULL cpu_ukr_6
 #else
-CPU_UKR(8)
+#define CPU_UKR_FAMILY(name, FMA)                                                                            \
+    CPU_UKR(name, 1, FMA)                                                                                    \
+    CPU_UKR(name, 2, FMA)                                                                                    \
+    CPU_UKR(name, 4, FMA)                                                                                    \
+    CPU_UKR(name, 8, FMA)
 #define CPU_UKR_FULL cpu_ukr_8
 #endif
+
+/* cpu_ukr_1, _2, _4 and CPU_UKR_FULL (all CPU_MR rows) */
+CPU_UKR_FAMILY(cpu_ukr, CPU_UKR_FMA)
 
 #endif

@@ -1,0 +1,63 @@
+/* Opens backends by name and passes calls on to their class. The one file of kernels/ that knows all of them.
+ */
+#include <string.h>
+
+#include "base/status.h"
+#include "kernels/backend.h"
+
+/* "auto" takes the first that this machine can run. */
+static const weft_backend_class *const classes[] = {
+#ifdef WEFT_KERNELS_CPU
+    &weft_backend_cpu,
+#endif
+    &weft_backend_ref,
+};
+#define CLASSES (sizeof classes / sizeof *classes)
+
+weft_status weft_backend_open(const char *name, const weft_backend_opts *o, weft_backend **b) {
+    if (!name || !b) return weft_fail(WEFT_ERR_ARG, "backend open: name and result are needed");
+    *b = NULL;
+    if (o && o->size != sizeof *o)
+        return weft_fail(WEFT_ERR_ARG, "backend open: options of %u bytes, expected %zu", o->size, sizeof *o);
+    int any = strcmp(name, "auto") == 0;
+    for (size_t i = 0; i < CLASSES; i++) {
+        if (!any && strcmp(name, classes[i]->name) != 0) continue;
+        weft_status s = classes[i]->open(o, b);
+        if (any && s == WEFT_ERR_UNSUPPORTED && i + 1 < CLASSES) continue;
+        return s < 0 ? weft_context(s, "backend %s", classes[i]->name) : s;
+    }
+    return weft_fail(WEFT_ERR_UNSUPPORTED, "backend '%s': this build has cpu (on x86-64), ref and auto",
+                     name);
+}
+
+const struct weft_ops *weft_backend_ops(const weft_backend *b) {
+    return b->ops;
+}
+
+weft_status weft_backend_info(const weft_backend *b, weft_backend_desc *d) {
+    return b->cls->info(b, d);
+}
+
+void weft_backend_close(weft_backend *b) {
+    if (b) b->cls->close(b);
+}
+
+weft_status weft_exec_create(weft_backend *b, const weft_exec_opts *o, weft_exec **x) {
+    if (!b || !x) return weft_fail(WEFT_ERR_ARG, "exec create: backend and result are needed");
+    *x = NULL;
+    if (o && o->size != sizeof *o)
+        return weft_fail(WEFT_ERR_ARG, "exec create: options of %u bytes, expected %zu", o->size, sizeof *o);
+    return b->cls->exec_create(b, o, x);
+}
+
+void weft_exec_destroy(weft_exec *x) {
+    if (x) x->backend->cls->exec_destroy(x);
+}
+
+int weft_exec_threads(const weft_exec *x) {
+    return x->threads;
+}
+
+size_t weft_op_scratch(const weft_backend *b, weft_op_id op, const void *desc, int threads) {
+    return desc ? b->cls->scratch(b, op, desc, threads < 1 ? 1 : threads) : 0;
+}
