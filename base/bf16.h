@@ -1,5 +1,5 @@
-/* bf16 <-> f32 in integers: round to nearest even, NaN quieted, denormals kept. The definition that every backend
- * must match bit for bit. */
+/* bf16 <-> f32 in integers: round to nearest even, NaN quieted, denormals kept. The definition that every
+ * backend must match bit for bit. */
 #ifndef WEFT_BASE_BF16_H
 #define WEFT_BASE_BF16_H
 

@@ -13,7 +13,9 @@ static inline uint64_t weft_now_ns(void) {
 }
 
 /* Seconds of CLOCK_MONOTONIC. Any thread. */
-static inline double weft_now(void) { return (double)weft_now_ns() * 1e-9; }
+static inline double weft_now(void) {
+    return (double)weft_now_ns() * 1e-9;
+}
 
 /* Seconds since the epoch, for records that people read. Any thread. */
 static inline double weft_wall(void) {

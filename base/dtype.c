@@ -10,6 +10,10 @@ static const struct {
     [WEFT_U32] = {4, "u32"}, [WEFT_U8] = {1, "u8"},
 };
 
-size_t weft_dtype_size(weft_dtype t) { return (unsigned)t < WEFT_DTYPE_COUNT ? table[t].size : 0; }
+size_t weft_dtype_size(weft_dtype t) {
+    return (unsigned)t < WEFT_DTYPE_COUNT ? table[t].size : 0;
+}
 
-const char *weft_dtype_name(weft_dtype t) { return (unsigned)t < WEFT_DTYPE_COUNT ? table[t].name : "?"; }
+const char *weft_dtype_name(weft_dtype t) {
+    return (unsigned)t < WEFT_DTYPE_COUNT ? table[t].name : "?";
+}

@@ -1,6 +1,6 @@
-/* Fault injection: makes the n-th allocation, write or send of this process fail, so that tests drive every failure
- * path with the real code. Armed by WEFT_FAULT="write:3" (or "alloc:n", "read:n", "sync:n", "rename:n", "send:n"),
- * read once, or by weft_fault_arm(). Not armed, a check is one load of a global. */
+/* Fault injection: makes the n-th allocation, write or send of this process fail, so that tests drive every
+ * failure path with the real code. Armed by WEFT_FAULT="write:3" (or "alloc:n", "read:n", "sync:n",
+ * "rename:n", "send:n"), read once, or by weft_fault_arm(). Not armed, a check is one load of a global. */
 #ifndef WEFT_BASE_FAULT_H
 #define WEFT_BASE_FAULT_H
 

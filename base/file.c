@@ -25,7 +25,9 @@ weft_status weft_pread_all(int fd, void *data, size_t n, int64_t at, const char 
         ssize_t k = failed_here(WEFT_FAULT_READ, EIO) ? -1 : pread(fd, p, n, at);
         if (k < 0 && errno == EINTR) continue;
         if (k < 0) return weft_fail_errno(errno, "reading %s", path);
-        if (k == 0) return weft_fail(WEFT_ERR_FORMAT, "%s ends at byte %lld, %zu bytes too early", path, (long long)at, n);
+        if (k == 0)
+            return weft_fail(WEFT_ERR_FORMAT, "%s ends at byte %lld, %zu bytes too early", path,
+                             (long long)at, n);
         p += k;
         at += k;
         n -= (size_t)k;
@@ -99,7 +101,8 @@ weft_status weft_dir_sync_of(const char *path) {
     else
         strcpy(dir, slash ? "/" : ".");
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    weft_status s = fd < 0 ? weft_fail_errno(errno, "opening the directory of %s", path) : weft_file_sync(fd, path);
+    weft_status s =
+        fd < 0 ? weft_fail_errno(errno, "opening the directory of %s", path) : weft_file_sync(fd, path);
     if (fd >= 0) close(fd);
     free(dir);
     return s;
@@ -142,7 +145,8 @@ weft_status weft_mkdirs(const char *path) {
         if (mkdir(p, 0755) < 0 && errno != EEXIST) {
             struct stat st;
             int e = errno;
-            if (stat(p, &st) < 0 || !S_ISDIR(st.st_mode)) s = weft_fail_errno(e, "making the directory %s", p);
+            if (stat(p, &st) < 0 || !S_ISDIR(st.st_mode))
+                s = weft_fail_errno(e, "making the directory %s", p);
         }
         *q = c;
         if (!c) break;

@@ -17,7 +17,9 @@ static uint64_t upper_edge(int b) {
     return ((uint64_t)(WEFT_HIST_SUB + sub + 1) << (octave - 4)) - 1;
 }
 
-void weft_hist_reset(weft_hist *h) { memset(h, 0, sizeof *h); }
+void weft_hist_reset(weft_hist *h) {
+    memset(h, 0, sizeof *h);
+}
 
 void weft_hist_add(weft_hist *h, uint64_t ns) {
     if (!h->count || ns < h->min) h->min = ns;

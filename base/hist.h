@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define WEFT_HIST_SUB 16
+#define WEFT_HIST_SUB     16
 #define WEFT_HIST_BUCKETS (41 * WEFT_HIST_SUB)
 
 typedef struct weft_hist {

@@ -1,5 +1,5 @@
-/* The logger; see log.h. A record is formatted into one buffer and written with one write(2), so that lines of
- * several ranks and threads do not mix. */
+/* The logger; see log.h. A record is formatted into one buffer and written with one write(2), so that lines
+ * of several ranks and threads do not mix. */
 #include "base/log.h"
 
 #include <errno.h>
@@ -40,12 +40,14 @@ void weft_log_close(void) {
     threshold = WEFT_LOG_OFF;
 }
 
-void weft_log_set_rank(int rank) { log_rank = rank; }
+void weft_log_set_rank(int rank) {
+    log_rank = rank;
+}
 
 static void write_json(weft_log_level level, const char *msg) {
     char line[8192];
-    int n = snprintf(line, sizeof line, "{\"t\":%.6f,\"level\":\"%s\",\"rank\":%d,\"msg\":\"", weft_wall(), names[level],
-                     log_rank);
+    int n = snprintf(line, sizeof line, "{\"t\":%.6f,\"level\":\"%s\",\"rank\":%d,\"msg\":\"", weft_wall(),
+                     names[level], log_rank);
     for (; *msg && n < (int)sizeof line - 16; msg++) {
         unsigned char c = (unsigned char)*msg;
         if (c == '"' || c == '\\')
@@ -66,7 +68,10 @@ void weft_log(weft_log_level level, const char *fmt, ...) {
     va_start(ap, fmt);
     vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
-    const char *label = level == WEFT_LOG_INFO ? "" : level == WEFT_LOG_ERROR ? "error: " : level == WEFT_LOG_WARN ? "warning: " : "debug: ";
+    const char *label = level == WEFT_LOG_INFO    ? ""
+                        : level == WEFT_LOG_ERROR ? "error: "
+                        : level == WEFT_LOG_WARN  ? "warning: "
+                                                  : "debug: ";
     int n = log_rank >= 0 ? snprintf(line, sizeof line, "[%d] %s%s\n", log_rank, label, msg)
                           : snprintf(line, sizeof line, "weft: %s%s\n", label, msg);
     if (n > (int)sizeof line - 1) n = (int)sizeof line - 1;

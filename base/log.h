@@ -5,10 +5,16 @@
 
 #include "base/status.h"
 
-typedef enum weft_log_level { WEFT_LOG_OFF, WEFT_LOG_ERROR, WEFT_LOG_WARN, WEFT_LOG_INFO, WEFT_LOG_DEBUG } weft_log_level;
+typedef enum weft_log_level {
+    WEFT_LOG_OFF,
+    WEFT_LOG_ERROR,
+    WEFT_LOG_WARN,
+    WEFT_LOG_INFO,
+    WEFT_LOG_DEBUG
+} weft_log_level;
 
-/* Sets the threshold, this process's rank (-1: no prefix) and, if json_path is not NULL, a file to which every record
- * is appended as {"t","level","rank","msg"} besides stderr. Main thread, before others log. */
+/* Sets the threshold, this process's rank (-1: no prefix) and, if json_path is not NULL, a file to which
+ * every record is appended as {"t","level","rank","msg"} besides stderr. Main thread, before others log. */
 weft_status weft_log_open(weft_log_level level, int rank, const char *json_path);
 void weft_log_close(void);
 void weft_log_set_rank(int rank);

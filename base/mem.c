@@ -17,7 +17,8 @@ void *weft_calloc(size_t count, size_t size) {
 void *weft_reallocarray(void *p, size_t count, size_t size) {
     size_t bytes;
     void *q = NULL;
-    if (weft_mul_ok(count, size, &bytes) && !weft_fault_hit(WEFT_FAULT_ALLOC)) q = realloc(p, bytes ? bytes : 1);
+    if (weft_mul_ok(count, size, &bytes) && !weft_fault_hit(WEFT_FAULT_ALLOC))
+        q = realloc(p, bytes ? bytes : 1);
     if (!q) weft_fail(WEFT_ERR_NOMEM, "out of memory: %zu elements of %zu bytes", count, size);
     return q;
 }

@@ -1,7 +1,7 @@
 /* Host memory outside the hot loop: checked allocation, fault-injected, and the planned arena.
  *
- * An arena is planned first (reserve returns offsets, nothing is allocated), then committed once; after that there is
- * no allocation. The plan is what `weft train` prints before step 0, by part. */
+ * An arena is planned first (reserve returns offsets, nothing is allocated), then committed once; after that
+ * there is no allocation. The plan is what `weft train` prints before step 0, by part. */
 #ifndef WEFT_BASE_MEM_H
 #define WEFT_BASE_MEM_H
 
@@ -9,7 +9,8 @@
 
 #include "base/status.h"
 
-/* count * size bytes, zeroed; NULL on overflow or exhaustion (error text set). Free with free(). Any thread. */
+/* count * size bytes, zeroed; NULL on overflow or exhaustion (error text set). Free with free(). Any thread.
+ */
 void *weft_calloc(size_t count, size_t size);
 /* Resizes p to count * size bytes; NULL on overflow or exhaustion, p then still valid. Any thread. */
 void *weft_reallocarray(void *p, size_t count, size_t size);
@@ -38,7 +39,9 @@ size_t weft_arena_reserve(weft_arena *a, const char *part, size_t bytes);
 /* Allocates the plan with `allocate` (a backend's), which returns 64-byte aligned memory. */
 weft_status weft_arena_commit(weft_arena *a, weft_status (*allocate)(void *arg, size_t bytes, void **p),
                               void (*release)(void *arg, void *p), void *arg);
-static inline void *weft_arena_at(const weft_arena *a, size_t offset) { return a->base + offset; }
+static inline void *weft_arena_at(const weft_arena *a, size_t offset) {
+    return a->base + offset;
+}
 /* Releases the memory and forgets the plan. */
 void weft_arena_destroy(weft_arena *a);
 

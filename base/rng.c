@@ -23,7 +23,8 @@ void weft_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[
 }
 
 static void block(uint64_t seed, uint64_t stream, uint64_t index, uint32_t out[4]) {
-    uint32_t counter[4] = {(uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream, (uint32_t)(stream >> 32)};
+    uint32_t counter[4] = {(uint32_t)index, (uint32_t)(index >> 32), (uint32_t)stream,
+                           (uint32_t)(stream >> 32)};
     uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     weft_philox(counter, key, out);
 }
@@ -34,7 +35,9 @@ uint64_t weft_rng_u64(uint64_t seed, uint64_t stream, uint64_t index) {
     return (uint64_t)r[1] << 32 | r[0];
 }
 
-static double unit(uint32_t lo, uint32_t hi) { return (double)(((uint64_t)hi << 32 | lo) >> 11) * 0x1p-53; }
+static double unit(uint32_t lo, uint32_t hi) {
+    return (double)(((uint64_t)hi << 32 | lo) >> 11) * 0x1p-53;
+}
 
 double weft_rng_uniform(uint64_t seed, uint64_t stream, uint64_t index) {
     uint32_t r[4];

@@ -1,6 +1,6 @@
-/* Philox4x32-10: a counter-based generator. A random number is a pure function of (seed, stream, index), so that any
- * rank can make any element of any tensor, in any order, with the same bits.
- * Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11. */
+/* Philox4x32-10: a counter-based generator. A random number is a pure function of (seed, stream, index), so
+ * that any rank can make any element of any tensor, in any order, with the same bits. Source: Salmon et al.,
+ * "Parallel random numbers: as easy as 1, 2, 3", SC'11. */
 #ifndef WEFT_BASE_RNG_H
 #define WEFT_BASE_RNG_H
 

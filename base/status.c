@@ -58,9 +58,13 @@ int weft_exit_code(weft_status s) {
     return 70;
 }
 
-const char *weft_last_error(void) { return error_text; }
+const char *weft_last_error(void) {
+    return error_text;
+}
 
-void weft_clear_error(void) { error_text[0] = 0; }
+void weft_clear_error(void) {
+    error_text[0] = 0;
+}
 
 weft_status weft_fail(weft_status s, const char *fmt, ...) {
     va_list ap;

@@ -1,14 +1,14 @@
 /* Status with a context chain: how errors travel inside weft.
  *
- * The function that finds an error calls weft_fail() once with the cause; every caller may add what it was doing
- * with WEFT_TRY_CTX(). The chain is one thread-local string, outermost context first. */
+ * The function that finds an error calls weft_fail() once with the cause; every caller may add what it was
+ * doing with WEFT_TRY_CTX(). The chain is one thread-local string, outermost context first. */
 #ifndef WEFT_BASE_STATUS_H
 #define WEFT_BASE_STATUS_H
 
 #include "weft/status.h"
 
-/* Sets the thread's error text and returns s. The text is one line that names what was found, what was expected
- * and what to do. */
+/* Sets the thread's error text and returns s. The text is one line that names what was found, what was
+ * expected and what to do. */
 weft_status weft_fail(weft_status s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* Like weft_fail, from errno value e: chooses SPACE, ACCESS, NOTFOUND, NOMEM or IO and appends strerror. */

@@ -1,8 +1,8 @@
 /* Status values: what every fallible weft function returns.
  *
- * 0 is success; positive values are success with a remark (an operation still in progress); negative values are
- * errors, grouped by what broke. The text of the last error of the calling thread, with the chain of contexts that
- * led to it, is weft_last_error(). The library never exits, prints or aborts. */
+ * 0 is success; positive values are success with a remark (an operation still in progress); negative values
+ * are errors, grouped by what broke. The text of the last error of the calling thread, with the chain of
+ * contexts that led to it, is weft_last_error(). The library never exits, prints or aborts. */
 #ifndef WEFT_STATUS_H
 #define WEFT_STATUS_H
 
@@ -30,21 +30,21 @@ typedef enum weft_status {
     WEFT_ERR_INTERNAL = -4,    /* a bug in weft */
 
     /* the input */
-    WEFT_ERR_CONFIG = -10,   /* run file: unknown key, wrong type, value out of range */
-    WEFT_ERR_NOTFOUND = -11, /* a file or directory that must exist does not */
-    WEFT_ERR_FORMAT = -12,   /* not the format it claims to be, or truncated */
-    WEFT_ERR_CORRUPT = -13,  /* right format, but a digest or invariant does not hold */
-    WEFT_ERR_VERSION = -14,  /* a newer major version than this weft reads */
-    WEFT_ERR_SHAPE = -15,    /* tensors missing, unexpected, or of another shape */
-    WEFT_ERR_VOCAB = -16,    /* token ids and vocabulary do not fit together */
+    WEFT_ERR_CONFIG = -10,    /* run file: unknown key, wrong type, value out of range */
+    WEFT_ERR_NOTFOUND = -11,  /* a file or directory that must exist does not */
+    WEFT_ERR_FORMAT = -12,    /* not the format it claims to be, or truncated */
+    WEFT_ERR_CORRUPT = -13,   /* right format, but a digest or invariant does not hold */
+    WEFT_ERR_VERSION = -14,   /* a newer major version than this weft reads */
+    WEFT_ERR_SHAPE = -15,     /* tensors missing, unexpected, or of another shape */
+    WEFT_ERR_VOCAB = -16,     /* token ids and vocabulary do not fit together */
     WEFT_ERR_NONFINITE = -17, /* NaN or infinity where a number is needed */
-    WEFT_ERR_AUTH = -18,     /* signature or credentials */
+    WEFT_ERR_AUTH = -18,      /* signature or credentials */
 
     /* the machine */
-    WEFT_ERR_NOMEM = -20,  /* memory or planned scratch exhausted */
-    WEFT_ERR_IO = -21,     /* reading or writing failed */
-    WEFT_ERR_SPACE = -22,  /* disk or quota full */
-    WEFT_ERR_ACCESS = -23, /* read-only or forbidden */
+    WEFT_ERR_NOMEM = -20,   /* memory or planned scratch exhausted */
+    WEFT_ERR_IO = -21,      /* reading or writing failed */
+    WEFT_ERR_SPACE = -22,   /* disk or quota full */
+    WEFT_ERR_ACCESS = -23,  /* read-only or forbidden */
     WEFT_ERR_SERVICE = -24, /* a program or library that is needed is missing */
 
     /* the group of ranks: unusable afterwards */

@@ -5,8 +5,8 @@
  *   n2 = norm2(x1);  GPT-2: h = gelu(n2 Wup^T + b)   Llama: h = silu(n2 Wgate^T) * (n2 Wup^T)
  *   y  = x1 + h Wdown^T (+ b)
  *
- * The backward pass walks the same lines upwards; the residual path adds its gradient inside norm_bwd. Shapes as in
- * internal.h. Sources: Radford et al. 2019 (GPT-2); Touvron et al. 2023 (Llama). */
+ * The backward pass walks the same lines upwards; the residual path adds its gradient inside norm_bwd. Shapes
+ * as in internal.h. Sources: Radford et al. 2019 (GPT-2); Touvron et al. 2023 (Llama). */
 #include "runtime/model/internal.h"
 
 static weft_norm_desc norm_desc(const weft_model *m, int64_t rows) {
@@ -38,7 +38,9 @@ static weft_attn_desc attn_desc(const weft_model *m, int64_t batch, int64_t toke
     return d;
 }
 
-static char *column(const weft_model *m, void *qkv, int64_t col) { return (char *)qkv + (size_t)col * m->elem; }
+static char *column(const weft_model *m, void *qkv, int64_t col) {
+    return (char *)qkv + (size_t)col * m->elem;
+}
 
 /* Rotates q and k of n tokens in place; GPT-2 has a position table instead. */
 static weft_status rope(weft_model *m, int64_t n, void *qkv, int inverse) {
@@ -54,7 +56,8 @@ static weft_status rope(weft_model *m, int64_t n, void *qkv, int inverse) {
     return WEFT_OK;
 }
 
-static weft_status attention_fwd(weft_model *m, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache) {
+static weft_status attention_fwd(weft_model *m, layer_acts *a, int64_t batch, int64_t tokens,
+                                 kv_cache *cache) {
     weft_attn_desc d = attn_desc(m, batch, tokens);
     int64_t kv = m->d.kv_heads * m->d.head_dim;
     void *q = a->qkv, *k = column(m, a->qkv, m->A), *v = column(m, a->qkv, m->A + kv);
@@ -72,22 +75,25 @@ static weft_status attention_fwd(weft_model *m, layer_acts *a, int64_t batch, in
     return WEFT_OK;
 }
 
-weft_status block_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache, void *y) {
+weft_status block_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache,
+                      void *y) {
     const layer_params *p = &m->layer[l];
     const int64_t n = batch * tokens;
     weft_norm_desc norm = norm_desc(m, n);
     linear_fwd_opts o = {.bias = weight_at(m, p->qkv_b)};
 
-    TIMED(m, WEFT_TIME_NORM, m->ops->norm_fwd(m->x, &norm, a->x, weight_at(m, p->norm1_w), weight_at(m, p->norm1_b),
-                                              a->n1, a->mean1, a->rstd1));
+    TIMED(m, WEFT_TIME_NORM,
+          m->ops->norm_fwd(m->x, &norm, a->x, weight_at(m, p->norm1_w), weight_at(m, p->norm1_b), a->n1,
+                           a->mean1, a->rstd1));
     WEFT_TRY(linear_fwd(m, n, m->C, m->Q, a->n1, weight_at(m, p->qkv_w), &o, a->qkv));
     WEFT_TRY(rope(m, n, a->qkv, 0));
     WEFT_TRY(attention_fwd(m, a, batch, tokens, cache));
     o = (linear_fwd_opts){.bias = weight_at(m, p->o_b), .residual = a->x};
     WEFT_TRY(linear_fwd(m, n, m->A, m->C, a->att, weight_at(m, p->o_w), &o, a->x1));
 
-    TIMED(m, WEFT_TIME_NORM, m->ops->norm_fwd(m->x, &norm, a->x1, weight_at(m, p->norm2_w), weight_at(m, p->norm2_b),
-                                              a->n2, a->mean2, a->rstd2));
+    TIMED(m, WEFT_TIME_NORM,
+          m->ops->norm_fwd(m->x, &norm, a->x1, weight_at(m, p->norm2_w), weight_at(m, p->norm2_b), a->n2,
+                           a->mean2, a->rstd2));
     if (m->d.family == WEFT_GPT2) {
         o = (linear_fwd_opts){.bias = weight_at(m, p->up_b), .pre = a->up, .gelu = 1};
         WEFT_TRY(linear_fwd(m, n, m->C, m->F, a->n2, weight_at(m, p->up_w), &o, a->h));
@@ -107,7 +113,8 @@ weft_status block_bwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, in
     void *dup = m->dwide, *dqkv = m->dwide;
 
     /* y = x1 + h Wdown^T + b */
-    WEFT_TRY(linear_bwd_weight(m, n, m->F, m->C, m->dx, a->h, grad_at(grads, p->down_w), grad_at(grads, p->down_b)));
+    WEFT_TRY(linear_bwd_weight(m, n, m->F, m->C, m->dx, a->h, grad_at(grads, p->down_w),
+                               grad_at(grads, p->down_b)));
     if (m->d.family == WEFT_GPT2) {
         WEFT_TRY(linear_bwd_input(m, n, m->F, m->C, m->dx, weight_at(m, p->down_w), a->up, dup));
     } else { /* h is not needed any more: its memory takes dh */
@@ -115,26 +122,31 @@ weft_status block_bwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, in
         TIMED(m, WEFT_TIME_ACT, m->ops->swiglu_bwd(m->x, m->o.t, n, m->F, a->h, a->up, dup));
     }
     /* up = n2 Wup^T + b */
-    WEFT_TRY(linear_bwd_weight(m, n, m->C, m->U, dup, a->n2, grad_at(grads, p->up_w), grad_at(grads, p->up_b)));
+    WEFT_TRY(
+        linear_bwd_weight(m, n, m->C, m->U, dup, a->n2, grad_at(grads, p->up_w), grad_at(grads, p->up_b)));
     WEFT_TRY(linear_bwd_input(m, n, m->C, m->U, dup, weight_at(m, p->up_w), NULL, m->dn));
     /* n2 = norm2(x1); the residual path brings dx */
-    TIMED(m, WEFT_TIME_NORM, m->ops->norm_bwd(m->x, &norm, m->dn, a->x1, weight_at(m, p->norm2_w), a->mean2, a->rstd2,
-                                              m->dx, m->dx1, grad_at(grads, p->norm2_w), grad_at(grads, p->norm2_b)));
+    TIMED(m, WEFT_TIME_NORM,
+          m->ops->norm_bwd(m->x, &norm, m->dn, a->x1, weight_at(m, p->norm2_w), a->mean2, a->rstd2, m->dx,
+                           m->dx1, grad_at(grads, p->norm2_w), grad_at(grads, p->norm2_b)));
     /* x1 = x + att Wo^T + b */
-    WEFT_TRY(linear_bwd_weight(m, n, m->A, m->C, m->dx1, a->att, grad_at(grads, p->o_w), grad_at(grads, p->o_b)));
+    WEFT_TRY(
+        linear_bwd_weight(m, n, m->A, m->C, m->dx1, a->att, grad_at(grads, p->o_w), grad_at(grads, p->o_b)));
     WEFT_TRY(linear_bwd_input(m, n, m->A, m->C, m->dx1, weight_at(m, p->o_w), NULL, m->datt));
     /* attention and rope */
     weft_attn_desc d = attn_desc(m, batch, tokens);
     int64_t kv = m->d.kv_heads * m->d.head_dim;
     TIMED(m, WEFT_TIME_ATTENTION,
-          m->ops->attn_bwd(m->x, &d, a->qkv, column(m, a->qkv, m->A), column(m, a->qkv, m->A + kv), NULL, a->att, a->lse,
-                           m->datt, dqkv, column(m, dqkv, m->A), column(m, dqkv, m->A + kv)));
+          m->ops->attn_bwd(m->x, &d, a->qkv, column(m, a->qkv, m->A), column(m, a->qkv, m->A + kv), NULL,
+                           a->att, a->lse, m->datt, dqkv, column(m, dqkv, m->A), column(m, dqkv, m->A + kv)));
     WEFT_TRY(rope(m, n, dqkv, 1));
     /* qkv = n1 Wqkv^T + b */
-    WEFT_TRY(linear_bwd_weight(m, n, m->C, m->Q, dqkv, a->n1, grad_at(grads, p->qkv_w), grad_at(grads, p->qkv_b)));
+    WEFT_TRY(
+        linear_bwd_weight(m, n, m->C, m->Q, dqkv, a->n1, grad_at(grads, p->qkv_w), grad_at(grads, p->qkv_b)));
     WEFT_TRY(linear_bwd_input(m, n, m->C, m->Q, dqkv, weight_at(m, p->qkv_w), NULL, m->dn));
     /* n1 = norm1(x); the residual path brings dx1 */
-    TIMED(m, WEFT_TIME_NORM, m->ops->norm_bwd(m->x, &norm, m->dn, a->x, weight_at(m, p->norm1_w), a->mean1, a->rstd1,
-                                              m->dx1, m->dx, grad_at(grads, p->norm1_w), grad_at(grads, p->norm1_b)));
+    TIMED(m, WEFT_TIME_NORM,
+          m->ops->norm_bwd(m->x, &norm, m->dn, a->x, weight_at(m, p->norm1_w), a->mean1, a->rstd1, m->dx1,
+                           m->dx, grad_at(grads, p->norm1_w), grad_at(grads, p->norm1_b)));
     return WEFT_OK;
 }

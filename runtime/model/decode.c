@@ -1,4 +1,5 @@
-/* Generation: one sequence, keys and values of earlier tokens kept, sampling by temperature, top-k and top-p. */
+/* Generation: one sequence, keys and values of earlier tokens kept, sampling by temperature, top-k and top-p.
+ */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +27,8 @@ weft_status weft_decoder_create(weft_model *m, weft_decoder **out) {
     if (!d) return WEFT_ERR_NOMEM;
     d->m = m;
     size_t one = (size_t)(m->d.context * m->d.kv_heads * m->d.head_dim) * m->elem;
-    weft_status s = m->ops->alloc(m->backend, one * 2 * (size_t)m->d.layers + (size_t)m->V * m->elem, &d->memory);
+    weft_status s =
+        m->ops->alloc(m->backend, one * 2 * (size_t)m->d.layers + (size_t)m->V * m->elem, &d->memory);
     d->cache = weft_calloc((size_t)m->d.layers, sizeof *d->cache);
     d->logits = weft_calloc((size_t)m->V, sizeof *d->logits);
     d->ranking = weft_calloc((size_t)m->V, sizeof *d->ranking);
@@ -53,9 +55,13 @@ void weft_decoder_destroy(weft_decoder *d) {
     free(d);
 }
 
-void weft_decoder_reset(weft_decoder *d) { d->position = 0; }
+void weft_decoder_reset(weft_decoder *d) {
+    d->position = 0;
+}
 
-int64_t weft_decoder_position(const weft_decoder *d) { return d->position; }
+int64_t weft_decoder_position(const weft_decoder *d) {
+    return d->position;
+}
 
 /* Up to N tokens at once: what the activations hold. */
 static weft_status feed_piece(weft_decoder *d, const int32_t *ids, int64_t n) {
@@ -67,7 +73,8 @@ static weft_status feed_piece(weft_decoder *d, const int32_t *ids, int64_t n) {
     WEFT_TRY(embed_fwd(m, n, m->acts[0].x));
     for (int64_t l = 0; l < m->d.layers; l++) {
         d->cache[l].position = d->position;
-        WEFT_TRY(block_fwd(m, l, &m->acts[l], 1, n, &d->cache[l], l + 1 < m->d.layers ? m->acts[l + 1].x : m->x_last));
+        WEFT_TRY(block_fwd(m, l, &m->acts[l], 1, n, &d->cache[l],
+                           l + 1 < m->d.layers ? m->acts[l + 1].x : m->x_last));
     }
     d->position += n;
     return WEFT_OK;
@@ -77,8 +84,8 @@ weft_status weft_decoder_feed(weft_decoder *d, const int32_t *ids, int64_t n, co
     weft_model *m = d->m;
     *logits = NULL;
     if (n < 1 || n > m->d.context - d->position)
-        return weft_fail(WEFT_ERR_ARG, "%lld more tokens do not fit: %lld of %lld positions are used", (long long)n,
-                         (long long)d->position, (long long)m->d.context);
+        return weft_fail(WEFT_ERR_ARG, "%lld more tokens do not fit: %lld of %lld positions are used",
+                         (long long)n, (long long)d->position, (long long)m->d.context);
     int64_t k = 0;
     for (int64_t i = 0; i < n; i += k) {
         k = n - i < m->o.context ? n - i : m->o.context;
@@ -92,10 +99,12 @@ weft_status weft_decoder_feed(weft_decoder *d, const int32_t *ids, int64_t n, co
 
 static int larger_first(const void *a, const void *b) {
     const ranked *x = a, *y = b;
-    return x->logit != y->logit ? (x->logit < y->logit) - (x->logit > y->logit) : (x->id > y->id) - (x->id < y->id);
+    return x->logit != y->logit ? (x->logit < y->logit) - (x->logit > y->logit)
+                                : (x->id > y->id) - (x->id < y->id);
 }
 
-int32_t weft_decoder_sample(weft_decoder *d, const float *logits, double temperature, int64_t top_k, double top_p, double u) {
+int32_t weft_decoder_sample(weft_decoder *d, const float *logits, double temperature, int64_t top_k,
+                            double top_p, double u) {
     int64_t vocab = d->m->d.vocab;
     ranked *r = d->ranking;
     if (temperature <= 0) {

@@ -1,5 +1,6 @@
-/* What the files of the model room share. Shapes: N tokens of the micro-batch, C hidden, Q = (heads + 2 kv_heads) *
- * head_dim, A = heads * head_dim, F inner width of the MLP (U = F for GPT-2, 2F for Llama: gate|up), V padded vocab. */
+/* What the files of the model room share. Shapes: N tokens of the micro-batch, C hidden, Q = (heads + 2
+ * kv_heads) * head_dim, A = heads * head_dim, F inner width of the MLP (U = F for GPT-2, 2F for Llama:
+ * gate|up), V padded vocab. */
 #ifndef WEFT_RUNTIME_MODEL_INTERNAL_H
 #define WEFT_RUNTIME_MODEL_INTERNAL_H
 
@@ -52,8 +53,9 @@ struct weft_model {
     float *final_mean, *final_rstd;
     float *loss_lse, *loss_target; /* [N] */
     void *logits;                  /* [chunk,V] */
-    void *dx, *dx1, *dn, *dwide, *datt; /* [N,C] [N,C] [N,C] [N,max(U,Q)] [N,A]: gradients on their way down */
-    size_t begin;                  /* where the plan begins in the arena */
+    void *dx, *dx1, *dn, *dwide,
+        *datt;    /* [N,C] [N,C] [N,C] [N,max(U,Q)] [N,A]: gradients on their way down */
+    size_t begin; /* where the plan begins in the arena */
     double times[WEFT_TIME_KINDS], passes[2];
 };
 
@@ -61,7 +63,9 @@ struct weft_model {
 static inline void *weight_at(const weft_model *m, size_t offset) {
     return offset == NO_PARAM ? NULL : (char *)m->weights + offset * m->elem;
 }
-static inline float *grad_at(float *grads, size_t offset) { return offset == NO_PARAM ? NULL : grads + offset; }
+static inline float *grad_at(float *grads, size_t offset) {
+    return offset == NO_PARAM ? NULL : grads + offset;
+}
 
 /* Runs an op and books its time. */
 #define TIMED(m, kind, call)                                                                                 \
@@ -90,11 +94,12 @@ weft_status linear_fwd(weft_model *m, int64_t n, int64_t in, int64_t out, const 
 weft_status linear_bwd_input(weft_model *m, int64_t n, int64_t in, int64_t out, const void *dy, const void *w,
                              const void *act_bwd, void *dx);
 /* dW += dY^T X, db += column sums of dY (db NULL: none). */
-weft_status linear_bwd_weight(weft_model *m, int64_t n, int64_t in, int64_t out, const void *dy, const void *x,
-                              float *dw, float *db);
+weft_status linear_bwd_weight(weft_model *m, int64_t n, int64_t in, int64_t out, const void *dy,
+                              const void *x, float *dw, float *db);
 
 /* block.c: one layer. batch * tokens rows; y is the residual stream behind it. */
-weft_status block_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache, void *y);
+weft_status block_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache,
+                      void *y);
 /* In: m->dx = gradient at the layer's output. Out: m->dx = gradient at its input. */
 weft_status block_bwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, int64_t tokens, float *grads);
 

@@ -27,8 +27,8 @@ weft_status linear_bwd_input(weft_model *m, int64_t n, int64_t in, int64_t out, 
     return WEFT_OK;
 }
 
-weft_status linear_bwd_weight(weft_model *m, int64_t n, int64_t in, int64_t out, const void *dy, const void *x,
-                              float *dw, float *db) {
+weft_status linear_bwd_weight(weft_model *m, int64_t n, int64_t in, int64_t out, const void *dy,
+                              const void *x, float *dw, float *db) {
     weft_gemm_desc d = gemm_desc(m);
     d.m = out, d.n = in, d.k = n;
     d.lda = out, d.ldb = in, d.ldc = in;

@@ -1,24 +1,30 @@
 /* The model object: memory plan, forward and backward over all layers; see model.h. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/model/internal.h"
 
-const char *const weft_time_names[WEFT_TIME_KINDS] = {"gemm", "attention", "norm", "activation", "embedding", "loss", "copy"};
+const char *const weft_time_names[WEFT_TIME_KINDS] = {"gemm",      "attention", "norm", "activation",
+                                                      "embedding", "loss",      "copy"};
 
-/* --- description and offsets -------------------------------------------------------------------------------------- */
+/* --- description and offsets
+ * -------------------------------------------------------------------------------------- */
 
 static weft_status check(const weft_model_desc *d, const weft_model_opts *o) {
     if (d->layers < 1 || d->hidden < 1 || d->heads < 1 || d->kv_heads < 1 || d->ffn < 1 || d->vocab < 1)
-        return weft_fail(WEFT_ERR_CONFIG, "model: layers, hidden, heads, kv_heads, ffn and vocab must be at least 1");
+        return weft_fail(WEFT_ERR_CONFIG,
+                         "model: layers, hidden, heads, kv_heads, ffn and vocab must be at least 1");
     if (d->heads % d->kv_heads)
-        return weft_fail(WEFT_ERR_CONFIG, "model: heads (%lld) must be a multiple of kv_heads (%lld)", (long long)d->heads,
-                         (long long)d->kv_heads);
+        return weft_fail(WEFT_ERR_CONFIG, "model: heads (%lld) must be a multiple of kv_heads (%lld)",
+                         (long long)d->heads, (long long)d->kv_heads);
     if (d->family == WEFT_LLAMA && d->head_dim % 2)
-        return weft_fail(WEFT_ERR_CONFIG, "model: head_dim (%lld) must be even for rotary positions", (long long)d->head_dim);
+        return weft_fail(WEFT_ERR_CONFIG, "model: head_dim (%lld) must be even for rotary positions",
+                         (long long)d->head_dim);
     if (d->family == WEFT_GPT2 && d->heads * d->head_dim != d->hidden)
-        return weft_fail(WEFT_ERR_CONFIG, "model: gpt2 needs heads * head_dim = hidden (%lld * %lld is not %lld)",
+        return weft_fail(WEFT_ERR_CONFIG,
+                         "model: gpt2 needs heads * head_dim = hidden (%lld * %lld is not %lld)",
                          (long long)d->heads, (long long)d->head_dim, (long long)d->hidden);
     if (o->batch < 1 || o->context < 1 || o->context > d->context)
         return weft_fail(WEFT_ERR_CONFIG, "training context %lld must be between 1 and the model's %lld",
@@ -38,15 +44,21 @@ static size_t layer_offset(const weft_model *m, int64_t l, const char *name) {
 }
 
 static void find_params(weft_model *m) {
-    const char *up = m->d.family == WEFT_LLAMA ? "mlp.gate.weight" : "mlp.up.weight"; /* gate|up begins with gate */
+    const char *up =
+        m->d.family == WEFT_LLAMA ? "mlp.gate.weight" : "mlp.up.weight"; /* gate|up begins with gate */
     for (int64_t l = 0; l < m->d.layers; l++)
-        m->layer[l] = (layer_params){
-            .norm1_w = layer_offset(m, l, "norm1.weight"), .norm1_b = layer_offset(m, l, "norm1.bias"),
-            .qkv_w = layer_offset(m, l, "attn.q.weight"),  .qkv_b = layer_offset(m, l, "attn.q.bias"),
-            .o_w = layer_offset(m, l, "attn.o.weight"),    .o_b = layer_offset(m, l, "attn.o.bias"),
-            .norm2_w = layer_offset(m, l, "norm2.weight"), .norm2_b = layer_offset(m, l, "norm2.bias"),
-            .up_w = layer_offset(m, l, up),                .up_b = layer_offset(m, l, "mlp.up.bias"),
-            .down_w = layer_offset(m, l, "mlp.down.weight"), .down_b = layer_offset(m, l, "mlp.down.bias")};
+        m->layer[l] = (layer_params){.norm1_w = layer_offset(m, l, "norm1.weight"),
+                                     .norm1_b = layer_offset(m, l, "norm1.bias"),
+                                     .qkv_w = layer_offset(m, l, "attn.q.weight"),
+                                     .qkv_b = layer_offset(m, l, "attn.q.bias"),
+                                     .o_w = layer_offset(m, l, "attn.o.weight"),
+                                     .o_b = layer_offset(m, l, "attn.o.bias"),
+                                     .norm2_w = layer_offset(m, l, "norm2.weight"),
+                                     .norm2_b = layer_offset(m, l, "norm2.bias"),
+                                     .up_w = layer_offset(m, l, up),
+                                     .up_b = layer_offset(m, l, "mlp.up.bias"),
+                                     .down_w = layer_offset(m, l, "mlp.down.weight"),
+                                     .down_b = layer_offset(m, l, "mlp.down.bias")};
     m->embed_tok = offset_of(m, "embed.tok.weight");
     m->embed_pos = offset_of(m, "embed.pos.weight");
     m->final_w = offset_of(m, "final_norm.weight");
@@ -54,7 +66,8 @@ static void find_params(weft_model *m) {
     m->head_w = m->d.tied ? m->embed_tok : offset_of(m, "head.weight");
 }
 
-/* --- memory plan ---------------------------------------------------------------------------------------------------- */
+/* --- memory plan
+ * ---------------------------------------------------------------------------------------------------- */
 
 /* Calls `visit` for every buffer in a fixed order: once to reserve, once to set the pointers. */
 typedef void (*visitor)(void *arg, const char *part, size_t bytes, void **p);
@@ -90,8 +103,7 @@ static void visit_buffers(weft_model *m, visitor visit, void *arg) {
     int shared = m->o.recompute == WEFT_RECOMPUTE_LAYER || !m->o.training;
     for (int64_t l = 0; l < m->d.layers; l++) {
         layer_acts *a = &m->acts[l];
-        if (l > 0 && !m->o.training)
-            a->x = m->acts[l & 1].x; /* inference: two streams take turns */
+        if (l > 0 && !m->o.training) a->x = m->acts[l & 1].x; /* inference: two streams take turns */
         if (l < 2 || m->o.training) visit(arg, "activations", n * c * e, &a->x);
         if (l == 0 || !shared) {
             visit_layer(m, a, visit, arg);
@@ -133,8 +145,8 @@ static void bind(void *arg, const char *part, size_t bytes, void **p) {
     *p = b->base + weft_arena_reserve(&b->plan, part, bytes);
 }
 
-weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o, weft_backend *b, weft_arena *arena,
-                              weft_model **out) {
+weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o, weft_backend *b,
+                              weft_arena *arena, weft_model **out) {
     *out = NULL;
     WEFT_TRY(check(d, o));
     weft_model *m = weft_calloc(1, sizeof *m);
@@ -216,13 +228,30 @@ size_t weft_model_scratch(const weft_model *m, int threads) {
     int64_t rows[] = {m->N, m->chunk, widest}, inner[] = {m->C, m->F, m->N, m->A, m->U, m->Q, m->V};
     for (size_t i = 0; i < 3; i++)
         for (size_t k = 0; k < 7; k++) { /* every gemm of the model is within these bounds */
-            weft_gemm_desc g = {.size = sizeof g, .m = rows[i], .n = widest, .k = inner[k], .lda = inner[k], .ldb = inner[k],
-                                .ldc = widest, .a = m->o.t, .b = m->o.t, .c = m->o.t, .trans_b = 1};
+            weft_gemm_desc g = {.size = sizeof g,
+                                .m = rows[i],
+                                .n = widest,
+                                .k = inner[k],
+                                .lda = inner[k],
+                                .ldb = inner[k],
+                                .ldc = widest,
+                                .a = m->o.t,
+                                .b = m->o.t,
+                                .c = m->o.t,
+                                .trans_b = 1};
             s = weft_op_scratch(m->backend, WEFT_OP_GEMM, &g, threads);
             most = s > most ? s : most;
         }
-    weft_attn_desc a = {.size = sizeof a, .batch = (int32_t)m->o.batch, .hq = (int32_t)m->d.heads, .hkv = (int32_t)m->d.kv_heads,
-                        .hd = (int32_t)m->d.head_dim, .tq = m->o.context, .tk = m->d.context, .scale = 1, .causal = 1, .t = m->o.t};
+    weft_attn_desc a = {.size = sizeof a,
+                        .batch = (int32_t)m->o.batch,
+                        .hq = (int32_t)m->d.heads,
+                        .hkv = (int32_t)m->d.kv_heads,
+                        .hd = (int32_t)m->d.head_dim,
+                        .tq = m->o.context,
+                        .tk = m->d.context,
+                        .scale = 1,
+                        .causal = 1,
+                        .t = m->o.t};
     for (int i = 0; i < 3; i++) {
         a.sq[i] = a.sk[i] = a.sv[i] = i == 0 ? m->d.context * m->Q : i == 1 ? m->Q : m->d.head_dim;
         a.so[i] = i == 0 ? m->d.context * m->A : i == 1 ? m->A : m->d.head_dim;
@@ -235,10 +264,20 @@ size_t weft_model_scratch(const weft_model *m, int threads) {
     weft_norm_desc n = {.size = sizeof n, .rows = m->N, .cols = m->C, .eps = 1e-5f, .t = m->o.t};
     s = weft_op_scratch(m->backend, WEFT_OP_NORM_BWD, &n, threads);
     most = s > most ? s : most;
-    weft_embed_desc e = {.size = sizeof e, .tokens = m->N, .channels = m->C, .vocab = m->d.vocab, .positions = m->d.context, .t = m->o.t};
+    weft_embed_desc e = {.size = sizeof e,
+                         .tokens = m->N,
+                         .channels = m->C,
+                         .vocab = m->d.vocab,
+                         .positions = m->d.context,
+                         .t = m->o.t};
     s = weft_op_scratch(m->backend, WEFT_OP_EMBED_BWD, &e, threads);
     most = s > most ? s : most;
-    weft_loss_desc l = {.size = sizeof l, .tokens = m->chunk, .channels = m->C, .vocab = m->d.vocab, .vocab_padded = m->V, .t = m->o.t};
+    weft_loss_desc l = {.size = sizeof l,
+                        .tokens = m->chunk,
+                        .channels = m->C,
+                        .vocab = m->d.vocab,
+                        .vocab_padded = m->V,
+                        .t = m->o.t};
     s = weft_op_scratch(m->backend, WEFT_OP_LOSS, &l, threads);
     most = s > most ? s : most;
     size_t elements = m->params.elements;
@@ -246,14 +285,28 @@ size_t weft_model_scratch(const weft_model *m, int threads) {
     return s > most ? s : most;
 }
 
-/* --- access ----------------------------------------------------------------------------------------------------------- */
+/* --- access
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
-const weft_model_desc *weft_model_desc_of(const weft_model *m) { return &m->d; }
-const weft_params *weft_model_params(const weft_model *m) { return &m->params; }
-float *weft_model_masters(weft_model *m) { return m->masters; }
-void *weft_model_weights(weft_model *m) { return m->weights; }
-double *weft_model_times(weft_model *m) { return m->times; }
-double *weft_model_passes(weft_model *m) { return m->passes; }
+const weft_model_desc *weft_model_desc_of(const weft_model *m) {
+    return &m->d;
+}
+const weft_params *weft_model_params(const weft_model *m) {
+    return &m->params;
+}
+float *weft_model_masters(weft_model *m) {
+    return m->masters;
+}
+void *weft_model_weights(weft_model *m) {
+    return m->weights;
+}
+double *weft_model_times(weft_model *m) {
+    return m->times;
+}
+double *weft_model_passes(weft_model *m) {
+    return m->passes;
+}
 
 weft_status weft_model_refresh(weft_model *m) {
     if (m->weights == (void *)m->masters) return WEFT_OK;
@@ -263,11 +316,14 @@ weft_status weft_model_refresh(weft_model *m) {
 double weft_model_flops(const weft_model *m) {
     double n = (double)m->N, c = (double)m->C;
     double linear = (double)m->d.layers * c * (double)(m->Q + m->A + m->U + m->F) + c * (double)m->d.vocab;
-    double attention = (double)m->d.layers * 2.0 * (double)m->A * (double)m->o.context / 2.0; /* QK^T and PV, causal */
+    double attention =
+        (double)m->d.layers * 2.0 * (double)m->A * (double)m->o.context / 2.0; /* QK^T and PV, causal */
     return 3.0 * 2.0 * n * (linear + attention);
 }
 
-/* --- passes ------------------------------------------------------------------------------------------------------------- */
+/* --- passes
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 /* Splits rows of context + 1 tokens into inputs and targets. */
 static void split_tokens(weft_model *m, const int32_t *tok) {
@@ -275,7 +331,8 @@ static void split_tokens(weft_model *m, const int32_t *tok) {
     for (int64_t b = 0; b < m->o.batch; b++)
         for (int64_t t = 0; t < T; t++) {
             int32_t id = tok[b * (T + 1) + t];
-            m->ids[b * T + t] = id < 0 ? 0 : id; /* filler behind the end of the data; its target counts nothing */
+            m->ids[b * T + t] =
+                id < 0 ? 0 : id; /* filler behind the end of the data; its target counts nothing */
             m->targets[b * T + t] = tok[b * (T + 1) + t + 1];
             m->pos[b * T + t] = (int32_t)t;
         }
@@ -285,16 +342,19 @@ static weft_status forward(weft_model *m) {
     WEFT_TRY(embed_fwd(m, m->N, m->acts[0].x));
     for (int64_t l = 0; l < m->d.layers; l++) {
         void *y = l + 1 < m->d.layers ? m->acts[l + 1].x : m->x_last;
-        WEFT_TRY_CTX(block_fwd(m, l, &m->acts[l], m->o.batch, m->o.context, NULL, y), "layer %lld", (long long)l);
+        WEFT_TRY_CTX(block_fwd(m, l, &m->acts[l], m->o.batch, m->o.context, NULL, y), "layer %lld",
+                     (long long)l);
     }
     return WEFT_OK;
 }
 
 static weft_status backward(weft_model *m, float *grads) {
     for (int64_t l = m->d.layers - 1; l >= 0; l--) {
-        if (m->o.recompute == WEFT_RECOMPUTE_LAYER && l + 1 < m->d.layers) /* the last layer's are still there */
+        if (m->o.recompute == WEFT_RECOMPUTE_LAYER &&
+            l + 1 < m->d.layers) /* the last layer's are still there */
             WEFT_TRY(block_fwd(m, l, &m->acts[l], m->o.batch, m->o.context, NULL, m->dn));
-        WEFT_TRY_CTX(block_bwd(m, l, &m->acts[l], m->o.batch, m->o.context, grads), "backward of layer %lld", (long long)l);
+        WEFT_TRY_CTX(block_bwd(m, l, &m->acts[l], m->o.batch, m->o.context, grads), "backward of layer %lld",
+                     (long long)l);
     }
     weft_embed_desc d = {.size = sizeof d,
                          .tokens = m->N,
@@ -303,7 +363,8 @@ static weft_status backward(weft_model *m, float *grads) {
                          .positions = m->d.context,
                          .t = m->o.t};
     TIMED(m, WEFT_TIME_EMBED,
-          m->ops->embed_bwd(m->x, &d, m->ids, m->pos, m->dx, grad_at(grads, m->embed_tok), grad_at(grads, m->embed_pos)));
+          m->ops->embed_bwd(m->x, &d, m->ids, m->pos, m->dx, grad_at(grads, m->embed_tok),
+                            grad_at(grads, m->embed_pos)));
     return WEFT_OK;
 }
 
@@ -320,7 +381,8 @@ weft_status weft_model_train(weft_model *m, const int32_t *tok, float *grads, do
     return WEFT_OK;
 }
 
-weft_status weft_model_eval(weft_model *m, const int32_t *tok, double *loss, int64_t *count, double *row_loss) {
+weft_status weft_model_eval(weft_model *m, const int32_t *tok, double *loss, int64_t *count,
+                            double *row_loss) {
     split_tokens(m, tok);
     double t0 = weft_now();
     WEFT_TRY(forward(m));

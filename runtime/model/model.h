@@ -1,9 +1,10 @@
 /* A decoder-only transformer, GPT-2 or Llama: forward and backward by hand over the op table.
  *
- * One model object serves one rank: it computes the loss of a micro-batch and its gradient, evaluates, and gives logits.
- * Memory is planned into the caller's arena by weft_model_create and is there after weft_model_bind; nothing is
- * allocated later. Loss and gradient are SUMS over tokens; the trainer divides once (so that one rank and many give the
- * same bits). Single thread of control: the one that owns the exec. */
+ * One model object serves one rank: it computes the loss of a micro-batch and its gradient, evaluates, and
+ * gives logits. Memory is planned into the caller's arena by weft_model_create and is there after
+ * weft_model_bind; nothing is allocated later. Loss and gradient are SUMS over tokens; the trainer divides
+ * once (so that one rank and many give the same bits). Single thread of control: the one that owns the exec.
+ */
 #ifndef WEFT_RUNTIME_MODEL_H
 #define WEFT_RUNTIME_MODEL_H
 
@@ -18,22 +19,31 @@ typedef enum weft_recompute { WEFT_RECOMPUTE_NONE, WEFT_RECOMPUTE_LAYER } weft_r
 
 typedef struct weft_model_opts {
     uint32_t size;
-    weft_dtype t;      /* f32, or bf16 with fp32 masters; f64 with the ref backend (tests) */
-    int64_t batch;     /* sequences of a micro-batch */
-    int64_t context;   /* tokens of a sequence; <= the description's */
+    weft_dtype t;    /* f32, or bf16 with fp32 masters; f64 with the ref backend (tests) */
+    int64_t batch;   /* sequences of a micro-batch */
+    int64_t context; /* tokens of a sequence; <= the description's */
     weft_recompute recompute;
-    int training;       /* 0: no gradients (eval, generate) */
+    int training;        /* 0: no gradients (eval, generate) */
     size_t logits_bytes; /* bound of the logits chunk; 0: 64 MiB */
 } weft_model_opts;
 
 /* Where the time of a micro-batch went, by kind of op, in seconds; sums until the caller zeroes it. */
-enum { WEFT_TIME_GEMM, WEFT_TIME_ATTENTION, WEFT_TIME_NORM, WEFT_TIME_ACT, WEFT_TIME_EMBED, WEFT_TIME_LOSS, WEFT_TIME_COPY, WEFT_TIME_KINDS };
+enum {
+    WEFT_TIME_GEMM,
+    WEFT_TIME_ATTENTION,
+    WEFT_TIME_NORM,
+    WEFT_TIME_ACT,
+    WEFT_TIME_EMBED,
+    WEFT_TIME_LOSS,
+    WEFT_TIME_COPY,
+    WEFT_TIME_KINDS
+};
 extern const char *const weft_time_names[WEFT_TIME_KINDS];
 
-/* Plans the model into `arena` (parts "weights", "masters", "activations", "logits", "workspace"); gradients are the
- * caller's. CONFIG: a description that makes no model. */
-weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o, weft_backend *b, weft_arena *arena,
-                              weft_model **m);
+/* Plans the model into `arena` (parts "weights", "masters", "activations", "logits", "workspace"); gradients
+ * are the caller's. CONFIG: a description that makes no model. */
+weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o, weft_backend *b,
+                              weft_arena *arena, weft_model **m);
 /* Scratch bytes that the exec must have (a team of `threads`). */
 size_t weft_model_scratch(const weft_model *m, int threads);
 /* After the arena is committed. The exec is borrowed and must outlive the model. */
@@ -46,37 +56,42 @@ const weft_params *weft_model_params(const weft_model *m);
 float *weft_model_masters(weft_model *m);
 /* Weights in the compute dtype. */
 void *weft_model_weights(weft_model *m);
-/* Copies masters into the weights (nothing for f32). Call after changing masters other than by the optimiser. */
+/* Copies masters into the weights (nothing for f32). Call after changing masters other than by the optimiser.
+ */
 weft_status weft_model_refresh(weft_model *m);
 
-/* tok: batch rows of context + 1 tokens; targets < 0 count nothing. Adds the gradient of the loss sum to grads
- * (f32 [params.elements]), sets *loss (nats, sum over targets, double) and *count (targets). VOCAB. */
+/* tok: batch rows of context + 1 tokens; targets < 0 count nothing. Adds the gradient of the loss sum to
+ * grads (f32 [params.elements]), sets *loss (nats, sum over targets, double) and *count (targets). VOCAB. */
 weft_status weft_model_train(weft_model *m, const int32_t *tok, float *grads, double *loss, int64_t *count);
 /* The same without gradients; row_loss[batch] (may be NULL) gets the sum of each sequence. */
-weft_status weft_model_eval(weft_model *m, const int32_t *tok, double *loss, int64_t *count, double *row_loss);
-/* Logits of every position of `ids` [batch, context] into out [batch * context, vocab_padded], in t: for small models
- * and tests only (materialises everything). */
+weft_status weft_model_eval(weft_model *m, const int32_t *tok, double *loss, int64_t *count,
+                            double *row_loss);
+/* Logits of every position of `ids` [batch, context] into out [batch * context, vocab_padded], in t: for
+ * small models and tests only (materialises everything). */
 weft_status weft_model_logits(weft_model *m, const int32_t *ids, void *out);
 
-/* Floating-point operations of one training micro-batch (forward + backward, causal attention counted half, recompute
- * not counted): what MFU is measured by. */
+/* Floating-point operations of one training micro-batch (forward + backward, causal attention counted half,
+ * recompute not counted): what MFU is measured by. */
 double weft_model_flops(const weft_model *m);
 /* Times by kind; see WEFT_TIME_*. Forward and backward separately: [0] forward, [1] backward. */
 double *weft_model_times(weft_model *m);
 double *weft_model_passes(weft_model *m);
 
-/* --- generation: runtime/model/decode.c --------------------------------------------------------------------------- */
+/* --- generation: runtime/model/decode.c
+ * --------------------------------------------------------------------------- */
 
 typedef struct weft_decoder weft_decoder;
 /* A key/value cache for one sequence of up to `context` tokens over the model's weights. */
 weft_status weft_decoder_create(weft_model *m, weft_decoder **d);
 void weft_decoder_destroy(weft_decoder *d);
 void weft_decoder_reset(weft_decoder *d);
-/* Feeds n tokens (n <= context - position) and returns the logits of the last: f32 [vocab], owned by the decoder. */
+/* Feeds n tokens (n <= context - position) and returns the logits of the last: f32 [vocab], owned by the
+ * decoder. */
 weft_status weft_decoder_feed(weft_decoder *d, const int32_t *ids, int64_t n, const float **logits);
 int64_t weft_decoder_position(const weft_decoder *d);
-/* Draws from softmax(logits / temperature) cut to the top_k largest and the smallest set with mass top_p; temperature
- * 0: the largest. u: uniform in [0, 1). Scratch is the decoder's. */
-int32_t weft_decoder_sample(weft_decoder *d, const float *logits, double temperature, int64_t top_k, double top_p, double u);
+/* Draws from softmax(logits / temperature) cut to the top_k largest and the smallest set with mass top_p;
+ * temperature 0: the largest. u: uniform in [0, 1). Scratch is the decoder's. */
+int32_t weft_decoder_sample(weft_decoder *d, const float *logits, double temperature, int64_t top_k,
+                            double top_p, double u);
 
 #endif

@@ -1,8 +1,9 @@
 /* The parameters of a model: named boxes of global tensors in one flat element space.
  *
- * Weights, fp32 masters, gradients and optimiser moments are arenas of `elements` elements each with the same offsets,
- * so that a bucket of the gradient allreduce, a block of the global norm and an optimiser pass are plain ranges.
- * Tensors that one GEMM reads together (q|k|v, gate|up) lie side by side without padding. Every box is whole for now. */
+ * Weights, fp32 masters, gradients and optimiser moments are arenas of `elements` elements each with the same
+ * offsets, so that a bucket of the gradient allreduce, a block of the global norm and an optimiser pass are
+ * plain ranges. Tensors that one GEMM reads together (q|k|v, gate|up) lie side by side without padding. Every
+ * box is whole for now. */
 #ifndef WEFT_RUNTIME_PARAMS_H
 #define WEFT_RUNTIME_PARAMS_H
 
@@ -32,10 +33,12 @@ weft_status weft_params_create(const weft_model_desc *m, weft_params *p);
 void weft_params_destroy(weft_params *p);
 /* NULL: no such tensor. */
 const weft_param *weft_params_find(const weft_params *p, const char *name);
-/* Sets values as HuggingFace initialises both families: normal(0, init_std) for matrices and embeddings (GPT-2: o and
- * down divided by sqrt(2 layers)), norms 1, biases 0. A value is a pure function of (seed, name, index). */
+/* Sets values as HuggingFace initialises both families: normal(0, init_std) for matrices and embeddings
+ * (GPT-2: o and down divided by sqrt(2 layers)), norms 1, biases 0. A value is a pure function of (seed,
+ * name, index). */
 void weft_params_init(const weft_params *p, const weft_model_desc *m, uint64_t seed, float *master);
-/* The tensors as a list for io/exchange, over `base` of dtype t (master: f32). Free with free(); NULL: out of memory. */
+/* The tensors as a list for io/exchange, over `base` of dtype t (master: f32). Free with free(); NULL: out of
+ * memory. */
 weft_named *weft_params_named(const weft_params *p, void *base, weft_dtype t);
 
 #endif

@@ -7,7 +7,9 @@
 #define KEEP   0.98
 
 /* Upward deviation only: a loss that falls quickly is good news. */
-static double score(const weft_guard_track *t, double v) { return (v - t->mean) / sqrt(t->var + 1e-12); }
+static double score(const weft_guard_track *t, double v) {
+    return (v - t->mean) / sqrt(t->var + 1e-12);
+}
 
 static void follow(weft_guard_track *t, double v, int first) {
     if (first) {

@@ -38,10 +38,13 @@ struct weft_optim {
     int64_t updates;
 };
 
-static int is_muons(const weft_optim *o, const weft_param *p) { return o->o.kind == WEFT_MUON && p->matrix; }
+static int is_muons(const weft_optim *o, const weft_param *p) {
+    return o->o.kind == WEFT_MUON && p->matrix;
+}
 
 static double cost(const matrix *m) {
-    double small = (double)(m->rows < m->cols ? m->rows : m->cols), large = (double)(m->rows + m->cols) - small;
+    double small = (double)(m->rows < m->cols ? m->rows : m->cols),
+           large = (double)(m->rows + m->cols) - small;
     return small * small * (4 * large + 2 * small);
 }
 
@@ -68,8 +71,8 @@ static weft_status deal(weft_optim *o) {
     return WEFT_OK;
 }
 
-weft_status weft_optim_create(const weft_optim_opts *opts, const weft_params *p, weft_backend *b, weft_group *g,
-                              weft_arena *arena, weft_optim **out) {
+weft_status weft_optim_create(const weft_optim_opts *opts, const weft_params *p, weft_backend *b,
+                              weft_group *g, weft_arena *arena, weft_optim **out) {
     *out = NULL;
     weft_optim *o = weft_calloc(1, sizeof *o);
     if (!o) return WEFT_ERR_NOMEM;
@@ -114,7 +117,8 @@ weft_status weft_optim_create(const weft_optim_opts *opts, const weft_params *p,
 size_t weft_optim_scratch(const weft_optim *o, int threads) {
     size_t most = 0;
     for (size_t i = 0; i < o->nmat; i++) {
-        weft_newton_schulz_desc d = {.size = sizeof d, .rows = o->mat[i].rows, .cols = o->mat[i].cols, .rounds = 5};
+        weft_newton_schulz_desc d = {
+            .size = sizeof d, .rows = o->mat[i].rows, .cols = o->mat[i].cols, .rounds = 5};
         size_t s = weft_op_scratch(o->backend, WEFT_OP_NEWTON_SCHULZ, &d, threads);
         most = s > most ? s : most;
     }
@@ -135,7 +139,8 @@ weft_status weft_optim_bind(weft_optim *o, const weft_arena *arena, weft_exec *x
         int n = 0;
         for (size_t i = 0; i < o->nmat; i++)
             if (o->mat[i].owner == r)
-                t[n++] = (weft_tensor){.ptr = o->u + o->mat[i].u_at, .n = o->mat[i].n, .t = WEFT_F32, .name = "muon update"};
+                t[n++] = (weft_tensor){
+                    .ptr = o->u + o->mat[i].u_at, .n = o->mat[i].n, .t = WEFT_F32, .name = "muon update"};
         weft_bulk_opts opts = {.size = sizeof opts, .root = r};
         if (n) s = weft_bulk_create(o->group, WEFT_BULK_BCAST, n, t, &opts, &o->bulk[r]);
     }
@@ -173,8 +178,8 @@ static weft_status adamw_step(weft_optim *o, weft_model *m, const float *grads, 
                              .weight_decay = s->decay ? (float)o->o.weight_decay : 0.0f,
                              .bias1 = (float)(1 - pow(o->o.beta1, (double)o->updates)),
                              .bias2 = (float)(1 - pow(o->o.beta2, (double)o->updates))};
-        WEFT_TRY(o->ops->adamw(o->x, &d, masters + s->offset, o->m + s->offset, o->v + s->v_at, grads + s->offset,
-                               bf16 ? bf16 + s->offset : NULL, &clip, &skip));
+        WEFT_TRY(o->ops->adamw(o->x, &d, masters + s->offset, o->m + s->offset, o->v + s->v_at,
+                               grads + s->offset, bf16 ? bf16 + s->offset : NULL, &clip, &skip));
     }
     return WEFT_OK;
 }
@@ -199,22 +204,25 @@ static weft_status muon_step(weft_optim *o, weft_model *m, const float *grads, f
         if (!o->bulk[r]) continue;
         WEFT_TRY(weft_bulk_start(o->bulk[r], 1));
         WEFT_TRY(weft_bulk_ready(o->bulk[r], WEFT_ALL));
-        WEFT_TRY_CTX(weft_bulk_wait(o->bulk[r], WEFT_ALL, -1, NULL), "sharing the Muon updates of rank %d", r);
+        WEFT_TRY_CTX(weft_bulk_wait(o->bulk[r], WEFT_ALL, -1, NULL), "sharing the Muon updates of rank %d",
+                     r);
     }
     float *masters = weft_model_masters(m);
     void *weights = weft_model_weights(m);
     for (size_t i = 0; i < o->nmat; i++) {
         const matrix *q = &o->mat[i];
         double size = 0.2 * sqrt((double)(q->rows > q->cols ? q->rows : q->cols));
-        WEFT_TRY(o->ops->axpby(o->x, q->n, (float)(-lr * size), o->u + q->u_at, (float)(1 - lr * o->o.weight_decay),
-                               masters + q->offset));
+        WEFT_TRY(o->ops->axpby(o->x, q->n, (float)(-lr * size), o->u + q->u_at,
+                               (float)(1 - lr * o->o.weight_decay), masters + q->offset));
         if (weights != (void *)masters)
-            WEFT_TRY(o->ops->cast(o->x, WEFT_F32, WEFT_BF16, q->n, masters + q->offset, (uint16_t *)weights + q->offset));
+            WEFT_TRY(o->ops->cast(o->x, WEFT_F32, WEFT_BF16, q->n, masters + q->offset,
+                                  (uint16_t *)weights + q->offset));
     }
     return WEFT_OK;
 }
 
-weft_status weft_optim_step(weft_optim *o, weft_model *m, const float *grads, double tokens, double norm, double lr) {
+weft_status weft_optim_step(weft_optim *o, weft_model *m, const float *grads, double tokens, double norm,
+                            double lr) {
     double clip = 1 / tokens;
     if (o->o.clip > 0 && norm > o->o.clip) clip *= o->o.clip / norm;
     o->updates++;
@@ -222,7 +230,9 @@ weft_status weft_optim_step(weft_optim *o, weft_model *m, const float *grads, do
     return o->nmat ? muon_step(o, m, grads, (float)clip, lr) : WEFT_OK;
 }
 
-int64_t *weft_optim_updates(weft_optim *o) { return &o->updates; }
+int64_t *weft_optim_updates(weft_optim *o) {
+    return &o->updates;
+}
 
 weft_status weft_optim_state(weft_optim *o, weft_named **list, size_t *n) {
     weft_named *t = weft_calloc(2 * o->params->n, sizeof *t);

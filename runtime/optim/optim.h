@@ -1,10 +1,10 @@
 /* Optimisers over the flat parameter space: AdamW, and Muon for the hidden matrices with AdamW for the rest.
  *
- * Gradients arrive as sums over all tokens of the step, equal on all ranks; the division by the token count and the
- * clipping to the global norm are one factor in the update. With Muon the orthogonalisation of the matrices is dealt
- * out to the ranks by cost and the results are broadcast, which changes no bits.
- * Sources: Loshchilov & Hutter 2019 (AdamW); Jordan et al. 2024 (Muon); Liu et al. 2025 (Muon's update scaled to AdamW's
- * size by 0.2 sqrt(max(rows, cols)), so that both take one learning rate). */
+ * Gradients arrive as sums over all tokens of the step, equal on all ranks; the division by the token count
+ * and the clipping to the global norm are one factor in the update. With Muon the orthogonalisation of the
+ * matrices is dealt out to the ranks by cost and the results are broadcast, which changes no bits. Sources:
+ * Loshchilov & Hutter 2019 (AdamW); Jordan et al. 2024 (Muon); Liu et al. 2025 (Muon's update scaled to
+ * AdamW's size by 0.2 sqrt(max(rows, cols)), so that both take one learning rate). */
 #ifndef WEFT_RUNTIME_OPTIM_H
 #define WEFT_RUNTIME_OPTIM_H
 
@@ -30,10 +30,12 @@ size_t weft_optim_scratch(const weft_optim *o, int threads);
 weft_status weft_optim_bind(weft_optim *o, const weft_arena *arena, weft_exec *x);
 void weft_optim_destroy(weft_optim *o);
 
-/* Norm of the mean gradient: sqrt(sum of squares) / tokens, over fixed blocks of 16384 elements in a fixed tree. */
+/* Norm of the mean gradient: sqrt(sum of squares) / tokens, over fixed blocks of 16384 elements in a fixed
+ * tree. */
 weft_status weft_optim_norm(weft_optim *o, const float *grads, double tokens, double *norm);
 /* One update, step counted from 1. Collective with Muon. */
-weft_status weft_optim_step(weft_optim *o, weft_model *m, const float *grads, double tokens, double norm, double lr);
+weft_status weft_optim_step(weft_optim *o, weft_model *m, const float *grads, double tokens, double norm,
+                            double lr);
 /* Updates done; set when resuming. */
 int64_t *weft_optim_updates(weft_optim *o);
 

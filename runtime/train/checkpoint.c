@@ -17,14 +17,18 @@
 
 #define VERSION 1
 
-static json_t *track(const weft_guard_track *t) { return json_pack("{s:f, s:f}", "mean", t->mean, "var", t->var); }
+static json_t *track(const weft_guard_track *t) {
+    return json_pack("{s:f, s:f}", "mean", t->mean, "var", t->var);
+}
 
-static weft_status write_state(const char *path, const weft_train_state *st, const char *data_json, const char *config_yaml) {
-    json_t *j = json_pack("{s:i, s:I, s:I, s:I, s:I, s:f, s:s, s:s, s:{s:I, s:I, s:I, s:o, s:o}}", "version", VERSION, "step",
-                          (json_int_t)st->step, "g", (json_int_t)st->g, "tokens", (json_int_t)st->tokens, "updates",
-                          (json_int_t)st->updates, "elapsed_s", st->elapsed, "data", data_json, "config", config_yaml, "guard",
-                          "accepted", (json_int_t)st->guard.accepted, "skipped", (json_int_t)st->guard.skipped, "in_a_row",
-                          (json_int_t)st->guard.in_a_row, "loss", track(&st->guard.loss), "norm", track(&st->guard.norm));
+static weft_status write_state(const char *path, const weft_train_state *st, const char *data_json,
+                               const char *config_yaml) {
+    json_t *j = json_pack(
+        "{s:i, s:I, s:I, s:I, s:I, s:f, s:s, s:s, s:{s:I, s:I, s:I, s:o, s:o}}", "version", VERSION, "step",
+        (json_int_t)st->step, "g", (json_int_t)st->g, "tokens", (json_int_t)st->tokens, "updates",
+        (json_int_t)st->updates, "elapsed_s", st->elapsed, "data", data_json, "config", config_yaml, "guard",
+        "accepted", (json_int_t)st->guard.accepted, "skipped", (json_int_t)st->guard.skipped, "in_a_row",
+        (json_int_t)st->guard.in_a_row, "loss", track(&st->guard.loss), "norm", track(&st->guard.norm));
     char *text = j ? json_dumps(j, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(j);
     if (!text) return weft_fail(WEFT_ERR_NOMEM, "out of memory writing %s", path);
@@ -46,15 +50,19 @@ static weft_status read_state(const char *path, weft_train_state *st, char **dat
     double elapsed;
     weft_guard *q = &st->guard;
     json_error_t ue;
-    int bad = json_unpack_ex(j, &ue, 0, "{s:I, s:I, s:I, s:I, s:I, s:F, s:s, s:{s:I, s:I, s:I, s:{s:F, s:F}, s:{s:F, s:F}}}", "version",
-                             &version, "step", &step, "g", &g, "tokens", &tokens, "updates", &updates, "elapsed_s", &elapsed,
-                             "data", &data, "guard", "accepted", &accepted, "skipped", &skipped, "in_a_row", &row, "loss", "mean",
-                             &q->loss.mean, "var", &q->loss.var, "norm", "mean", &q->norm.mean, "var", &q->norm.var);
+    int bad = json_unpack_ex(
+        j, &ue, 0, "{s:I, s:I, s:I, s:I, s:I, s:F, s:s, s:{s:I, s:I, s:I, s:{s:F, s:F}, s:{s:F, s:F}}}",
+        "version", &version, "step", &step, "g", &g, "tokens", &tokens, "updates", &updates, "elapsed_s",
+        &elapsed, "data", &data, "guard", "accepted", &accepted, "skipped", &skipped, "in_a_row", &row,
+        "loss", "mean", &q->loss.mean, "var", &q->loss.var, "norm", "mean", &q->norm.mean, "var",
+        &q->norm.var);
     weft_status s = WEFT_OK;
     if (version > VERSION)
-        s = weft_fail(WEFT_ERR_VERSION, "%s has version %lld; this weft reads up to %d", path, (long long)version, VERSION);
+        s = weft_fail(WEFT_ERR_VERSION, "%s has version %lld; this weft reads up to %d", path,
+                      (long long)version, VERSION);
     else if (bad || step < 0 || g < 0 || tokens < 0 || updates < 0)
-        s = weft_fail(WEFT_ERR_FORMAT, "%s is not a training state: %s", path, bad ? ue.text : "a negative count");
+        s = weft_fail(WEFT_ERR_FORMAT, "%s is not a training state: %s", path,
+                      bad ? ue.text : "a negative count");
     else if (!(*data_json = weft_strdup(data)))
         s = WEFT_ERR_NOMEM;
     if (s >= 0) {
@@ -78,7 +86,8 @@ static weft_status write_moments(const char *path, weft_optim *o) {
     weft_st_source *src = weft_calloc(n, sizeof *src);
     weft_status s = src ? WEFT_OK : WEFT_ERR_NOMEM;
     for (size_t i = 0; src && i < n; i++) {
-        src[i] = (weft_st_source){.name = list[i].name, .t = list[i].t, .ndim = list[i].ndim, .ptr = list[i].ptr};
+        src[i] =
+            (weft_st_source){.name = list[i].name, .t = list[i].t, .ndim = list[i].ndim, .ptr = list[i].ptr};
         src[i].shape[0] = list[i].shape[0];
         src[i].shape[1] = list[i].shape[1];
     }
@@ -98,9 +107,12 @@ static weft_status read_moments(const char *path, weft_optim *o) {
         const weft_st_tensor *t = weft_st_find(f, list[i].name);
         int64_t count = list[i].shape[0] * (list[i].ndim == 2 ? list[i].shape[1] : 1);
         if (!t)
-            s = weft_fail(WEFT_ERR_SHAPE, "%s has no tensor %s: was it saved by another optimiser?", path, list[i].name);
-        else if (t->ndim != list[i].ndim || t->shape[0] != list[i].shape[0] || (t->ndim == 2 && t->shape[1] != list[i].shape[1]))
-            s = weft_fail(WEFT_ERR_SHAPE, "%s: tensor %s has another shape than the model", path, list[i].name);
+            s = weft_fail(WEFT_ERR_SHAPE, "%s has no tensor %s: was it saved by another optimiser?", path,
+                          list[i].name);
+        else if (t->ndim != list[i].ndim || t->shape[0] != list[i].shape[0] ||
+                 (t->ndim == 2 && t->shape[1] != list[i].shape[1]))
+            s = weft_fail(WEFT_ERR_SHAPE, "%s: tensor %s has another shape than the model", path,
+                          list[i].name);
         else
             s = weft_st_read(f, t, 0, count, WEFT_F32, list[i].ptr);
     }
@@ -143,7 +155,8 @@ static void prune(const char *dir, int64_t keep) {
         char name[64];
         snprintf(name, sizeof name, "step_%010lld", step);
         char *path = weft_path_join(dir, name);
-        if (!path || weft_remove_tree(path) < 0) weft_warn("old checkpoint not removed: %s", weft_last_error());
+        if (!path || weft_remove_tree(path) < 0)
+            weft_warn("old checkpoint not removed: %s", weft_last_error());
         free(path);
     }
 }
@@ -152,14 +165,15 @@ static void point_latest(const char *dir, const char *name) {
     char *link = weft_path_join(dir, "latest"), *tmp = weft_path_join(dir, "latest.tmp");
     if (link && tmp) {
         unlink(tmp);
-        if (symlink(name, tmp) < 0 || rename(tmp, link) < 0) weft_warn("%s not updated: %s", link, strerror(errno));
+        if (symlink(name, tmp) < 0 || rename(tmp, link) < 0)
+            weft_warn("%s not updated: %s", link, strerror(errno));
     }
     free(link);
     free(tmp);
 }
 
-static weft_status fill(const char *tmp, weft_model *m, weft_optim *o, const weft_train_state *st, const char *data_json,
-                        const char *config_yaml, const char *tokenizer) {
+static weft_status fill(const char *tmp, weft_model *m, weft_optim *o, const weft_train_state *st,
+                        const char *data_json, const char *config_yaml, const char *tokenizer) {
     weft_named *list = weft_params_named(weft_model_params(m), weft_model_masters(m), WEFT_F32);
     if (!list) return WEFT_ERR_NOMEM;
     weft_status s = weft_hf_export(tmp, weft_model_desc_of(m), list, weft_model_params(m)->n, tokenizer, 0);
@@ -174,7 +188,8 @@ static weft_status fill(const char *tmp, weft_model *m, weft_optim *o, const wef
 }
 
 weft_status weft_checkpoint_save(const char *dir, weft_model *m, weft_optim *o, const weft_train_state *st,
-                                 const char *data_json, const char *config_yaml, const char *tokenizer, int64_t keep) {
+                                 const char *data_json, const char *config_yaml, const char *tokenizer,
+                                 int64_t keep) {
     WEFT_TRY(weft_mkdirs(dir));
     char name[64], tmp_name[96];
     snprintf(name, sizeof name, "step_%010lld", (long long)st->step);
@@ -183,7 +198,9 @@ weft_status weft_checkpoint_save(const char *dir, weft_model *m, weft_optim *o, 
     weft_status s = final && tmp ? WEFT_OK : WEFT_ERR_NOMEM;
     if (s >= 0) s = weft_remove_tree(tmp);
     if (s >= 0) s = fill(tmp, m, o, st, data_json, config_yaml, tokenizer);
-    if (s >= 0) s = weft_remove_tree(final); /* the same step saved before, by a run that was resumed from an older one */
+    if (s >= 0)
+        s = weft_remove_tree(
+            final); /* the same step saved before, by a run that was resumed from an older one */
     if (s >= 0) s = weft_rename_durable(tmp, final);
     if (s >= 0) {
         point_latest(dir, name);
@@ -199,7 +216,8 @@ weft_status weft_checkpoint_save(const char *dir, weft_model *m, weft_optim *o, 
     return s;
 }
 
-weft_status weft_checkpoint_load(const char *path, weft_model *m, weft_optim *o, weft_train_state *st, char **data_json) {
+weft_status weft_checkpoint_load(const char *path, weft_model *m, weft_optim *o, weft_train_state *st,
+                                 char **data_json) {
     *data_json = NULL;
     char *optim = weft_path_join(path, "optim.safetensors"), *state = weft_path_join(path, "weft_state.json");
     weft_named *list = weft_params_named(weft_model_params(m), weft_model_masters(m), WEFT_F32);

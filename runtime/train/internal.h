@@ -44,13 +44,13 @@ struct weft_trainer {
     int levels;
     float *grads, *level[TREE_LEVELS]; /* partial sums of the fixed tree, reproducible runs only */
     weft_bulk *allreduce;
-    int32_t *batch;     /* [micro_batch, context + 1] */
-    uint64_t *samples;  /* [micro_batch] */
-    double *losses;     /* [2 micro_total + 3]: loss and count of every micro-batch, stop flag, clock, free */
+    int32_t *batch;    /* [micro_batch, context + 1] */
+    uint64_t *samples; /* [micro_batch] */
+    double *losses;    /* [2 micro_total + 3]: loss and count of every micro-batch, stop flag, clock, free */
 
     weft_train_state st;
-    double peak_flops;  /* measured, of all ranks */
-    double began;       /* weft_now() at the first step of this process, less the elapsed time of earlier ones */
+    double peak_flops; /* measured, of all ranks */
+    double began; /* weft_now() at the first step of this process, less the elapsed time of earlier ones */
     double phase[PHASES];
     double last_bpb, last_valid;
 
@@ -62,19 +62,16 @@ struct weft_trainer {
 typedef struct step_result {
     double loss, norm, lr, z, seconds;
     int64_t tokens;
-    int stop;             /* a rank was asked to stop */
+    int stop; /* a rank was asked to stop */
     weft_verdict verdict;
 } step_result;
 
 /* setup.c */
-weft_status trainer_tokens(weft_trainer *t, int64_t micro, int32_t *tok); /* micro-batch of the current step */
+weft_status trainer_tokens(weft_trainer *t, int64_t micro,
+                           int32_t *tok); /* micro-batch of the current step */
 /* startup.c */
 weft_status trainer_startup(weft_trainer *t);
 weft_status trainer_write_run_json(weft_trainer *t, const char *sample);
 /* step.c */
 weft_status trainer_step(weft_trainer *t, step_result *r);
-/* evaluate.c */
-weft_status trainer_evaluate(weft_trainer *t, int64_t windows, double *loss, double *bpb);
-weft_status trainer_sample(weft_trainer *t, char **text);
-
 #endif

@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/report/report.h"
+#include "runtime/train/evaluate.h"
+#include "runtime/train/generate.h"
 #include "runtime/train/internal.h"
 
 static void format_time(double seconds, char buf[32]) {
@@ -39,9 +41,10 @@ static void show_progress(weft_trainer *t, meter *m, const step_result *r, int l
     if (t->c->train.time_limit > 0) left = fmin(left, t->c->train.time_limit - t->st.elapsed);
     char eta[32];
     format_time(left, eta);
-    printf("%sstep %lld/%lld  loss %.4f  bits/byte %.3f  %.0f tokens/s  MFU %.1f %%  ETA %s%s", m->terminal ? "\r" : "",
-           (long long)t->st.step, (long long)t->c->train.steps, loss, loss / M_LN2 / t->bytes_per_token, rate,
-           100 * rate * per_token / t->peak_flops, eta, m->terminal ? "  " : "\n");
+    printf("%sstep %lld/%lld  loss %.4f  bits/byte %.3f  %.0f tokens/s  MFU %.1f %%  ETA %s%s",
+           m->terminal ? "\r" : "", (long long)t->st.step, (long long)t->c->train.steps, loss,
+           loss / M_LN2 / t->bytes_per_token, rate, 100 * rate * per_token / t->peak_flops, eta,
+           m->terminal ? "  " : "\n");
     if (m->terminal && last) printf("\n");
     fflush(stdout);
     *m = (meter){.printed = now, .terminal = m->terminal};
@@ -70,7 +73,8 @@ static weft_status record(weft_trainer *t, const step_result *r) {
 
 /* An event with a formatted reason; a run goes on without it. */
 static void event(weft_trainer *t, const char *name, const char *json) {
-    if (t->metrics && weft_metrics_event(t->metrics, name, json) < 0) weft_warn("event not written: %s", weft_last_error());
+    if (t->metrics && weft_metrics_event(t->metrics, name, json) < 0)
+        weft_warn("event not written: %s", weft_last_error());
 }
 
 static weft_status save(weft_trainer *t) {
@@ -79,14 +83,17 @@ static weft_status save(weft_trainer *t) {
         double begin = weft_now();
         weft_status s = weft_data_state(t->data, &stream);
         if (s >= 0)
-            s = weft_checkpoint_save(t->checkpoints, t->model, t->optim, &t->st, stream, weft_config_dump(t->config),
-                                     t->c->data.tokenizer, t->c->save.keep);
+            s = weft_checkpoint_save(t->checkpoints, t->model, t->optim, &t->st, stream,
+                                     weft_config_dump(t->config), t->c->data.tokenizer, t->c->save.keep);
         free(stream);
         if (s >= 0)
-            snprintf(json, sizeof json, "\"step\":%lld,\"seconds\":%.3f", (long long)t->st.step, weft_now() - begin);
+            snprintf(json, sizeof json, "\"step\":%lld,\"seconds\":%.3f", (long long)t->st.step,
+                     weft_now() - begin);
         else /* the save fails, not the run: the previous checkpoint is still there */
-            snprintf(json, sizeof json, "\"step\":%lld,\"failed\":\"%s\"", (long long)t->st.step, weft_status_name(s));
-        if (s < 0) weft_warn("checkpoint of step %lld not written: %s", (long long)t->st.step, weft_last_error());
+            snprintf(json, sizeof json, "\"step\":%lld,\"failed\":\"%s\"", (long long)t->st.step,
+                     weft_status_name(s));
+        if (s < 0)
+            weft_warn("checkpoint of step %lld not written: %s", (long long)t->st.step, weft_last_error());
         event(t, s >= 0 ? "checkpoint" : "checkpoint_failed", json);
         return weft_ctrl_agree(t->o.group, s);
     }
@@ -94,11 +101,18 @@ static weft_status save(weft_trainer *t) {
 }
 
 static weft_status evaluate(weft_trainer *t, int64_t windows, meter *m) {
-    WEFT_TRY_CTX(trainer_evaluate(t, windows, &t->last_valid, &t->last_bpb), "evaluating %s", t->c->data.valid);
+    if (!t->valid) return WEFT_OK;
+    weft_evaluation e;
+    WEFT_TRY_CTX(
+        weft_evaluate(t->model, t->valid, t->o.group, t->layout.micro_batch, t->context, windows, &e),
+        "evaluating %s", t->c->data.valid);
+    t->last_valid = e.loss;
+    t->last_bpb = e.bits_per_byte;
     weft_metric_set(t->id_valid, t->last_valid);
     weft_metric_set(t->id_bpb, t->last_bpb);
-    if (t->rank == 0 && !t->o.quiet && t->valid) {
-        printf("%sstep %lld  held-out loss %.4f", m->terminal ? "\r" : "", (long long)t->st.step, t->last_valid);
+    if (t->rank == 0 && !t->o.quiet) {
+        printf("%sstep %lld  held-out loss %.4f", m->terminal ? "\r" : "", (long long)t->st.step,
+               t->last_valid);
         if (isfinite(t->last_bpb)) printf("  %.4f bits/byte", t->last_bpb);
         printf("%40s\n", "");
         fflush(stdout);
@@ -111,35 +125,59 @@ static weft_status guard_report(weft_trainer *t, const step_result *r) {
     if (r->verdict == WEFT_ACCEPT) return WEFT_OK;
     if (t->rank == 0) {
         char json[256];
-        weft_warn("step %lld skipped: %s (loss %.4g, gradient norm %.4g, z %.1f)", (long long)t->st.step, why[r->verdict], r->loss,
-                  r->norm, r->z);
-        snprintf(json, sizeof json, "\"step\":%lld,\"reason\":\"%s\",\"z\":%.3f", (long long)t->st.step, why[r->verdict], r->z);
+        weft_warn("step %lld skipped: %s (loss %.4g, gradient norm %.4g, z %.1f)", (long long)t->st.step,
+                  why[r->verdict], r->loss, r->norm, r->z);
+        snprintf(json, sizeof json, "\"step\":%lld,\"reason\":\"%s\",\"z\":%.3f", (long long)t->st.step,
+                 why[r->verdict], r->z);
         event(t, "skip", json);
     }
     if (t->st.guard.in_a_row < t->c->optim.give_up) return WEFT_OK;
-    return weft_fail(WEFT_ERR_DIVERGED, "%lld steps in a row were skipped (%s); the last good state is in %s", (long long)t->st.guard.in_a_row,
-                     why[r->verdict], t->checkpoints);
+    return weft_fail(WEFT_ERR_DIVERGED, "%lld steps in a row were skipped (%s); the last good state is in %s",
+                     (long long)t->st.guard.in_a_row, why[r->verdict], t->checkpoints);
 }
 
-static int due(int64_t step, int64_t every) { return every > 0 && step % every == 0; }
+static int due(int64_t step, int64_t every) {
+    return every > 0 && step % every == 0;
+}
 
 static int finished(const weft_trainer *t) {
-    return t->st.step >= t->c->train.steps || (t->c->train.time_limit > 0 && t->st.elapsed >= t->c->train.time_limit);
+    return t->st.step >= t->c->train.steps ||
+           (t->c->train.time_limit > 0 && t->st.elapsed >= t->c->train.time_limit);
 }
 
-/* The last words of a run that ended well: final evaluation, sample, report. */
+/* A sample in the model's own words, or NULL. */
+static char *sample_text(weft_trainer *t) {
+    if (!t->tok || t->c->sample.tokens <= 0) return NULL;
+    weft_generate_opts o = {.prompt = t->c->sample.prompt ? t->c->sample.prompt : "",
+                            .tokens = t->c->sample.tokens,
+                            .temperature = t->c->sample.temperature,
+                            .top_k = t->c->sample.top_k,
+                            .seed = (uint64_t)t->c->run.seed};
+    weft_generated r;
+    if (weft_generate(t->model, t->tok, &o, &r) < 0) weft_warn("no sample: %s", weft_last_error());
+    return r.text;
+}
+
+/* The last record holds the evaluation alone: the step's own figures are written already. */
+static void record_evaluation(weft_trainer *t) {
+    uint32_t others[] = {t->id_loss, t->id_rate, t->id_mfu, t->id_norm, t->id_lr};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) weft_metric_set(others[i], NAN);
+    for (int i = 0; i < PHASES; i++) weft_metric_set(t->id_phase[i], NAN);
+    if (t->metrics && weft_metrics_emit(t->metrics, t->st.step, t->st.g, t->st.tokens) < 0)
+        weft_warn("%s", weft_last_error());
+}
+
+/* The last words of a run that ended well: checkpoint, final evaluation, sample, facts for the report. */
 static weft_status finish(weft_trainer *t, meter *m, int64_t saved_at) {
-    WEFT_TRY(evaluate(t, 0, m));
     weft_status s = saved_at == t->st.step ? WEFT_OK : save(t);
-    if (t->rank == 0) {
-        char *sample = NULL;
-        if (t->tok && t->c->sample.tokens > 0 && trainer_sample(t, &sample) < 0) weft_warn("no sample: %s", weft_last_error());
-        if (sample && !t->o.quiet) printf("\n%s\n\n", sample);
-        if (t->metrics && weft_metrics_emit(t->metrics, t->st.step, t->st.g, t->st.tokens) < 0) weft_warn("%s", weft_last_error());
-        event(t, "end", "\"reason\":\"done\"");
-        if (trainer_write_run_json(t, sample) < 0) weft_warn("run.json: %s", weft_last_error());
-        free(sample);
-    }
+    WEFT_TRY(evaluate(t, 0, m));
+    if (t->rank != 0) return s;
+    char *sample = sample_text(t);
+    if (sample && !t->o.quiet) printf("\n%s\n\n", sample);
+    record_evaluation(t);
+    event(t, "end", "\"reason\":\"done\"");
+    if (trainer_write_run_json(t, sample) < 0) weft_warn("run.json: %s", weft_last_error());
+    free(sample);
     return s;
 }
 
@@ -173,7 +211,8 @@ weft_status weft_trainer_run(weft_trainer *t, int *outcome) {
         }
         if (stop) {
             event(t, "end", "\"reason\":\"signal\"");
-            if (t->rank == 0 && trainer_write_run_json(t, NULL) < 0) weft_warn("run.json: %s", weft_last_error());
+            if (t->rank == 0 && trainer_write_run_json(t, NULL) < 0)
+                weft_warn("run.json: %s", weft_last_error());
             if (t->rank == 0) write_report(t);
             *outcome = WEFT_TRAIN_STOPPED;
             return WEFT_OK;

@@ -12,12 +12,18 @@ static const char *const optims[] = {"adamw", "muon", NULL};
 static const char *const schedules[] = {"cosine", "linear", "wsd", "constant", NULL};
 
 #define AT(field) offsetof(weft_run_config, field)
-#define INT(key, field, def, lo, hi, doc)   {key, WEFT_CONFIG_INT, AT(field), def, lo, hi, NULL, doc}
-#define FLOAT(key, field, def, lo, hi, doc) {key, WEFT_CONFIG_FLOAT, AT(field), def, lo, hi, NULL, doc}
-#define BOOL(key, field, def, doc)          {key, WEFT_CONFIG_BOOL, AT(field), def, 0, 0, NULL, doc}
-#define STRING(key, field, def, doc)        {key, WEFT_CONFIG_STRING, AT(field), def, 0, 0, NULL, doc}
-#define ENUM(key, field, def, names, doc)   {key, WEFT_CONFIG_ENUM, AT(field), def, 0, 0, names, doc}
-#define LIST(key, field, doc)               {key, WEFT_CONFIG_LIST, AT(field), NULL, 0, 0, NULL, doc}
+#define INT(key, field, def, lo, hi, doc)                                                                    \
+    { key, WEFT_CONFIG_INT, AT(field), def, lo, hi, NULL, doc }
+#define FLOAT(key, field, def, lo, hi, doc)                                                                  \
+    { key, WEFT_CONFIG_FLOAT, AT(field), def, lo, hi, NULL, doc }
+#define BOOL(key, field, def, doc)                                                                           \
+    { key, WEFT_CONFIG_BOOL, AT(field), def, 0, 0, NULL, doc }
+#define STRING(key, field, def, doc)                                                                         \
+    { key, WEFT_CONFIG_STRING, AT(field), def, 0, 0, NULL, doc }
+#define ENUM(key, field, def, names, doc)                                                                    \
+    { key, WEFT_CONFIG_ENUM, AT(field), def, 0, 0, names, doc }
+#define LIST(key, field, doc)                                                                                \
+    { key, WEFT_CONFIG_LIST, AT(field), NULL, 0, 0, NULL, doc }
 
 const weft_config_key weft_run_keys[] = {
     STRING("run.name", run.name, "run", "name of the run, for titles"),
@@ -27,13 +33,15 @@ const weft_config_key weft_run_keys[] = {
     INT("run.threads", run.threads, "0", 0, 1024, "threads of a rank; 0: allowed cores / ranks on the node"),
 
     ENUM("model.family", model.family, "llama", families, "architecture"),
-    STRING("model.from", model.from, NULL, "HuggingFace directory to start from; gives every other key of this section"),
+    STRING("model.from", model.from, NULL,
+           "HuggingFace directory to start from; gives every other key of this section"),
     INT("model.layers", model.layers, "6", 1, 1000, "transformer layers"),
     INT("model.hidden", model.hidden, "256", 1, 65536, "width of the residual stream"),
     INT("model.heads", model.heads, "4", 1, 1024, "query heads"),
     INT("model.kv_heads", model.kv_heads, "0", 0, 1024, "key and value heads; 0: as many as heads"),
     INT("model.head_dim", model.head_dim, "0", 0, 1024, "width of a head; 0: hidden / heads"),
-    INT("model.ffn", model.ffn, "0", 0, 1048576, "inner width of the MLP; 0: 4 hidden (gpt2), 8/3 hidden rounded up to 64 (llama)"),
+    INT("model.ffn", model.ffn, "0", 0, 1048576,
+        "inner width of the MLP; 0: 4 hidden (gpt2), 8/3 hidden rounded up to 64 (llama)"),
     INT("model.context", model.context, "256", 1, 1048576, "most positions that the model can see"),
     BOOL("model.tied", model.tied, "true", "the output head is the token embedding"),
     FLOAT("model.norm_eps", model.norm_eps, "1e-5", 1e-12, 1e-2, "epsilon of the norms"),
@@ -42,35 +50,46 @@ const weft_config_key weft_run_keys[] = {
 
     LIST("data.train", data.train, "token shards (*.wtok.h5) to train on, made by `weft data prepare`"),
     STRING("data.valid", data.valid, NULL, "held-out token shard"),
-    STRING("data.tokenizer", data.tokenizer, NULL, "tokenizer directory or file; needed for samples and export"),
-    STRING("data.baselines", data.baselines, NULL, "JSON object {\"gzip -9\": bits per byte, ...} to print beside ours"),
+    STRING("data.tokenizer", data.tokenizer, NULL,
+           "tokenizer directory or file; needed for samples and export"),
+    STRING("data.baselines", data.baselines, NULL,
+           "JSON object {\"gzip -9\": bits per byte, ...} to print beside ours"),
 
     INT("train.steps", train.steps, "1000", 1, 1e12, "optimiser steps"),
     FLOAT("train.time_limit", train.time_limit, "0", 0, 1e9,
-          "seconds of training after which to end; the schedule then follows the clock if it is ahead of the steps; 0: none"),
+          "seconds of training after which to end; the schedule then follows the clock if it is ahead of the "
+          "steps; 0: none"),
     INT("train.batch", train.batch, "32", 1, 1e9, "sequences of a step, over all ranks"),
-    INT("train.micro_batch", train.micro_batch, "0", 0, 1e6, "sequences computed at once by a rank; 0: all of its share"),
+    INT("train.micro_batch", train.micro_batch, "0", 0, 1e6,
+        "sequences computed at once by a rank; 0: all of its share"),
     INT("train.context", train.context, "0", 0, 1048576, "tokens of a sequence; 0: the model's context"),
     ENUM("train.dtype", train.dtype, "fp32", dtypes, "compute type; bf16 keeps fp32 masters and gradients"),
-    ENUM("train.recompute", train.recompute, "none", recomputes, "layer: keep only each layer's input and compute the rest again"),
-    BOOL("train.reproducible", train.reproducible, "false", "same bits on 1, 2, 4, ... ranks: gradients in one fixed binary tree"),
+    ENUM("train.recompute", train.recompute, "none", recomputes,
+         "layer: keep only each layer's input and compute the rest again"),
+    BOOL("train.reproducible", train.reproducible, "false",
+         "same bits on 1, 2, 4, ... ranks: gradients in one fixed binary tree"),
 
     ENUM("optim.name", optim.kind, "adamw", optims, "muon: hidden matrices by Muon, the rest by AdamW"),
     FLOAT("optim.lr", optim.lr, "1e-3", 0, 10, "peak learning rate"),
     FLOAT("optim.min_lr", optim.min_lr, "0", 0, 10, "final learning rate"),
-    ENUM("optim.schedule", optim.schedule, "cosine", schedules, "course of the learning rate; wsd: warm up, stay, decay"),
+    ENUM("optim.schedule", optim.schedule, "cosine", schedules,
+         "course of the learning rate; wsd: warm up, stay, decay"),
     FLOAT("optim.warmup", optim.warmup, "0.02", 0, 1, "share of the run that warms up linearly"),
     FLOAT("optim.decay", optim.decay, "0.2", 0, 1, "wsd: share of the run at its end that decays linearly"),
-    FLOAT("optim.weight_decay", optim.weight_decay, "0.1", 0, 10, "decoupled decay of matrices and embeddings"),
+    FLOAT("optim.weight_decay", optim.weight_decay, "0.1", 0, 10,
+          "decoupled decay of matrices and embeddings"),
     FLOAT("optim.beta1", optim.beta1, "0.9", 0, 0.99999, "AdamW: decay of the first moment"),
     FLOAT("optim.beta2", optim.beta2, "0.95", 0, 0.9999999, "AdamW: decay of the second moment"),
     FLOAT("optim.eps", optim.eps, "1e-8", 1e-20, 1, "AdamW: epsilon"),
     FLOAT("optim.momentum", optim.momentum, "0.95", 0, 0.99999, "Muon: momentum"),
     FLOAT("optim.clip", optim.clip, "1.0", 0, 1e9, "largest global norm of the gradient; 0: no clipping"),
-    FLOAT("optim.guard", optim.guard, "8", 0, 1e6, "z-score of loss or gradient norm above which a step is skipped; 0: only NaN"),
-    INT("optim.give_up", optim.give_up, "10", 1, 1e6, "skipped steps in a row after which the run ends (exit 93)"),
+    FLOAT("optim.guard", optim.guard, "8", 0, 1e6,
+          "z-score of loss or gradient norm above which a step is skipped; 0: only NaN"),
+    INT("optim.give_up", optim.give_up, "10", 1, 1e6,
+        "skipped steps in a row after which the run ends (exit 93)"),
 
-    INT("eval.every", eval.every, "0", 0, 1e12, "steps between evaluations on data.valid; 0: only at the end"),
+    INT("eval.every", eval.every, "0", 0, 1e12,
+        "steps between evaluations on data.valid; 0: only at the end"),
     INT("eval.windows", eval.windows, "0", 0, 1e12, "windows of each evaluation but the last; 0: all"),
 
     INT("save.every", save.every, "0", 0, 1e12, "steps between checkpoints; 0: only at the end"),
@@ -93,10 +112,11 @@ weft_status weft_run_config_load(const char *path, const char *const *sets, size
     WEFT_TRY(weft_config_load(path, sets, nsets, weft_run_keys, weft_run_nkeys, c, config));
     weft_status s = WEFT_OK;
     if (c->optim.min_lr > c->optim.lr)
-        s = weft_fail(WEFT_ERR_CONFIG, "%s: optim.min_lr (%g) is above optim.lr (%g)", path ? path : "--set", c->optim.min_lr,
-                      c->optim.lr);
+        s = weft_fail(WEFT_ERR_CONFIG, "%s: optim.min_lr (%g) is above optim.lr (%g)", path ? path : "--set",
+                      c->optim.min_lr, c->optim.lr);
     else if (c->train.reproducible && c->train.time_limit > 0)
-        s = weft_fail(WEFT_ERR_CONFIG, "%s: train.time_limit follows the clock, so it cannot go with train.reproducible",
+        s = weft_fail(WEFT_ERR_CONFIG,
+                      "%s: train.time_limit follows the clock, so it cannot go with train.reproducible",
                       path ? path : "--set");
     if (s < 0) {
         weft_config_destroy(*config);

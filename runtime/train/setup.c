@@ -1,11 +1,8 @@
-/* From a run file to a trainer that is ready for its first step: opens model, data and backend, plans all memory,
- * resumes. Whatever one rank finds wrong ends all of them with the same status. */
+/* From a run file to a trainer that is ready for its first step: opens model, data and backend, plans all
+ * memory, resumes. Whatever one rank finds wrong ends all of them with the same status. */
 #include <math.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -13,8 +10,11 @@
 #include "base/mem.h"
 #include "io/exchange/hf.h"
 #include "runtime/train/internal.h"
+#include "runtime/train/session.h"
 
-static int64_t round_up(int64_t n, int64_t a) { return (n + a - 1) / a * a; }
+static int64_t round_up(int64_t n, int64_t a) {
+    return (n + a - 1) / a * a;
+}
 
 static weft_status describe_model(const weft_run_config *c, const weft_data *data, weft_model_desc *d) {
     uint32_t vocab = weft_data_info(data)->vocab;
@@ -22,7 +22,8 @@ static weft_status describe_model(const weft_run_config *c, const weft_data *dat
         WEFT_TRY(weft_hf_config_read(c->model.from, d));
         if (vocab > d->vocab)
             return weft_fail(WEFT_ERR_VOCAB,
-                             "the data was made with a vocabulary of %u tokens, but the model %s has %lld: prepare the data "
+                             "the data was made with a vocabulary of %u tokens, but the model %s has %lld: "
+                             "prepare the data "
                              "with the model's own tokenizer (weft data prepare --tokenizer %s)",
                              vocab, c->model.from, (long long)d->vocab, c->model.from);
         return WEFT_OK;
@@ -46,7 +47,8 @@ static weft_status describe_model(const weft_run_config *c, const weft_data *dat
     d->init_std = c->model.init_std;
     d->bos = d->eos = weft_data_info(data)->eot;
     if (d->hidden % d->heads && !c->model.head_dim)
-        return weft_fail(WEFT_ERR_CONFIG, "model.hidden (%lld) is not a multiple of model.heads (%lld); give model.head_dim",
+        return weft_fail(WEFT_ERR_CONFIG,
+                         "model.hidden (%lld) is not a multiple of model.heads (%lld); give model.head_dim",
                          (long long)d->hidden, (long long)d->heads);
     return WEFT_OK;
 }
@@ -54,7 +56,8 @@ static weft_status describe_model(const weft_run_config *c, const weft_data *dat
 static weft_status open_data(weft_trainer *t) {
     const weft_run_config *c = t->c;
     if (!c->data.train.n)
-        return weft_fail(WEFT_ERR_CONFIG, "data.train is missing: name one or more token shards made by `weft data prepare`");
+        return weft_fail(WEFT_ERR_CONFIG,
+                         "data.train is missing: name one or more token shards made by `weft data prepare`");
     int64_t context = c->train.context;
     if (!context) {
         context = c->model.context;
@@ -65,34 +68,28 @@ static weft_status open_data(weft_trainer *t) {
         }
     }
     t->context = context;
-    weft_source_spec src = {.name = "main", .weight = 1, .shards = c->data.train.item, .nshards = c->data.train.n};
+    weft_source_spec src = {
+        .name = "main", .weight = 1, .shards = c->data.train.item, .nshards = c->data.train.n};
     WEFT_TRY_CTX(weft_data_open(&src, 1, context, (uint64_t)c->run.seed, 0, &t->data), "data.train");
     const weft_shard_info *info = weft_data_info(t->data);
     t->bytes_per_token = (double)info->source_bytes / (double)info->tokens;
     if (c->data.valid) {
-        src = (weft_source_spec){.name = "valid", .weight = 1, .shards = (const char *const *)&c->data.valid, .nshards = 1};
+        src = (weft_source_spec){
+            .name = "valid", .weight = 1, .shards = (const char *const *)&c->data.valid, .nshards = 1};
         WEFT_TRY_CTX(weft_data_open(&src, 1, context, 0, 0, &t->valid), "data.valid");
         const weft_shard_info *v = weft_data_info(t->valid);
         if (v->vocab != info->vocab || v->tokenizer != info->tokenizer)
-            return weft_fail(WEFT_ERR_VOCAB, "data.valid %s and data.train %s were made with different tokenizers", c->data.valid,
-                             c->data.train.item[0]);
+            return weft_fail(WEFT_ERR_VOCAB,
+                             "data.valid %s and data.train %s were made with different tokenizers",
+                             c->data.valid, c->data.train.item[0]);
     }
     if (c->data.tokenizer) {
         WEFT_TRY_CTX(weft_tok_load(c->data.tokenizer, &t->tok), "data.tokenizer");
         if (info->tokenizer && weft_tok_fingerprint(t->tok) != info->tokenizer)
-            return weft_fail(WEFT_ERR_VOCAB, "data.tokenizer %s is not the tokenizer that made %s", c->data.tokenizer,
-                             c->data.train.item[0]);
+            return weft_fail(WEFT_ERR_VOCAB, "data.tokenizer %s is not the tokenizer that made %s",
+                             c->data.tokenizer, c->data.train.item[0]);
     }
     return WEFT_OK;
-}
-
-/* Cores for one rank: its own if the launcher bound it, else its share of the node. */
-static int default_threads(int node_ranks) {
-    cpu_set_t set;
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    int mine = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    if ((long)mine * node_ranks > online) mine /= node_ranks;
-    return mine < 1 ? 1 : mine;
 }
 
 static weft_status open_backend(weft_trainer *t) {
@@ -100,7 +97,7 @@ static weft_status open_backend(weft_trainer *t) {
     weft_backend_opts bo = {.size = sizeof bo};
     WEFT_TRY(weft_backend_open(names[t->c->run.device], &bo, &t->backend));
     t->ops = weft_backend_ops(t->backend);
-    t->threads = t->c->run.threads ? (int)t->c->run.threads : default_threads(t->o.node_ranks);
+    t->threads = t->c->run.threads ? (int)t->c->run.threads : weft_default_threads(t->o.node_ranks);
     return WEFT_OK;
 }
 
@@ -137,8 +134,10 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     if (c->train.reproducible)
         for (int64_t n = t->layout.micro_count; n > 1; n /= 2)
             t->level_at[t->levels++] = weft_arena_reserve(&t->memory, "gradient tree", p->elements * 4);
-    size_t scratch = weft_model_scratch(t->model, t->threads), more = weft_optim_scratch(t->optim, t->threads);
-    weft_exec_opts xo = {.size = sizeof xo, .threads = t->threads, .pin = 0, .scratch = scratch > more ? scratch : more};
+    size_t scratch = weft_model_scratch(t->model, t->threads),
+           more = weft_optim_scratch(t->optim, t->threads);
+    weft_exec_opts xo = {
+        .size = sizeof xo, .threads = t->threads, .pin = 0, .scratch = scratch > more ? scratch : more};
     WEFT_TRY(weft_exec_create(t->backend, &xo, &t->x));
     WEFT_TRY(weft_arena_commit(&t->memory, allocate, release, t));
     t->grads = weft_arena_at(&t->memory, t->grads_at);
@@ -169,13 +168,15 @@ static weft_status plan_allreduce(weft_trainer *t) {
 
 static weft_status finite_or_fail(weft_trainer *t) {
     float most = 0;
-    WEFT_TRY(t->ops->absmax(t->x, weft_model_params(t->model)->elements, weft_model_masters(t->model), &most));
+    WEFT_TRY(
+        t->ops->absmax(t->x, weft_model_params(t->model)->elements, weft_model_masters(t->model), &most));
     if (isfinite(most)) return WEFT_OK;
     const weft_params *p = weft_model_params(t->model);
     for (size_t i = 0; i < p->n; i++)
         for (size_t k = 0; k < p->item[i].n; k++)
             if (!isfinite(weft_model_masters(t->model)[p->item[i].offset + k]))
-                return weft_fail(WEFT_ERR_NONFINITE, "%s: tensor %s holds a value that is not finite (element %zu)",
+                return weft_fail(WEFT_ERR_NONFINITE,
+                                 "%s: tensor %s holds a value that is not finite (element %zu)",
                                  t->c->model.from ? t->c->model.from : t->dir, p->item[i].name, k);
     return WEFT_ERR_INTERNAL;
 }
@@ -192,10 +193,12 @@ static weft_status initial_weights(weft_trainer *t) {
         free(stream);
     } else if (t->c->model.from) {
         weft_named *list = weft_params_named(p, weft_model_masters(t->model), WEFT_F32);
-        s = list ? weft_hf_import(t->c->model.from, weft_model_desc_of(t->model), list, p->n) : WEFT_ERR_NOMEM;
+        s = list ? weft_hf_import(t->c->model.from, weft_model_desc_of(t->model), list, p->n)
+                 : WEFT_ERR_NOMEM;
         free(list);
     } else {
-        weft_params_init(p, weft_model_desc_of(t->model), (uint64_t)t->c->run.seed, weft_model_masters(t->model));
+        weft_params_init(p, weft_model_desc_of(t->model), (uint64_t)t->c->run.seed,
+                         weft_model_masters(t->model));
         s = WEFT_OK;
     }
     free(newest);
@@ -221,7 +224,8 @@ static weft_status make_dirs(weft_trainer *t) {
 }
 
 static void register_metrics(weft_trainer *t) {
-    static const char *const phases[PHASES] = {"time/data", "time/forward", "time/backward", "time/comm", "time/optim", "time/other"};
+    static const char *const phases[PHASES] = {"time/data", "time/forward", "time/backward",
+                                               "time/comm", "time/optim",   "time/other"};
     t->id_loss = weft_metric("loss/train", WEFT_METRIC_GAUGE, "nats");
     t->id_valid = weft_metric("loss/valid", WEFT_METRIC_GAUGE, "nats");
     t->id_bpb = weft_metric("bpb/valid", WEFT_METRIC_GAUGE, "bits/byte");
@@ -239,7 +243,8 @@ static weft_status build(weft_trainer *t) {
     if (s >= 0) s = open_data(t);
     if (s >= 0) s = describe_model(t->c, t->data, &d);
     if (s >= 0)
-        s = weft_layout_make(t->c->train.batch, t->c->train.micro_batch, t->ranks, t->rank, t->c->train.reproducible, &t->layout);
+        s = weft_layout_make(t->c->train.batch, t->c->train.micro_batch, t->ranks, t->rank,
+                             t->c->train.reproducible, &t->layout);
     if (s >= 0) s = open_backend(t);
     if (s >= 0) s = plan_memory(t, &d);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
@@ -262,8 +267,8 @@ static weft_status build(weft_trainer *t) {
     return trainer_startup(t);
 }
 
-weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_config *c, const weft_config *config,
-                                weft_trainer **out) {
+weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_config *c,
+                                const weft_config *config, weft_trainer **out) {
     *out = NULL;
     weft_trainer *t = weft_calloc(1, sizeof *t);
     if (!t) return WEFT_ERR_NOMEM;
@@ -301,4 +306,6 @@ void weft_trainer_destroy(weft_trainer *t) {
     free(t);
 }
 
-double weft_trainer_bpb(const weft_trainer *t) { return t->last_bpb; }
+double weft_trainer_bpb(const weft_trainer *t) {
+    return t->last_bpb;
+}

@@ -1,5 +1,5 @@
-/* The start-up table: what will run, on what, with how much memory, and where it is written. Printed for people, and
- * kept as run.json for the report. */
+/* The start-up table: what will run, on what, with how much memory, and where it is written. Printed for
+ * people, and kept as run.json for the report. */
 #include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -51,12 +51,15 @@ static void model_table(const weft_trainer *t, json_t *tables) {
     const weft_model_desc *d = weft_model_desc_of(t->model);
     char a[32], b[32];
     json_t *r = table(tables, "Model");
-    row(r, "family", "%s%s%s", d->family == WEFT_GPT2 ? "GPT-2" : "Llama", t->c->model.from ? ", from " : ", fresh",
-        t->c->model.from ? t->c->model.from : "");
-    row(r, "parameters", "%s (%zu)", si((double)weft_model_params(t->model)->count, a), weft_model_params(t->model)->count);
-    row(r, "layers", "%lld x (hidden %lld, heads %lld/%lld x %lld, ffn %lld)", (long long)d->layers, (long long)d->hidden,
-        (long long)d->heads, (long long)d->kv_heads, (long long)d->head_dim, (long long)d->ffn);
-    row(r, "vocabulary", "%lld (padded %lld), head %s", (long long)d->vocab, (long long)d->vocab_padded, d->tied ? "tied" : "its own");
+    row(r, "family", "%s%s%s", d->family == WEFT_GPT2 ? "GPT-2" : "Llama",
+        t->c->model.from ? ", from " : ", fresh", t->c->model.from ? t->c->model.from : "");
+    row(r, "parameters", "%s (%zu)", si((double)weft_model_params(t->model)->count, a),
+        weft_model_params(t->model)->count);
+    row(r, "layers", "%lld x (hidden %lld, heads %lld/%lld x %lld, ffn %lld)", (long long)d->layers,
+        (long long)d->hidden, (long long)d->heads, (long long)d->kv_heads, (long long)d->head_dim,
+        (long long)d->ffn);
+    row(r, "vocabulary", "%lld (padded %lld), head %s", (long long)d->vocab, (long long)d->vocab_padded,
+        d->tied ? "tied" : "its own");
     row(r, "compute type", "%s", t->c->train.dtype ? "bf16, fp32 masters and gradients" : "fp32");
     row(r, "flops per token", "%s forward and backward",
         si(weft_model_flops(t->model) / (double)(t->layout.micro_batch * t->context), b));
@@ -68,15 +71,18 @@ static void run_table(const weft_trainer *t, json_t *tables) {
     static const char *const schedules[] = {"cosine", "linear", "warmup-stable-decay", "constant"};
     json_t *r = table(tables, "Run");
     row(r, "layout", "data parallel %d x %d thread%s", t->ranks, t->threads, t->threads == 1 ? "" : "s");
-    row(r, "batch", "%lld sequences x %lld tokens = %lld micro-batches of %lld", (long long)t->layout.batch, (long long)t->context,
-        (long long)t->layout.micro_total, (long long)t->layout.micro_batch);
+    row(r, "batch", "%lld sequences x %lld tokens = %lld micro-batches of %lld", (long long)t->layout.batch,
+        (long long)t->context, (long long)t->layout.micro_total, (long long)t->layout.micro_batch);
     if (c->train.time_limit > 0)
-        row(r, "length", "%lld steps or %.0f s, whichever is first", (long long)c->train.steps, c->train.time_limit);
+        row(r, "length", "%lld steps or %.0f s, whichever is first", (long long)c->train.steps,
+            c->train.time_limit);
     else
         row(r, "length", "%lld steps", (long long)c->train.steps);
     if (t->st.step) row(r, "resumed at", "step %lld", (long long)t->st.step);
-    row(r, "optimiser", "%s, lr %g to %g, %s", optims[c->optim.kind], c->optim.lr, c->optim.min_lr, schedules[c->optim.schedule]);
-    row(r, "gradient sum", "%s", c->train.reproducible ? "one fixed tree (reproducible)" : "in order per rank, tree over ranks");
+    row(r, "optimiser", "%s, lr %g to %g, %s", optims[c->optim.kind], c->optim.lr, c->optim.min_lr,
+        schedules[c->optim.schedule]);
+    row(r, "gradient sum", "%s",
+        c->train.reproducible ? "one fixed tree (reproducible)" : "in order per rank, tree over ranks");
     row(r, "seed", "%lld", (long long)c->run.seed);
 }
 
@@ -84,24 +90,28 @@ static void data_table(const weft_trainer *t, json_t *tables) {
     const weft_shard_info *i = weft_data_info(t->data);
     char a[32], b[32];
     json_t *r = table(tables, "Data");
-    row(r, "training", "%s tokens, %s bytes, %s", si((double)i->tokens, a), si((double)i->source_bytes, b), t->c->data.train.item[0]);
+    row(r, "training", "%s tokens, %s bytes, %s", si((double)i->tokens, a), si((double)i->source_bytes, b),
+        t->c->data.train.item[0]);
     double per_epoch = (double)weft_data_windows(t->data, 0);
     row(r, "one epoch", "%.0f samples, %.1f steps", per_epoch, per_epoch / (double)t->layout.batch);
     if (t->valid) {
         const weft_shard_info *v = weft_data_info(t->valid);
-        row(r, "held out", "%s tokens, %s bytes, %s", si((double)v->tokens, a), si((double)v->source_bytes, b), t->c->data.valid);
+        row(r, "held out", "%s tokens, %s bytes, %s", si((double)v->tokens, a),
+            si((double)v->source_bytes, b), t->c->data.valid);
     }
     if (t->tok)
-        row(r, "tokenizer", "byte-level BPE, %u ids, %.2f bytes per token, %s", weft_tok_vocab(t->tok), t->bytes_per_token,
-            t->c->data.tokenizer);
+        row(r, "tokenizer", "byte-level BPE, %u ids, %.2f bytes per token, %s", weft_tok_vocab(t->tok),
+            t->bytes_per_token, t->c->data.tokenizer);
     else
-        row(r, "tokenizer", "%s", i->tokenizer ? "not given: no samples, no export of it" : "none (synthetic data)");
+        row(r, "tokenizer", "%s",
+            i->tokenizer ? "not given: no samples, no export of it" : "none (synthetic data)");
 }
 
 static void memory_table(const weft_trainer *t, json_t *tables) {
     char a[32];
     json_t *r = table(tables, "Memory of a rank");
-    for (int i = 0; i < t->memory.nparts; i++) row(r, t->memory.part[i].name, "%s", mib(t->memory.part[i].bytes, a));
+    for (int i = 0; i < t->memory.nparts; i++)
+        row(r, t->memory.part[i].name, "%s", mib(t->memory.part[i].bytes, a));
     row(r, "planned in all", "%s", mib(t->memory.bytes, a));
 }
 
@@ -114,7 +124,8 @@ static void machine_table(const weft_trainer *t, json_t *tables) {
         row(r, "processor", "%s, %d cores allowed", d.model, d.cores);
         row(r, "kernels", "%s (%s)", d.name, d.isa);
     }
-    row(r, "measured peak", "%sflop/s %s, all ranks", si(t->peak_flops, a), t->c->train.dtype ? "bf16" : "fp32");
+    row(r, "measured peak", "%sflop/s %s, all ranks", si(t->peak_flops, a),
+        t->c->train.dtype ? "bf16" : "fp32");
     row(r, "host of rank 0", "%s", host);
 }
 
@@ -141,8 +152,8 @@ static void print_tables(json_t *tables) {
     json_t *tab, *r;
     json_array_foreach(tables, i, tab) {
         printf("%s\n", json_string_value(json_object_get(tab, "name")));
-        json_array_foreach(json_object_get(tab, "rows"), k, r)
-            printf("  %-18s %s\n", json_string_value(json_array_get(r, 0)), json_string_value(json_array_get(r, 1)));
+        json_array_foreach(json_object_get(tab, "rows"), k, r) printf(
+            "  %-18s %s\n", json_string_value(json_array_get(r, 0)), json_string_value(json_array_get(r, 1)));
     }
     fflush(stdout);
 }
@@ -150,7 +161,8 @@ static void print_tables(json_t *tables) {
 static json_t *baselines(const weft_trainer *t) {
     char *text = NULL;
     size_t n = 0;
-    if (!t->c->data.baselines || weft_file_read(t->c->data.baselines, 1 << 20, &text, &n) < 0) return json_object();
+    if (!t->c->data.baselines || weft_file_read(t->c->data.baselines, 1 << 20, &text, &n) < 0)
+        return json_object();
     json_t *j = json_loadb(text, n, 0, NULL);
     free(text);
     return j ? j : json_object();
@@ -163,14 +175,17 @@ weft_status trainer_write_run_json(weft_trainer *t, const char *sample) {
         char a[32], planned[32];
         getrusage(RUSAGE_SELF, &u);
         json_t *r = table(tables, "Measured");
-        row(r, "memory of rank 0", "%s resident at most; %s planned", mib((size_t)u.ru_maxrss * 1024, a), mib(t->memory.bytes, planned));
+        row(r, "memory of rank 0", "%s resident at most; %s planned", mib((size_t)u.ru_maxrss * 1024, a),
+            mib(t->memory.bytes, planned));
         row(r, "training time", "%.1f s", t->st.elapsed);
         row(r, "tokens", "%s", si((double)t->st.tokens, a));
         row(r, "updates skipped by the guard", "%lld", (long long)t->st.guard.skipped);
     }
-    json_t *j = json_pack("{s:s, s:s, s:f, s:o, s:o, s:[]}", "title", t->c->run.name, "command", t->o.command ? t->o.command : "",
-                          "started", weft_wall() - t->st.elapsed, "tables", tables, "lines", baselines(t), "samples");
-    if (sample) json_array_append_new(json_object_get(j, "samples"), json_stringn_nocheck(sample, strlen(sample)));
+    json_t *j = json_pack("{s:s, s:s, s:f, s:o, s:o, s:[]}", "title", t->c->run.name, "command",
+                          t->o.command ? t->o.command : "", "started", weft_wall() - t->st.elapsed, "tables",
+                          tables, "lines", baselines(t), "samples");
+    if (sample)
+        json_array_append_new(json_object_get(j, "samples"), json_stringn_nocheck(sample, strlen(sample)));
     char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
     char *path = weft_path_join(t->dir, "run.json");
     weft_status s = text && path ? weft_file_write(path, text, strlen(text)) : WEFT_ERR_NOMEM;

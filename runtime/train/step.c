@@ -1,9 +1,9 @@
 /* One optimiser step: micro-batches, the gradient sum over ranks, the guard, the update.
  *
- * Ordinary runs add micro-batch gradients one after the other into one buffer. Reproducible runs give each micro-batch a
- * buffer of its own and add these in one binary tree over the global micro-batch index; a rank holds a whole subtree and
- * the allreduce is the rest of the same tree, so 1, 2, 4, ... ranks make the same bits. The subtree is summed as a
- * binary counter: log2(n) partial sums. */
+ * Ordinary runs add micro-batch gradients one after the other into one buffer. Reproducible runs give each
+ * micro-batch a buffer of its own and add these in one binary tree over the global micro-batch index; a rank
+ * holds a whole subtree and the allreduce is the rest of the same tree, so 1, 2, 4, ... ranks make the same
+ * bits. The subtree is summed as a binary counter: log2(n) partial sums. */
 #include "runtime/train/internal.h"
 
 #include <math.h>
@@ -66,7 +66,8 @@ static weft_status sum_over_ranks(weft_trainer *t) {
     }
     t->losses[2 * n] = t->o.stop && *t->o.stop ? 1 : 0;
     t->losses[2 * n + 1] = t->rank == 0 ? weft_now() - t->began : 0; /* rank 0's clock rules */
-    WEFT_TRY_CTX(weft_ctrl_allreduce(t->o.group, t->losses, (size_t)(2 * n + 2), WEFT_F64, WEFT_SUM), "step statistics");
+    WEFT_TRY_CTX(weft_ctrl_allreduce(t->o.group, t->losses, (size_t)(2 * n + 2), WEFT_F64, WEFT_SUM),
+                 "step statistics");
     return WEFT_OK;
 }
 

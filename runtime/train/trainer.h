@@ -1,7 +1,8 @@
 /* The trainer: from a run file to a trained model, on every rank of a group.
  *
- * weft_trainer_create opens everything and plans all memory; weft_trainer_run is the loop; both are collective. After
- * creation nothing is allocated in a step. Files, in reading order: setup.c, startup.c, step.c, evaluate.c, loop.c. */
+ * weft_trainer_create opens everything and plans all memory; weft_trainer_run is the loop; both are
+ * collective. After creation nothing is allocated in a step. Files, in reading order: setup.c, startup.c,
+ * step.c, evaluate.c, loop.c. */
 #ifndef WEFT_RUNTIME_TRAINER_H
 #define WEFT_RUNTIME_TRAINER_H
 
@@ -14,19 +15,20 @@ typedef struct weft_trainer weft_trainer;
 
 typedef struct weft_trainer_opts {
     uint32_t size;
-    weft_ctx *ctx;        /* borrowed */
-    weft_group *group;    /* borrowed; all ranks of the job */
-    int node_ranks;       /* ranks that share this node */
-    const char *command;  /* for the report */
-    const volatile sig_atomic_t *stop; /* set by a signal: finish the step, save, end with WEFT_TRAIN_STOPPED */
-    int quiet;            /* no progress lines */
+    weft_ctx *ctx;       /* borrowed */
+    weft_group *group;   /* borrowed; all ranks of the job */
+    int node_ranks;      /* ranks that share this node */
+    const char *command; /* for the report */
+    const volatile sig_atomic_t
+        *stop; /* set by a signal: finish the step, save, end with WEFT_TRAIN_STOPPED */
+    int quiet; /* no progress lines */
 } weft_trainer_opts;
 
 enum { WEFT_TRAIN_DONE = 0, WEFT_TRAIN_STOPPED = 1 };
 
 /* config is borrowed and must outlive the trainer. */
-weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_config *c, const weft_config *config,
-                                weft_trainer **t);
+weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_config *c,
+                                const weft_config *config, weft_trainer **t);
 /* *outcome: DONE or STOPPED. DIVERGED: the guard gave up (a checkpoint of the last good state stays). */
 weft_status weft_trainer_run(weft_trainer *t, int *outcome);
 void weft_trainer_destroy(weft_trainer *t);

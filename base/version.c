@@ -1,0 +1,6 @@
+/* The library's own version. */
+#include "weft/version.h"
+
+const char *weft_version(void) {
+    return WEFT_VERSION;
+}

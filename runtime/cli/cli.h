@@ -1,0 +1,52 @@
+/* What the commands share: the table of commands, the MPI job, and the way a command ends.
+ * One file per command; argp reads the arguments; exit codes are those of docs/exit-codes.md. */
+#ifndef WEFT_RUNTIME_CLI_H
+#define WEFT_RUNTIME_CLI_H
+
+#include <argp.h>
+#include <signal.h>
+
+#include "weft/comm.h"
+
+typedef struct cli_command {
+    const char *name, *summary;
+    int (*run)(int argc, char **argv); /* argv[0] is "weft NAME"; returns the exit code */
+} cli_command;
+
+int cli_train(int argc, char **argv);
+int cli_eval(int argc, char **argv);
+int cli_generate(int argc, char **argv);
+int cli_data(int argc, char **argv);
+int cli_report(int argc, char **argv);
+int cli_info(int argc, char **argv);
+int cli_doctor(int argc, char **argv);
+
+/* Prints "weft: error: TEXT" for s and returns its exit code. */
+int cli_fail(weft_status s);
+/* argp_parse with exit code 64 for a wrong command line. Returns 0, or the exit code to end with (--help:
+ * -1). */
+void cli_parse(const struct argp *argp, int argc, char **argv, void *input);
+/* A number of an option, or an error that names the option and ends the program with 64. */
+long long cli_int(const struct argp_state *state, const char *option, const char *text, long long lo,
+                  long long hi);
+double cli_float(const struct argp_state *state, const char *option, const char *text, double lo, double hi);
+
+/* --- the MPI job
+ * ---------------------------------------------------------------------------------------------------- */
+
+typedef struct cli_job {
+    weft_ctx *ctx;
+    weft_group *group; /* all ranks */
+    int rank, ranks, node_ranks;
+} cli_job;
+
+/* MPI_Init, HDF5, logger, weft_init, one group. */
+weft_status cli_job_begin(cli_job *j, const char *log_level, const char *log_json);
+/* Ends the job with the exit code of s: all ranks together if they agree (or s is OK), else MPI_Abort.
+ * `agreed`: every rank has this same status. code < 0: from s. */
+int cli_job_end(cli_job *j, weft_status s, int agreed, int code);
+
+/* SIGINT and SIGTERM set the flag (finish the step, save, exit 85); a second one ends the process at once. */
+const volatile sig_atomic_t *cli_catch_signals(void);
+
+#endif

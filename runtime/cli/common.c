@@ -1,0 +1,107 @@
+/* Arguments, errors, signals and the MPI job of the commands; see cli.h. */
+#include <errno.h>
+#include <hdf5.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "runtime/cli/cli.h"
+
+int cli_fail(weft_status s) {
+    fflush(stdout);
+    fprintf(stderr, "weft: error: %s\n", weft_last_error());
+    return weft_exit_code(s);
+}
+
+void cli_parse(const struct argp *argp, int argc, char **argv, void *input) {
+    argp_err_exit_status = 64;
+    argp_parse(argp, argc, argv, 0, NULL, input);
+}
+
+long long cli_int(const struct argp_state *state, const char *option, const char *text, long long lo,
+                  long long hi) {
+    char *end;
+    errno = 0;
+    long long v = strtoll(text, &end, 10);
+    if (errno || *end || end == text || v < lo || v > hi)
+        argp_error(state, "%s takes a whole number from %lld to %lld, not '%s'", option, lo, hi, text);
+    return v;
+}
+
+double cli_float(const struct argp_state *state, const char *option, const char *text, double lo, double hi) {
+    char *end;
+    errno = 0;
+    double v = strtod(text, &end);
+    if (errno || *end || end == text || !(v >= lo && v <= hi))
+        argp_error(state, "%s takes a number from %g to %g, not '%s'", option, lo, hi, text);
+    return v;
+}
+
+static volatile sig_atomic_t stop_requested;
+
+static void on_signal(int sig) {
+    if (stop_requested) { /* asked twice: now */
+        signal(sig, SIG_DFL);
+        raise(sig);
+    }
+    stop_requested = 1;
+}
+
+const volatile sig_atomic_t *cli_catch_signals(void) {
+    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&a.sa_mask);
+    sigaction(SIGINT, &a, NULL);
+    sigaction(SIGTERM, &a, NULL);
+    return &stop_requested;
+}
+
+static weft_status begin(cli_job *j) {
+    int provided = 0;
+    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS ||
+        provided < MPI_THREAD_FUNNELED) {
+        fprintf(stderr, "weft: error: MPI could not be started; is the program run by the mpirun of the MPI "
+                        "it was built with?\n");
+        return WEFT_ERR_SERVICE;
+    }
+    H5open(); /* behind MPI_Init: the parallel library ties itself to MPI */
+    MPI_Comm node;
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+    MPI_Comm_size(node, &j->node_ranks);
+    MPI_Comm_free(&node);
+    WEFT_TRY(weft_init(MPI_COMM_WORLD, NULL, &j->ctx));
+    WEFT_TRY(weft_group_create(j->ctx, MPI_COMM_WORLD, "world", &j->group));
+    j->rank = weft_group_rank(j->group);
+    j->ranks = weft_group_size(j->group);
+    return WEFT_OK;
+}
+
+weft_status cli_job_begin(cli_job *j, const char *log_level, const char *log_json) {
+    memset(j, 0, sizeof *j);
+    weft_log_level level = weft_log_level_of(log_level ? log_level : "info");
+    if (level == WEFT_LOG_OFF && log_level && strcmp(log_level, "off")) {
+        fprintf(stderr, "weft: error: unknown log level '%s' (error, warn, info, debug, off)\n", log_level);
+        exit(64);
+    }
+    weft_status s = begin(j);
+    if (s >= 0) s = weft_log_open(level, j->ranks > 1 ? j->rank : -1, j->rank == 0 ? log_json : NULL);
+    return s;
+}
+
+int cli_job_end(cli_job *j, weft_status s, int agreed, int code) {
+    int rc = s < 0 ? weft_exit_code(s) : code > 0 ? code : 0;
+    if (s < 0 && (!agreed || j->rank == 0)) cli_fail(s);
+    if (s < 0 && !agreed) {
+        fflush(NULL);
+        MPI_Abort(MPI_COMM_WORLD, rc);
+    }
+    if (j->ctx && weft_finalize(&j->ctx, 10000) < 0 && s >= 0) {
+        cli_fail(WEFT_ERR_PEER);
+        MPI_Abort(MPI_COMM_WORLD, weft_exit_code(WEFT_ERR_PEER));
+    }
+    weft_log_close();
+    MPI_Finalize();
+    return rc;
+}

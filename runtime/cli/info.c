@@ -1,0 +1,97 @@
+/* weft info: what was found, and what it can do. */
+#include <hdf5.h>
+#include <jansson.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "runtime/cli/cli.h"
+#include "runtime/train/session.h"
+#include "weft/version.h"
+
+enum { OPT_JSON = 1000, OPT_PROBE };
+
+typedef struct arguments {
+    int json, probe;
+} arguments;
+
+static const struct argp_option options[] = {
+    {"json", OPT_JSON, 0, 0, "print one JSON object", 0},
+    {"no-probe", OPT_PROBE, 0, 0, "do not measure the peak (half a second)", 0},
+    {0}};
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    (void)arg;
+    arguments *a = state->input;
+    switch (key) {
+    case OPT_JSON: a->json = 1; return 0;
+    case OPT_PROBE: a->probe = 0; return 0;
+    case ARGP_KEY_ARG: argp_error(state, "takes no arguments"); return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp argp = {
+    options,
+    parse,
+    "",
+    "Prints the processor, the kernels that are chosen for it and their measured peak, and the "
+    "libraries.\vExample:\n  weft info --json",
+    0,
+    0,
+    0};
+
+static weft_status probe(weft_backend *b, int threads, double flops[2]) {
+    weft_exec *x = NULL;
+    weft_exec_opts o = {.size = sizeof o, .threads = threads};
+    WEFT_TRY(weft_exec_create(b, &o, &x));
+    weft_status s = weft_backend_ops(b)->probe_fma(x, WEFT_F32, 0.25, &flops[0]);
+    if (s >= 0) s = weft_backend_ops(b)->probe_fma(x, WEFT_BF16, 0.25, &flops[1]);
+    weft_exec_destroy(x);
+    return s;
+}
+
+int cli_info(int argc, char **argv) {
+    arguments a = {.probe = 1};
+    cli_parse(&argp, argc, argv, &a);
+    weft_backend *b = NULL;
+    weft_backend_opts bo = {.size = sizeof bo};
+    weft_backend_desc d;
+    weft_status s = weft_backend_open("auto", &bo, &b);
+    if (s >= 0) s = weft_backend_info(b, &d);
+    int threads = weft_default_threads(1);
+    double flops[2] = {0, 0};
+    if (s >= 0 && a.probe) s = probe(b, threads, flops);
+    if (b) weft_backend_close(b);
+    if (s < 0) return cli_fail(s);
+
+    char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
+    int n = 0;
+    unsigned h[3];
+    MPI_Get_library_version(mpi, &n);
+    mpi[strcspn(mpi, ",\n")] = 0;
+    H5get_libversion(&h[0], &h[1], &h[2]);
+    if (a.json) {
+        json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:f, s:f, s:s, s:i, s:b}",
+                              "weft", weft_version(), "processor", d.model, "backend", d.name, "isa", d.isa,
+                              "cores", d.cores, "threads", threads, "l1d", (json_int_t)d.l1d, "l2",
+                              (json_int_t)d.l2, "l3", (json_int_t)d.l3, "peak_fp32", flops[0], "peak_bf16",
+                              flops[1], "mpi", mpi, "kernels_contract", (int)d.contract, "cuda", 0);
+        char *text = json_dumps(j, JSON_PRESERVE_ORDER);
+        puts(text);
+        free(text);
+        json_decref(j);
+        return 0;
+    }
+    printf("weft          %s\nprocessor     %s, %d cores allowed\n", weft_version(), d.model, d.cores);
+    printf("caches        L1d %zu KiB, L2 %zu KiB, L3 %zu KiB\n", d.l1d >> 10, d.l2 >> 10, d.l3 >> 10);
+    printf("kernels       %s, %s (WEFT_ISA forces a lower level), contract %u\n", d.name, d.isa, d.contract);
+    if (a.probe)
+        printf("peak          %.1f Gflop/s fp32, %.1f bf16, measured with %d thread%s\n", flops[0] / 1e9,
+               flops[1] / 1e9, threads, threads == 1 ? "" : "s");
+    printf("GPU           not used: this weft has no GPU backend yet\n");
+    printf("MPI           %s\nHDF5          %u.%u.%u\n", mpi, h[0], h[1], h[2]);
+    return 0;
+}

@@ -1,0 +1,72 @@
+/* Opening a model directory for inference; see session.h. */
+#include "runtime/train/session.h"
+
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "io/exchange/hf.h"
+
+int weft_default_threads(int node_ranks) {
+    cpu_set_t set;
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    int mine = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    if ((long)mine * node_ranks > online) mine /= node_ranks;
+    return mine < 1 ? 1 : mine;
+}
+
+static weft_status allocate(void *arg, size_t bytes, void **p) {
+    weft_backend *b = arg;
+    return weft_backend_ops(b)->alloc(b, bytes, p);
+}
+
+static void release(void *arg, void *p) {
+    weft_backend *b = arg;
+    weft_backend_ops(b)->release(b, p);
+}
+
+static weft_status load_weights(const char *dir, weft_session *s) {
+    const weft_params *p = weft_model_params(s->model);
+    weft_named *list = weft_params_named(p, weft_model_masters(s->model), WEFT_F32);
+    if (!list) return WEFT_ERR_NOMEM;
+    weft_status st = weft_hf_import(dir, &s->desc, list, p->n);
+    free(list);
+    return st < 0 ? st : weft_model_refresh(s->model);
+}
+
+static weft_status open(const char *dir, const weft_session_opts *o, weft_session *s) {
+    WEFT_TRY(weft_hf_config_read(dir, &s->desc));
+    weft_backend_opts bo = {.size = sizeof bo};
+    WEFT_TRY(weft_backend_open(o->device, &bo, &s->backend));
+    s->batch = o->batch;
+    s->context = o->context ? o->context : s->desc.context;
+    weft_model_opts mo = {.size = sizeof mo, .t = o->t, .batch = s->batch, .context = s->context};
+    WEFT_TRY(weft_model_create(&s->desc, &mo, s->backend, &s->memory, &s->model));
+    weft_exec_opts xo = {
+        .size = sizeof xo, .threads = o->threads, .scratch = weft_model_scratch(s->model, o->threads)};
+    WEFT_TRY(weft_exec_create(s->backend, &xo, &s->exec));
+    WEFT_TRY(weft_arena_commit(&s->memory, allocate, release, s->backend));
+    WEFT_TRY(weft_model_bind(s->model, &s->memory, s->exec));
+    WEFT_TRY(load_weights(dir, s));
+    weft_status t = weft_tok_load(dir, &s->tok);
+    if (t == WEFT_ERR_NOTFOUND) t = WEFT_OK; /* logits need none; who needs one says so */
+    return t;
+}
+
+weft_status weft_session_open(const char *dir, const weft_session_opts *o, weft_session *s) {
+    memset(s, 0, sizeof *s);
+    weft_status st = open(dir, o, s);
+    if (st < 0) weft_session_close(s);
+    return st;
+}
+
+void weft_session_close(weft_session *s) {
+    if (s->tok) weft_tok_destroy(s->tok);
+    weft_model_destroy(s->model);
+    if (s->exec) weft_exec_destroy(s->exec);
+    weft_arena_destroy(&s->memory);
+    if (s->backend) weft_backend_close(s->backend);
+    memset(s, 0, sizeof *s);
+}

@@ -1,0 +1,33 @@
+/* A model directory opened for inference: backend, memory, weights, tokenizer. */
+#ifndef WEFT_RUNTIME_SESSION_H
+#define WEFT_RUNTIME_SESSION_H
+
+#include "base/mem.h"
+#include "io/tokenizer/tokenizer.h"
+#include "runtime/model/model.h"
+
+typedef struct weft_session {
+    weft_backend *backend;
+    weft_exec *exec;
+    weft_arena memory;
+    weft_model *model;
+    weft_tok *tok; /* NULL if the directory holds none */
+    weft_model_desc desc;
+    int64_t batch, context;
+} weft_session;
+
+typedef struct weft_session_opts {
+    const char *device; /* "auto", "cpu", "ref" */
+    weft_dtype t;       /* f32 or bf16 */
+    int threads;
+    int64_t batch, context; /* shape of a forward pass; context 0: the model's */
+} weft_session_opts;
+
+/* Threads for one of node_ranks ranks: the cores it was bound to, or its share of the node's. */
+int weft_default_threads(int node_ranks);
+
+/* dir: a HuggingFace directory or a checkpoint of weft. */
+weft_status weft_session_open(const char *dir, const weft_session_opts *o, weft_session *s);
+void weft_session_close(weft_session *s);
+
+#endif
