@@ -1,0 +1,731 @@
+/* Data movement, reductions and optimisers of every backend against `ref`. Tolerances are bounds on the error
+ * of fp32 arithmetic in the order of the contract (16 lanes, fixed blocks); 0 where the contract says ==. */
+#include <float.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/bf16.h"
+#include "tests/support/kernels_case.h"
+
+#define CALL(name) static weft_status name(const kt_run *r, const void *arg, void *const *out)
+
+static kt_rng rng_of_test(void) {
+    return (kt_rng){kt_seed()};
+}
+
+/* --- the table --- */
+
+static void every_backend_has_every_op(void **state) {
+    enum { OPS = sizeof(struct weft_ops) / sizeof(void (*)(void)) };
+    (void)state;
+    for (int i = 0; i < kt_nruns; i++) {
+        void (*op[OPS])(void);
+        memcpy(op, kt_runs[i].ops, sizeof op);
+        for (int j = 0; j < OPS; j++)
+            if (!op[j]) fail_msg("%s: op %d of %d of struct weft_ops is missing", kt_runs[i].label, j, OPS);
+    }
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) assert_true(kt_nruns > 1);
+#endif
+}
+
+/* --- cast --- */
+
+typedef struct cast_arg {
+    weft_dtype from, to;
+    size_t n;
+    const void *src;
+} cast_arg;
+
+CALL(call_cast) {
+    const cast_arg *a = arg;
+    return r->ops->cast(r->exec, a->from, a->to, a->n, a->src, out[0]);
+}
+
+static void check_quiet(const kt_run *r, const void *arg, void *const *out) {
+    const cast_arg *a = arg;
+    if (a->from == a->to) return;
+    for (size_t i = 0; i < a->n; i++) {
+        int quiet = 1;
+        if (a->to == WEFT_F32) {
+            uint32_t u = ((const uint32_t *)out[0])[i];
+            quiet = (u & 0x7fffffffu) <= 0x7f800000u || u & 0x00400000u;
+        } else if (a->to == WEFT_BF16) {
+            uint16_t u = ((const uint16_t *)out[0])[i];
+            quiet = (u & 0x7fffu) <= 0x7f80u || u & 0x40u;
+        } else if (a->to == WEFT_F16) {
+            uint16_t u = ((const uint16_t *)out[0])[i];
+            quiet = (u & 0x7fffu) <= 0x7c00u || u & 0x200u;
+        } else {
+            uint64_t u;
+            memcpy(&u, (const uint64_t *)out[0] + i, 8);
+            quiet = (u & INT64_MAX) <= 0x7ff0000000000000u || u & 0x0008000000000000u;
+        }
+        if (!quiet) fail_msg("cast on %s: element %zu is a signalling NaN", r->label, i);
+    }
+}
+
+/* Any bit pattern; half of the f32 and f64 in the range of f16 or next to a tie of f16 or bf16. */
+static void fill_bits(kt_rng *r, weft_dtype t, void *p, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint64_t bits = kt_bits(r), kind = bits >> 61;
+        if (t == WEFT_F32) {
+            uint32_t u = (uint32_t)bits;
+            if (kind < 2) u = (u & 0x80ffffffu) | 0x38000000u;  /* 2^-15 .. 2^-13 */
+            if (kind == 2) u = (u & 0xffff0000u) | 0x8000u;     /* a tie of bf16 */
+            if (kind == 3) u = (u & 0x8fffe000u) | 0x40001000u; /* a tie of f16 */
+            ((uint32_t *)p)[i] = u;
+        } else if (t == WEFT_F64) {
+            uint64_t u = bits;
+            if (kind < 2) u = (u & 0x801fffffffffffffu) | 0x3f00000000000000u; /* 2^-15 .. 2^-14 */
+            if (kind == 2)
+                u = (u & 0xbfffe00000000001u) | 0x3800100000000000u; /* a tie of bf16, or one bit beside */
+            if (kind == 3)
+                u = (u & 0xc00ffc0000000001u) | 0x3f00020000000000u; /* a tie of f16, or one bit beside */
+            memcpy((uint64_t *)p + i, &u, 8);
+        } else {
+            ((uint16_t *)p)[i] = (uint16_t)bits;
+        }
+    }
+}
+
+static void cast_between_all_pairs(void **state) {
+    static const weft_dtype types[4] = {WEFT_F32, WEFT_BF16, WEFT_F16, WEFT_F64};
+    kt_rng rng = rng_of_test();
+    (void)state;
+    for (int pair = 0; pair < 16; pair++)
+        for (int round = 0; round < 4; round++) {
+            kt_pool pool = {0};
+            cast_arg a = {types[pair / 4], types[pair % 4], round ? (size_t)kt_size(&rng, 300) : 20000, NULL};
+            kt_case c = {
+                .name = "cast", .op = -1, .nout = 1, .call = call_cast, .check = check_quiet, .arg = &a};
+            void *src = kt_tensor(&pool, &rng, a.from, a.n);
+            fill_bits(&rng, a.from, src, a.n);
+            a.src = src;
+            kt_freeze(&pool);
+            c.out[0] = (kt_out){.name = "dst", .t = a.to, .n = a.n};
+            kt_compare(&c, &rng);
+            kt_free(&pool);
+        }
+}
+
+/* The value of a positive finite f16 or bf16 by its definition. */
+static double narrow_value(weft_dtype t, uint32_t bits) {
+    int fraction_bits = t == WEFT_F16 ? 10 : 7, bias = t == WEFT_F16 ? 15 : 127;
+    int exponent = (int)(bits >> fraction_bits);
+    double fraction = bits & ((1u << fraction_bits) - 1);
+    if (exponent == 0) return ldexp(fraction, 1 - bias - fraction_bits);
+    return ldexp(fraction + (1 << fraction_bits), exponent - bias - fraction_bits);
+}
+
+/* Every gap between neighbouring numbers: the tie goes to the even one, one bit beside it to the nearer one.
+ */
+static void cast_rounds_every_gap_to_nearest_even(void **state) {
+    enum { GAPS = 0x7f80, EACH = 4 };
+    static double wide[GAPS * EACH];
+    static float single[GAPS * EACH];
+    static uint16_t narrow[GAPS * EACH];
+    (void)state;
+    for (int type = 0; type < 2; type++) {
+        weft_dtype t = type ? WEFT_F16 : WEFT_BF16;
+        uint32_t gaps = t == WEFT_F16 ? 0x7c00 : 0x7f80;
+        for (uint32_t h = 0; h < gaps;
+             h++) { /* the last gap ends where infinity stands: one more step of the same size */
+            double low = narrow_value(t, h), high = narrow_value(t, h + 1), tie = (low + high) / 2;
+            wide[h * EACH] = low;
+            wide[h * EACH + 1] = nextafter(tie, 0);
+            wide[h * EACH + 2] = tie;
+            wide[h * EACH + 3] = nextafter(tie, INFINITY);
+            for (int e = 0; e < EACH; e++)
+                single[h * EACH + (uint32_t)e] = (float)wide[h * EACH + (uint32_t)e];
+        }
+        for (int i = 0; i < kt_nruns; i++) {
+            kt_run *r = &kt_runs[i];
+            assert_int_equal(r->ops->cast(kt_exec(r, 0), WEFT_F64, t, gaps * EACH, wide, narrow), WEFT_OK);
+            for (uint32_t h = 0; h < gaps; h++) {
+                assert_int_equal(narrow[h * EACH], h);
+                assert_int_equal(narrow[h * EACH + 1], h);
+                assert_int_equal(narrow[h * EACH + 2], h + (h & 1));
+                assert_int_equal(narrow[h * EACH + 3], h + 1);
+            }
+            assert_int_equal(r->ops->cast(kt_exec(r, 0), WEFT_F32, t, gaps * EACH, single, narrow), WEFT_OK);
+            for (uint32_t h = 0; h < gaps; h++) {
+                assert_int_equal(narrow[h * EACH], h);
+                assert_int_equal(narrow[h * EACH + 2], h + (h & 1)); /* a tie is exact in f32 */
+            }
+        }
+    }
+}
+
+/* --- axpby, scale_copy, copy, fill --- */
+
+typedef struct linear_arg {
+    size_t n;
+    float a, b;
+    const float *x;
+} linear_arg;
+
+CALL(call_axpby) {
+    const linear_arg *a = arg;
+    return r->ops->axpby(r->exec, a->n, a->a, a->x, a->b, out[0]);
+}
+
+CALL(call_scale_copy) {
+    const linear_arg *a = arg;
+    return r->ops->scale_copy(r->exec, a->n, a->a, a->x ? a->x : out[0], out[0]);
+}
+
+CALL(call_copy) {
+    const linear_arg *a = arg;
+    return r->ops->copy(r->exec, out[0], a->x, a->n * sizeof(float));
+}
+
+CALL(call_fill) {
+    const linear_arg *a = arg;
+    return r->ops->fill(r->exec, out[0], 0x5a, a->n * sizeof(float));
+}
+
+static void linear_combinations_are_exact(void **state) {
+    kt_rng rng = rng_of_test();
+    (void)state;
+    for (int round = 0; round < 40; round++) {
+        kt_pool pool = {0};
+        size_t n = round == 0 ? 100003 : round == 1 ? 0 : (size_t)kt_size(&rng, 3000);
+        linear_arg a = {
+            .n = n, .a = (float)kt_uniform(&rng), .b = round % 4 == 3 ? 0.0f : (float)kt_uniform(&rng)};
+        float *x = kt_tensor(&pool, &rng, WEFT_F32, n), *y = kt_tensor(&pool, &rng, WEFT_F32, n);
+        kt_case c = {.op = -1, .nout = 1, .arg = &a};
+        if (round % 2)
+            kt_fill(&rng, WEFT_F32, x, n, 1), kt_fill(&rng, WEFT_F32, y, n, 1);
+        else /* every bit pattern: NaN, infinity, denormals */
+            fill_bits(&rng, WEFT_F32, x, n), fill_bits(&rng, WEFT_F32, y, n);
+        kt_freeze(&pool);
+        a.x = x;
+        c.out[0] = (kt_out){.name = "y", .t = WEFT_F32, .n = n, .init = y};
+        c.name = "axpby", c.call = call_axpby;
+        kt_compare(&c, &rng);
+        c.name = "scale_copy", c.call = call_scale_copy;
+        kt_compare(&c, &rng);
+        a.x = NULL; /* in place */
+        kt_compare(&c, &rng);
+        a.x = x;
+        a.a = 0;
+        kt_compare(&c, &rng);
+        c.name = "copy", c.call = call_copy;
+        kt_compare(&c, &rng);
+        c.name = "fill", c.call = call_fill;
+        kt_compare(&c, &rng);
+        kt_free(&pool);
+    }
+}
+
+static void zero_factors_read_nothing(void **state) {
+    (void)state;
+    for (int i = 0; i < kt_nruns; i++) {
+        kt_run *r = &kt_runs[i];
+        float y[100], nan[100], x[100];
+        for (int j = 0; j < 100; j++) y[j] = nan[j] = NAN, x[j] = (float)j;
+        assert_int_equal(r->ops->axpby(kt_exec(r, 0), 100, 2.0f, x, 0.0f, y), WEFT_OK);
+        for (int j = 0; j < 100; j++) assert_true(y[j] == 2.0f * (float)j);
+        assert_int_equal(r->ops->scale_copy(r->exec, 100, 0.0f, nan, y), WEFT_OK);
+        for (int j = 0; j < 100; j++) assert_true(y[j] == 0.0f);
+    }
+}
+
+/* --- transpose and box_copy --- */
+
+typedef struct move_arg {
+    size_t elem;
+    int64_t rows, cols;
+    uint32_t ndim;
+    int64_t ext[8], src_stride[8], dst_stride[8];
+    const void *src;
+} move_arg;
+
+CALL(call_transpose) {
+    const move_arg *a = arg;
+    return r->ops->transpose(r->exec, a->elem, a->rows, a->cols, a->src, out[0]);
+}
+
+CALL(call_box_copy) {
+    const move_arg *a = arg;
+    return r->ops->box_copy(r->exec, a->elem, a->ndim, a->ext, a->src, a->src_stride, out[0], a->dst_stride);
+}
+
+static void *random_bytes(kt_pool *pool, kt_rng *r, weft_dtype t, size_t n) {
+    unsigned char *p = kt_tensor(pool, r, t, n);
+    for (size_t i = 0; i < n * weft_dtype_size(t); i++) p[i] = (unsigned char)kt_bits(r);
+    return p;
+}
+
+/* Unsigned integers of this many bytes stand for elements without arithmetic. */
+static weft_dtype raw_type(size_t elem) {
+    return elem == 1 ? WEFT_U8 : elem == 2 ? WEFT_U16 : elem == 4 ? WEFT_U32 : WEFT_U64;
+}
+
+static void check_transpose(const kt_run *r, const void *arg, void *const *out) {
+    const move_arg *a = arg;
+    for (int64_t i = 0; i < a->rows; i++)
+        for (int64_t j = 0; j < a->cols; j++)
+            if (memcmp((const char *)out[0] + (size_t)(j * a->rows + i) * a->elem,
+                       (const char *)a->src + (size_t)(i * a->cols + j) * a->elem, a->elem) != 0)
+                fail_msg("transpose on %s: [%lld, %lld] is wrong", r->label, (long long)j, (long long)i);
+}
+
+static void transposes(void **state) {
+    kt_rng rng = rng_of_test();
+    (void)state;
+    for (int round = 0; round < 40; round++) {
+        kt_pool pool = {0};
+        move_arg a = {.elem = round % 2 ? 2 : 4, .rows = kt_size(&rng, 260), .cols = kt_size(&rng, 260)};
+        size_t n = (size_t)(a.rows * a.cols);
+        kt_case c = {.name = "transpose",
+                     .op = -1,
+                     .nout = 1,
+                     .call = call_transpose,
+                     .check = check_transpose,
+                     .arg = &a};
+        a.src = random_bytes(&pool, &rng, raw_type(a.elem), n);
+        c.out[0] = (kt_out){.name = "dst", .t = raw_type(a.elem), .n = n};
+        kt_compare(&c, &rng);
+        kt_free(&pool);
+    }
+}
+
+/* Strides of a box stored in a random order of dimensions with gaps; returns the elements that it spans. */
+static int64_t random_strides(kt_rng *r, uint32_t ndim, const int64_t *ext, int64_t *stride) {
+    int order[8], span = 1;
+    for (uint32_t i = 0; i < ndim; i++) order[i] = (int)i;
+    if (kt_int(r, 0, 1))
+        for (uint32_t i = ndim; i > 1; i--) {
+            int j = (int)kt_int(r, 0, i - 1), swap = order[i - 1];
+            order[i - 1] = order[j];
+            order[j] = swap;
+        }
+    for (uint32_t i = ndim; i > 0; i--) {
+        stride[order[i - 1]] = span;
+        span *= (int)(ext[order[i - 1]] + (kt_int(r, 0, 2) == 0));
+    }
+    return span;
+}
+
+static void box_copies(void **state) {
+    kt_rng rng = rng_of_test();
+    (void)state;
+    for (int round = 0; round < 120; round++) {
+        kt_pool pool = {0};
+        move_arg a = {.elem = (size_t)1 << kt_int(&rng, 0, 3), .ndim = (uint32_t)kt_int(&rng, 0, 8)};
+        kt_case c = {.name = "box_copy", .op = -1, .nout = 1, .call = call_box_copy, .arg = &a};
+        int64_t src_span, dst_span;
+        for (uint32_t i = 0; i < a.ndim; i++)
+            a.ext[i] = a.ndim < 3 ? kt_size(&rng, 200) : kt_int(&rng, round % 10 ? 1 : 0, a.ndim < 5 ? 9 : 4);
+        src_span = random_strides(&rng, a.ndim, a.ext, a.src_stride);
+        dst_span = random_strides(&rng, a.ndim, a.ext, a.dst_stride);
+        a.src = random_bytes(&pool, &rng, raw_type(a.elem), (size_t)src_span);
+        c.out[0] = (kt_out){.name = "dst", .t = raw_type(a.elem), .n = (size_t)dst_span};
+        kt_compare(&c, &rng);
+        kt_free(&pool);
+    }
+}
+
+static void box_copy_of_a_known_box(void **state) {
+    /* columns 1..2 of rows 0..1 of a [2, 4] matrix, transposed into a [2, 3] one from its first element */
+    static const int32_t src[8] = {0, 1, 2, 3, 10, 11, 12, 13}, want[6] = {1, 11, -1, 2, 12, -1};
+    static const int64_t ext[2] = {2, 2}, src_stride[2] = {4, 1}, dst_stride[2] = {1, 3};
+    (void)state;
+    for (int i = 0; i < kt_nruns; i++) {
+        int32_t dst[6] = {-1, -1, -1, -1, -1, -1};
+        kt_run *r = &kt_runs[i];
+        assert_int_equal(r->ops->box_copy(kt_exec(r, 0), 4, 2, ext, src + 1, src_stride, dst, dst_stride),
+                         WEFT_OK);
+        assert_memory_equal(dst, want, sizeof dst);
+    }
+}
+
+/* --- reduce_p --- */
+
+typedef struct reduce_arg {
+    weft_dtype t;
+    weft_redop op;
+    int p, in_place;
+    size_t n;
+    const void *src[WEFT_REDUCE_MAX];
+} reduce_arg;
+
+CALL(call_reduce_p) {
+    const reduce_arg *a = arg;
+    const void *src[WEFT_REDUCE_MAX];
+    memcpy(src, a->src, sizeof src);
+    if (a->in_place >= 0) src[a->in_place] = out[0];
+    return r->ops->reduce_p(r->exec, a->t, a->op, a->p, src, out[0], a->n);
+}
+
+static void reduce_p_is_the_same_tree_everywhere(void **state) {
+    kt_rng rng = rng_of_test();
+    (void)state;
+    for (int round = 0; round < 300; round++) {
+        kt_pool pool = {0};
+        reduce_arg a = {.t = (weft_dtype)(round % WEFT_DTYPE_COUNT),
+                        .p = 1 + (round / WEFT_DTYPE_COUNT) % 16};
+        int is_float = a.t <= WEFT_F64, ordinary = kt_int(&rng, 0, 2);
+        kt_case c = {.name = "reduce_p", .op = -1, .nout = 1, .call = call_reduce_p, .arg = &a};
+        a.op = (weft_redop)kt_int(&rng, 0, is_float ? WEFT_MAX : WEFT_LAND);
+        a.n = (size_t)kt_size(&rng, 2000);
+        a.in_place = (int)kt_int(&rng, -1, a.p - 1);
+        for (int s = 0; s < a.p; s++) {
+            void *p = random_bytes(&pool, &rng, a.t, a.n);
+            if (a.t == WEFT_F16) {
+                for (size_t i = 0; ordinary && i < a.n; i++)
+                    ((uint16_t *)p)[i] &= 0xbfff; /* |v| < 2: no infinities */
+            } else if (is_float && ordinary) {
+                kt_fill(&rng, a.t, p, a.n, 1);
+            } else if (a.op == WEFT_LAND) {
+                for (size_t i = 0; i < a.n; i++)
+                    if (kt_int(&rng, 0, 3) == 0)
+                        memset((char *)p + i * weft_dtype_size(a.t), 0, weft_dtype_size(a.t));
+            }
+            a.src[s] = p;
+        }
+        kt_freeze(&pool);
+        c.out[0] =
+            (kt_out){.name = "dst", .t = a.t, .n = a.n, .init = a.in_place >= 0 ? a.src[a.in_place] : NULL};
+        kt_compare(&c, &rng);
+        kt_free(&pool);
+    }
+}
+
+/* Golden: 1, 2^-24 seven times. The tree keeps the small ones, a left fold would lose all. */
+static void reduce_p_adds_pairs_first(void **state) {
+    const float one = 1, small = 0x1p-24f;
+    (void)state;
+    for (int i = 0; i < kt_nruns; i++) {
+        kt_run *r = &kt_runs[i];
+        float dst = 0;
+        const void *src[8] = {&one, &small, &small, &small, &small, &small, &small, &small};
+        assert_int_equal(r->ops->reduce_p(kt_exec(r, 0), WEFT_F32, WEFT_SUM, 8, src, &dst, 1), WEFT_OK);
+        /* (1 + s) = 1, (s + s) = 2s: 1 + 2s = 1 + 2^-23; right half 4s = 2^-22 */
+        assert_true(dst == 1.0f + 0x1p-23f + 0x1p-22f);
+        assert_int_equal(r->ops->reduce_p(r->exec, WEFT_F32, WEFT_SUM, 3, src, &dst, 1), WEFT_OK);
+        assert_true(dst == 1.0f); /* (1 + s) + s: the odd one is carried up */
+    }
+}
+
+/* --- sumsq, absmax --- */
+
+typedef struct norm_arg {
+    size_t n;
+    const float *x;
+} norm_arg;
+
+CALL(call_sumsq) {
+    const norm_arg *a = arg;
+    return r->ops->sumsq(r->exec, a->n, a->x, out[0]);
+}
+
+CALL(call_absmax) {
+    const norm_arg *a = arg;
+    return r->ops->absmax(r->exec, a->n, a->x, out[0]);
+}
+
+static void sums_and_extremes(void **state) {
+    static const size_t sizes[] = {0, 1, 15, 16, 17, 16383, 16384, 16385, 49153, 200003};
+    kt_rng rng = rng_of_test();
+    (void)state;
+    for (int round = 0; round < 30; round++) {
+        kt_pool pool = {0};
+        norm_arg a = {.n = round < 10 ? sizes[round] : (size_t)kt_size(&rng, 70000)};
+        kt_case c = {.op = WEFT_OP_SUMSQ, .nout = 1, .arg = &a};
+        float *x = kt_random(&pool, &rng, WEFT_F32, a.n, 1);
+        double sum = 0, *tol = kt_tolerances(1);
+        if (round >= 20 && a.n) x[kt_int(&rng, 0, (int64_t)a.n - 1)] = round % 2 ? NAN : -INFINITY;
+        for (size_t i = 0; i < a.n; i++) sum += isfinite(x[i]) ? (double)x[i] * x[i] : 0;
+        kt_freeze(&pool);
+        a.x = x;
+        /* a lane of a block adds at most 1024 squares, then 4 levels; blocks are added in double */
+        tol[0] = (1024 + 4) * KT_U * sum;
+        if (a.n < 16384) tol[0] = ((double)a.n / 16 + 5) * KT_U * sum;
+        c.name = "sumsq", c.call = call_sumsq;
+        c.out[0] = (kt_out){.name = "out", .t = WEFT_F64, .n = 1, .tol = tol};
+        kt_compare(&c, &rng);
+        c.name = "absmax", c.call = call_absmax;
+        c.op = -1;
+        c.out[0] = (kt_out){.name = "out", .t = WEFT_F32, .n = 1};
+        kt_compare(&c, &rng);
+        kt_free(&pool);
+    }
+}
+
+/* --- adamw --- */
+
+typedef struct adamw_arg {
+    weft_adamw_desc d;
+    const float *g;
+    float clip;
+    uint32_t skip;
+    int with_w;
+} adamw_arg;
+
+CALL(call_adamw) { /* outputs: master, m, v, w */
+    const adamw_arg *a = arg;
+    return r->ops->adamw(r->exec, &a->d, out[0], out[1], out[2], a->g, a->with_w ? out[3] : NULL, &a->clip,
+                         &a->skip);
+}
+
+static void check_adamw(const kt_run *r, const void *arg, void *const *out) {
+    const adamw_arg *a = arg;
+    for (size_t i = 0; a->with_w && !a->skip && i < a->d.n; i++)
+        if (((const uint16_t *)out[3])[i] != weft_f32_to_bf16(((const float *)out[0])[i]))
+            fail_msg("adamw on %s: w[%zu] is not its own master rounded", r->label, i);
+}
+
+static void adamw(void **state) {
+    kt_rng rng = rng_of_test();
+    (void)state;
+    for (int round = 0; round < 40; round++) {
+        kt_pool pool = {0};
+        size_t n = round == 0 ? 70001 : round == 1 ? 0 : (size_t)kt_size(&rng, 3000);
+        int step = (int)kt_int(&rng, 1, 1000);
+        adamw_arg a = {.clip = round % 3 ? 1 : 0.37f, .skip = round % 5 == 4 ? 7 : 0, .with_w = round % 2};
+        kt_case c = {
+            .name = "adamw", .op = -1, .nout = 4, .call = call_adamw, .check = check_adamw, .arg = &a};
+        float *p = kt_random(&pool, &rng, WEFT_F32, n, 1), *m = kt_random(&pool, &rng, WEFT_F32, n, 0.1);
+        float *v = kt_random(&pool, &rng, WEFT_F32, n, 0.1), *g = kt_random(&pool, &rng, WEFT_F32, n, 0.3);
+        uint16_t *w = kt_random(&pool, &rng, WEFT_BF16, n, 1);
+        double *tol[4];
+        a.d = (weft_adamw_desc){.size = sizeof a.d,
+                                .n = n,
+                                .lr = 0.01f,
+                                .beta1 = 0.9f,
+                                .beta2 = 0.95f,
+                                .eps = 1e-8f,
+                                .weight_decay = 0.1f};
+        a.d.bias1 = (float)(1 - pow(0.9, step));
+        a.d.bias2 = (float)(1 - pow(0.95, step));
+        for (size_t i = 0; i < n; i++) v[i] *= v[i];
+        if (round >= 30 && n) g[kt_int(&rng, 0, (int64_t)n - 1)] = round % 2 ? NAN : INFINITY;
+        a.g = g;
+        for (int j = 0; j < 4; j++) tol[j] = kt_tolerances(n);
+        for (size_t i = 0; !a.skip && i < n; i++) {
+            double grad = (double)a.clip * g[i], in_m = 0.9 * fabs((double)m[i]) + 0.1 * fabs(grad);
+            double new_m = (double)a.d.beta1 * m[i] + (1 - (double)a.d.beta1) * grad;
+            double new_v = (double)a.d.beta2 * v[i] + (1 - (double)a.d.beta2) * grad * grad;
+            double divisor = sqrt(new_v / a.d.bias2) + a.d.eps, update = new_m / a.d.bias1 / divisor;
+            double err_m = 5 * KT_U * in_m; /* clip, two products, one sum; terms may cancel */
+            tol[1][i] = err_m;
+            tol[2][i] = 6 * KT_U * new_v; /* no cancellation */
+            /* the update: m's error, then 12 roundings of relative size; v's enters by half */
+            tol[0][i] = a.d.lr * (err_m / a.d.bias1 / divisor + 16 * KT_U * fabs(update) +
+                                  4 * KT_U * 0.1 * fabs((double)p[i])) +
+                        2 * KT_U * fabs((double)p[i]) + 0x1p-126;
+            tol[3][i] = a.with_w ? tol[0][i] : 0;
+        }
+        kt_freeze(&pool);
+        c.out[0] = (kt_out){.name = "master", .t = WEFT_F32, .n = n, .init = p, .tol = tol[0]};
+        c.out[1] = (kt_out){.name = "m", .t = WEFT_F32, .n = n, .init = m, .tol = tol[1]};
+        c.out[2] = (kt_out){.name = "v", .t = WEFT_F32, .n = n, .init = v, .tol = tol[2]};
+        c.out[3] = (kt_out){.name = "w", .t = WEFT_BF16, .n = n, .init = w, .tol = tol[3]};
+        kt_compare(&c, &rng);
+        kt_free(&pool);
+    }
+}
+
+/* One element by hand: the first step from zero moments moves by lr in the direction of the gradient's sign.
+ */
+static void adamw_first_step_by_hand(void **state) {
+    (void)state;
+    for (int i = 0; i < kt_nruns; i++) {
+        kt_run *r = &kt_runs[i];
+        weft_adamw_desc d = {.size = sizeof d,
+                             .n = 2,
+                             .lr = 0.5f,
+                             .beta1 = 0.75f,
+                             .beta2 = 0.9375f,
+                             .eps = 0,
+                             .weight_decay = 0.25f,
+                             .bias1 = 0.25f,
+                             .bias2 = 0.0625f};
+        float p[2] = {2, -4}, m[2] = {0, 0}, v[2] = {0, 0}, g[2] = {16, -8}, clip = 0.5f;
+        uint32_t skip = 1;
+        assert_int_equal(r->ops->adamw(kt_exec(r, 0), &d, p, m, v, g, NULL, &clip, &skip), WEFT_OK);
+        assert_true(p[0] == 2 && p[1] == -4 && m[0] == 0 && v[1] == 0);
+        skip = 0;
+        assert_int_equal(r->ops->adamw(r->exec, &d, p, m, v, g, NULL, &clip, &skip), WEFT_OK);
+        assert_true(m[0] == 2 && m[1] == -1 && v[0] == 4 && v[1] == 1);
+        assert_true(fabsf(p[0] - (2 - 0.5f * (1 + 0.25f * 2))) < 1e-6f);
+        assert_true(fabsf(p[1] - (-4 - 0.5f * (-1 - 0.25f * 4))) < 1e-6f);
+    }
+}
+
+/* --- newton_schulz --- */
+
+typedef struct ortho_arg {
+    weft_newton_schulz_desc d;
+} ortho_arg;
+
+CALL(call_newton_schulz) {
+    const ortho_arg *a = arg;
+    return r->ops->newton_schulz(r->exec, &a->d, out[0]);
+}
+
+static void newton_schulz_agrees(void **state) {
+    kt_rng rng = rng_of_test();
+    (void)state;
+    for (int round = 0; round < 12; round++) {
+        kt_pool pool = {0};
+        ortho_arg a = {
+            {.size = sizeof a.d, .rows = kt_size(&rng, 130), .cols = kt_size(&rng, 130), .rounds = 5}};
+        size_t n = (size_t)(a.d.rows * a.d.cols);
+        kt_case c = {.name = "newton_schulz",
+                     .op = WEFT_OP_NEWTON_SCHULZ,
+                     .desc = &a.d,
+                     .nout = 1,
+                     .call = call_newton_schulz,
+                     .arg = &a};
+        float *x = kt_random(&pool, &rng, WEFT_F32, n, 0.02);
+        double *tol = kt_tolerances(n);
+        /* A rounding of relative size sqrt(k) u enters in each product; small singular values grow by 3.4445
+         * a round, and their errors with them. Entries and singular values are at most about 1.2. */
+        for (size_t i = 0; i < n; i++)
+            tol[i] = pow(3.4445, 5) * 4 * sqrt((double)(a.d.rows + a.d.cols)) * KT_U;
+        kt_freeze(&pool);
+        c.out[0] = (kt_out){.name = "x", .t = WEFT_F32, .n = n, .init = x, .tol = tol};
+        kt_compare(&c, &rng);
+        kt_free(&pool);
+    }
+}
+
+enum { NS_SMALL = 8, NS_LARGE = 24 };
+
+/* Eigenvalues of the symmetric a[n, n] by cyclic Jacobi rotations, left on the diagonal. */
+static void jacobi(double *a, int n) {
+    for (int sweep = 0; sweep < 30; sweep++)
+        for (int p = 0; p < n; p++)
+            for (int q = p + 1; q < n; q++) {
+                double theta, t, c, s;
+                if (fabs(a[p * n + q]) < 1e-14) continue;
+                theta = (a[q * n + q] - a[p * n + p]) / (2 * a[p * n + q]);
+                t = (theta < 0 ? -1 : 1) / (fabs(theta) + sqrt(theta * theta + 1));
+                c = 1 / sqrt(t * t + 1);
+                s = t * c;
+                for (int k = 0; k < n; k++) {
+                    double kp = a[k * n + p], kq = a[k * n + q];
+                    a[k * n + p] = c * kp - s * kq;
+                    a[k * n + q] = s * kp + c * kq;
+                }
+                for (int k = 0; k < n; k++) {
+                    double pk = a[p * n + k], qk = a[q * n + k];
+                    a[p * n + k] = c * pk - s * qk;
+                    a[q * n + k] = s * pk + c * qk;
+                }
+            }
+}
+
+/* Singular values end within [0.6, 1.3] (the fixed band of the quintic is about [0.68, 1.14]), and the
+ * singular vectors stay: old x new^T is symmetric. Wide and tall. */
+static void newton_schulz_makes_singular_values_near_one(void **state) {
+    kt_rng rng = rng_of_test();
+    (void)state;
+    for (int run = 0; run < kt_nruns; run++)
+        for (int tall = 0; tall < 2; tall++) {
+            kt_run *r = &kt_runs[run];
+            enum { m = NS_SMALL, n = NS_LARGE };
+            weft_newton_schulz_desc d = {
+                .size = sizeof d, .rows = tall ? n : m, .cols = tall ? m : n, .rounds = 5};
+            float x[m * n], old[m * n];
+            double gram[m * m], cross[m * m];
+            kt_fill(&rng, WEFT_F32, x, m * n, 3);
+            memcpy(old, x, sizeof x);
+            kt_exec_for(r, WEFT_OP_NEWTON_SCHULZ, &d);
+            assert_int_equal(r->ops->newton_schulz(r->exec, &d, x), WEFT_OK);
+            for (int i = 0; i < m; i++)
+                for (int j = 0; j < m; j++) {
+                    double g = 0, c = 0;
+                    for (int k = 0; k < n; k++) {
+                        int at_i = tall ? k * m + i : i * n + k, at_j = tall ? k * m + j : j * n + k;
+                        g += (double)x[at_i] * x[at_j];
+                        c += (double)old[at_i] * x[at_j];
+                    }
+                    gram[i * m + j] = g;
+                    cross[i * m + j] = c;
+                }
+            for (int i = 0; i < m; i++)
+                for (int j = 0; j < i; j++) assert_true(fabs(cross[i * m + j] - cross[j * m + i]) < 2e-3);
+            jacobi(gram, m);
+            for (int i = 0; i < m; i++) {
+                double s = sqrt(gram[i * m + i]);
+                if (!(s > 0.6 && s < 1.3))
+                    fail_msg("newton_schulz on %s: a singular value is %g", r->label, s);
+            }
+        }
+}
+
+static void newton_schulz_of_zero_is_zero(void **state) {
+    (void)state;
+    for (int i = 0; i < kt_nruns; i++) {
+        float x[6] = {0};
+        weft_newton_schulz_desc d = {.size = sizeof d, .rows = 2, .cols = 3, .rounds = 5};
+        kt_exec_for(&kt_runs[i], WEFT_OP_NEWTON_SCHULZ, &d);
+        assert_int_equal(kt_runs[i].ops->newton_schulz(kt_runs[i].exec, &d, x), WEFT_OK);
+        for (int j = 0; j < 6; j++) assert_true(x[j] == 0);
+    }
+}
+
+/* --- memory and probe --- */
+
+static void memory_is_aligned_and_zero(void **state) {
+    static const size_t sizes[] = {0, 1, 63, 64, 4097, (4 << 20) - 1, 4 << 20, (4 << 20) + 1};
+    (void)state;
+    for (int i = 0; i < kt_nruns; i++)
+        for (int j = 0; j < 8; j++) {
+            void *p = NULL;
+            kt_run *r = &kt_runs[i];
+            assert_int_equal(r->ops->alloc(r->backend, sizes[j], &p), WEFT_OK);
+            assert_non_null(p);
+            assert_int_equal((uintptr_t)p % (sizes[j] >= 4 << 20 ? 2 << 20 : 64), 0);
+            for (size_t k = 0; k < sizes[j]; k++)
+                if (((char *)p)[k]) fail_msg("%s: byte %zu of fresh memory is not 0", r->label, k);
+            memset(p, 1, sizes[j]);
+            r->ops->release(r->backend, p);
+        }
+}
+
+static void probe_measures_something(void **state) {
+    (void)state;
+    for (int i = 0; i < kt_nruns; i++) {
+        double f32 = 0, bf16 = 0;
+        kt_run *r = &kt_runs[i];
+        assert_int_equal(r->ops->probe_fma(kt_exec(r, 0), WEFT_F32, 0.002, &f32), WEFT_OK);
+        assert_int_equal(r->ops->probe_fma(r->exec, WEFT_BF16, 0.002, &bf16), WEFT_OK);
+        assert_true(f32 > 1e6 && f32 < 1e15 && bf16 > 1e6 && bf16 < 1e15);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_backend_has_every_op),
+        cmocka_unit_test(cast_between_all_pairs),
+        cmocka_unit_test(cast_rounds_every_gap_to_nearest_even),
+        cmocka_unit_test(linear_combinations_are_exact),
+        cmocka_unit_test(zero_factors_read_nothing),
+        cmocka_unit_test(transposes),
+        cmocka_unit_test(box_copies),
+        cmocka_unit_test(box_copy_of_a_known_box),
+        cmocka_unit_test(reduce_p_is_the_same_tree_everywhere),
+        cmocka_unit_test(reduce_p_adds_pairs_first),
+        cmocka_unit_test(sums_and_extremes),
+        cmocka_unit_test(adamw),
+        cmocka_unit_test(adamw_first_step_by_hand),
+        cmocka_unit_test(newton_schulz_agrees),
+        cmocka_unit_test(newton_schulz_makes_singular_values_near_one),
+        cmocka_unit_test(newton_schulz_of_zero_is_zero),
+        cmocka_unit_test(memory_is_aligned_and_zero),
+        cmocka_unit_test(probe_measures_something),
+    };
+    return cmocka_run_group_tests_name("ops", tests, kt_open, kt_close);
+}

@@ -1,0 +1,217 @@
+/* The runner of the kernel tests; see kernels_case.h. */
+#include "tests/support/kernels_case.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/status.h"
+
+kt_run kt_runs[16];
+int kt_nruns;
+
+/* --- counting allocations --- */
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__GLIBC__)
+#define KT_COUNT_MALLOCS 0
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define KT_COUNT_MALLOCS 0
+#endif
+#endif
+#ifndef KT_COUNT_MALLOCS
+#define KT_COUNT_MALLOCS 1
+#endif
+
+#if KT_COUNT_MALLOCS
+static atomic_long mallocs; /* relaxed: only compared around calls that have returned */
+
+extern void *__libc_malloc(size_t n);
+extern void *__libc_calloc(size_t n, size_t size);
+extern void *__libc_realloc(void *p, size_t n);
+extern void *__libc_memalign(size_t align, size_t n);
+
+void *malloc(size_t n) {
+    atomic_fetch_add_explicit(&mallocs, 1, memory_order_relaxed);
+    return __libc_malloc(n);
+}
+void *calloc(size_t n, size_t size) {
+    atomic_fetch_add_explicit(&mallocs, 1, memory_order_relaxed);
+    return __libc_calloc(n, size);
+}
+void *realloc(void *p, size_t n) {
+    atomic_fetch_add_explicit(&mallocs, 1, memory_order_relaxed);
+    return __libc_realloc(p, n);
+}
+void *aligned_alloc(size_t align, size_t n) {
+    atomic_fetch_add_explicit(&mallocs, 1, memory_order_relaxed);
+    return __libc_memalign(align, n);
+}
+long kt_mallocs(void) {
+    return atomic_load_explicit(&mallocs, memory_order_relaxed);
+}
+#else
+long kt_mallocs(void) {
+    return -1;
+}
+#endif
+
+/* --- backends --- */
+
+static int kt_add(const char *name, const char *isa, int threads) {
+    weft_backend_opts o = {.size = sizeof o, .isa = isa};
+    weft_backend_desc d;
+    kt_run *r = &kt_runs[kt_nruns];
+    memset(r, 0, sizeof *r);
+    if (weft_backend_open(name, &o, &r->backend) != WEFT_OK) {
+        printf("# no backend %s: %s\n", name, weft_last_error());
+        return -1;
+    }
+    weft_backend_info(r->backend, &d);
+    if (isa && strcmp(d.isa, isa) != 0) { /* the machine has less */
+        printf("# no level %s of backend %s here\n", isa, name);
+        weft_backend_close(r->backend);
+        return 0;
+    }
+    snprintf(r->label, sizeof r->label, "%s/%s x%d", d.name, d.isa, threads);
+    r->is_ref = strcmp(name, "ref") == 0;
+    r->threads = threads;
+    r->ops = weft_backend_ops(r->backend);
+    kt_nruns++;
+    return 1;
+}
+
+int kt_open(void **state) {
+    static const char *const levels[] = {"avx2", "avx512", "avx512bf16"};
+    (void)state;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    unsetenv("WEFT_ISA"); /* the table below asks for each level itself */
+    kt_seed();
+    if (kt_add("ref", NULL, 1) < 0) return -1;
+    for (int level = 0; level < 3; level++)
+        for (int threads = 1; threads <= 3; threads++)
+            if (kt_add("cpu", levels[level], threads) <= 0) break;
+    for (int i = 0; i < kt_nruns; i++) printf("# runs on %s\n", kt_runs[i].label);
+    return 0;
+}
+
+int kt_close(void **state) {
+    (void)state;
+    for (int i = 0; i < kt_nruns; i++) {
+        weft_exec_destroy(kt_runs[i].exec);
+        weft_backend_close(kt_runs[i].backend);
+    }
+    kt_nruns = 0;
+    return 0;
+}
+
+weft_exec *kt_exec(kt_run *r, size_t bytes) {
+    weft_exec_opts o = {.size = sizeof o, .threads = r->threads, .scratch = bytes};
+    if (r->exec && bytes <= r->scratch) return r->exec;
+    if (r->exec) weft_exec_destroy(r->exec);
+    r->exec = NULL;
+    r->scratch = bytes;
+    if (weft_exec_create(r->backend, &o, &r->exec) != WEFT_OK)
+        fail_msg("%s: no exec with %zu bytes: %s", r->label, bytes, weft_last_error());
+    return r->exec;
+}
+
+weft_exec *kt_exec_for(kt_run *r, int op, const void *desc) {
+    return kt_exec(r, op < 0 ? 0 : weft_op_scratch(r->backend, (weft_op_id)op, desc, r->threads));
+}
+
+/* --- comparison --- */
+
+double *kt_tolerances(size_t n) {
+    double *p = calloc(n ? n : 1, sizeof *p);
+    assert_non_null(p);
+    return p;
+}
+
+static int kt_is_nan(weft_dtype t, const void *p, size_t i) {
+    if (t == WEFT_F16) return (((const uint16_t *)p)[i] & 0x7fffu) > 0x7c00u;
+    if (t == WEFT_F32 || t == WEFT_BF16 || t == WEFT_F64) return isnan(kt_get(t, p, i));
+    return 0;
+}
+
+static int kt_same_bits(weft_dtype t, const void *a, const void *b, size_t i) {
+    size_t elem = weft_dtype_size(t);
+    if (memcmp((const char *)a + i * elem, (const char *)b + i * elem, elem) == 0) return 1;
+    return kt_is_nan(t, a, i) && kt_is_nan(t, b, i); /* payloads are not part of the contract */
+}
+
+/* bf16 stores 8 significant bits: values within tol round to the same or, across a tie, to a neighbour, which
+ * is at most 2^-7 of the larger away. */
+static int kt_within(weft_dtype t, double got, double want, double tol) {
+    double largest = fmax(fabs(got), fabs(want));
+    if (isinf(want)) return got == want;
+    if (t == WEFT_BF16) tol += 0x1p-7 * largest;
+    return fabs(got - want) <= tol;
+}
+
+static void kt_compare_out(const kt_case *c, const kt_run *r, const kt_out *o, const void *got,
+                           const void *want) {
+    size_t rounded_apart = 0;
+    for (size_t i = 0; i < o->n; i++) {
+        double g, w, tol = o->tol ? o->tol[i] : 0;
+        if (kt_same_bits(o->t, got, want, i)) continue;
+        if (c->nan_may_spread && kt_is_nan(o->t, got, i)) continue;
+        g = kt_get(o->t, got, i);
+        w = kt_get(o->t, want, i);
+        if (!(tol > 0) || !kt_within(o->t, g, w, tol))
+            fail_msg("%s on %s: %s[%zu of %zu] (%s) is %.9g, ref has %.9g, difference %.3g, allowed %.3g",
+                     c->name, r->label, o->name, i, o->n, weft_dtype_name(o->t), g, w, fabs(g - w), tol);
+        rounded_apart += o->t == WEFT_BF16 && fabs(g - w) > 2 * tol;
+    }
+    /* Two roundings of nearly equal numbers rarely differ. Often means that one of them is not to nearest. */
+    if (rounded_apart > 4 + o->n / 20)
+        fail_msg("%s on %s: %zu of %zu bf16 elements of %s are rounded to a neighbour of ref's", c->name,
+                 r->label, rounded_apart, o->n, o->name);
+}
+
+static void kt_call(const kt_case *c, kt_run *r, kt_rng *rng, kt_pool *pool, void **out) {
+    weft_status s;
+    for (int i = 0; i < c->nout; i++) {
+        const kt_out *o = &c->out[i];
+        out[i] = kt_tensor(pool, rng, o->t, o->n);
+        if (o->init) memcpy(out[i], o->init, o->n * weft_dtype_size(o->t));
+    }
+    kt_exec_for(r, c->op, c->desc);
+    s = c->call(r, c->arg, out);
+    if (s != WEFT_OK) fail_msg("%s on %s: %s: %s", c->name, r->label, weft_status_name(s), weft_last_error());
+    if (!kt_intact(pool, c->name)) fail_msg("%s on %s: wrote outside its outputs", c->name, r->label);
+    if (c->check) c->check(r, c->arg, out);
+}
+
+void kt_compare(const kt_case *c, kt_rng *rng) {
+    kt_pool ref_pool = {0}, first_pool = {0}, pool = {0};
+    void *ref[KT_OUTS], *first[KT_OUTS] = {0}, *out[KT_OUTS];
+    const kt_run *first_run = NULL;
+    kt_call(c, &kt_runs[0], rng, &ref_pool, ref);
+    for (int i = 1; i < kt_nruns; i++) {
+        kt_run *r = &kt_runs[i];
+        kt_call(c, r, rng, first_run ? &pool : &first_pool, first_run ? out : first);
+        for (int j = 0; j < c->nout; j++) {
+            const kt_out *o = &c->out[j];
+            if (!first_run)
+                kt_compare_out(c, r, o, first[j], ref[j]);
+            else
+                for (size_t e = 0; e < o->n; e++)
+                    if (!kt_same_bits(o->t, out[j], first[j], e))
+                        fail_msg("%s: %s[%zu of %zu] (%s) is %.9g on %s and %.9g on %s", c->name, o->name, e,
+                                 o->n, weft_dtype_name(o->t), kt_get(o->t, first[j], e), first_run->label,
+                                 kt_get(o->t, out[j], e), r->label);
+        }
+        if (!first_run) first_run = r;
+        kt_free(&pool);
+    }
+    kt_free(&first_pool);
+    kt_free(&ref_pool);
+    for (int j = 0; j < c->nout; j++) free(c->out[j].tol);
+}
