@@ -117,7 +117,7 @@ static weft_status parse_tensor(const char *path, const char *name, json_t *v, s
     strcpy(t->dtype, d->name);
     t->t = d->t;
 
-    size_t elements, bits;
+    size_t elements = 0, bits = 0;
     WEFT_TRY(parse_shape(path, json_object_get(v, "shape"), t, &elements));
     WEFT_TRY(parse_offsets(path, json_object_get(v, "data_offsets"), t, buffer_at, buffer));
     if (!weft_mul_ok(elements, d->bits, &bits) || bits % 8)
@@ -247,7 +247,7 @@ weft_status weft_st_parse(const char *name, const void *data, size_t n, size_t f
     *out = NULL;
     if (n < 8 || file_bytes < 8) return too_short(name, n < file_bytes ? n : file_bytes);
     if (file_bytes > INT64_MAX) return weft_fail(WEFT_ERR_ARG, "%s: no file has %zu bytes", name, file_bytes);
-    size_t header;
+    size_t header = 0;
     WEFT_TRY(header_size(name, data, file_bytes, &header));
     if (header > n - 8)
         return weft_fail(WEFT_ERR_FORMAT, "%s: a header of %zu bytes, of which %zu are here", name, header,
