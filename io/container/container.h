@@ -1,0 +1,109 @@
+/* The container: one HDF5 file of attributes and plain arrays, whose bytes weft writes and reads without
+ * HDF5.
+ *
+ *   0        user block: "WEFTH5\r\n", sizes, digest, and the catalogue (JSON): attributes, and for every
+ * dataset its type, shape, byte offset, and the digest of its digests block    HDF5 superblock and all HDF5
+ * metadata, in one piece
+ *   ...      datasets: contiguous, aligned, in file order; bytes between them are zero
+ *   /sys/xxh XXH3-128 of every segment of every dataset, 16 bytes a row, canonical order
+ *
+ * HDF5 makes the file, so that h5dump and h5py open it. weft reads it by its own catalogue: what a damaged or
+ * hostile file can reach is one bounded JSON parser and checked arithmetic, never the HDF5 library. The
+ * catalogue carries a digest of itself and of the HDF5 metadata, and the root of every dataset's digests, so
+ * that its own digest names the whole content. All numbers are little-endian. XXH3 finds damage; it is no
+ * defence against a forger.
+ *
+ * A file appears under its name complete and synced, or not at all. */
+#ifndef WEFT_IO_CONTAINER_H
+#define WEFT_IO_CONTAINER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/box.h"
+#include "base/status.h"
+#include "weft/types.h"
+
+#define WEFT_CONTAINER_NAME_MAX     255
+#define WEFT_CONTAINER_MAX_DATASETS 65536
+#define WEFT_CONTAINER_MAX_ATTRS    256
+
+typedef enum weft_attr_type { WEFT_ATTR_STRING, WEFT_ATTR_I64, WEFT_ATTR_F64 } weft_attr_type;
+
+typedef struct weft_attr { /* an attribute of the root group */
+    const char *name;
+    weft_attr_type type;
+    const char *s; /* STRING: UTF-8 */
+    int64_t i;     /* I64 */
+    double f;      /* F64: finite */
+} weft_attr;
+
+typedef struct weft_container_dataset {
+    const char
+        *name; /* absolute: "/tokens", "/model/layers.00.attn.q.weight/0"; groups are made on the way */
+    weft_dtype dtype;
+    uint32_t ndim; /* 1..WEFT_MAX_DIMS */
+    int64_t shape[WEFT_MAX_DIMS];
+    /* filled by create and open */
+    int64_t at, bytes; /* place in the file */
+    int64_t row, rows; /* its digests in /sys/xxh */
+} weft_container_dataset;
+
+/* --- writing: one process, one thread at a time per writer; any number of writers at once
+ * ----------------------- */
+
+typedef struct weft_container_opts {
+    uint32_t size;
+    const char *format;    /* what the file is: "weft-tokens" */
+    int32_t version;       /* of that format, >= 1 */
+    int64_t segment_bytes; /* bytes a digest covers: a power of two in [4 KiB, 1 GiB] */
+    int64_t alignment; /* of datasets of 4096 bytes and more: a power of two in [4 KiB, 64 MiB]; 0: 4 KiB */
+    const weft_attr *attrs;
+    size_t nattrs;
+} weft_container_opts;
+
+typedef struct weft_container_writer weft_container_writer;
+
+/* Makes a temporary file beside `path` with all metadata and space for all bytes, and fills at, bytes, row,
+ * rows of sets. Nothing exists under `path` before commit. ARG: a name, shape or option; ACCESS, NOTFOUND,
+ * SPACE, IO. */
+weft_status weft_container_create(const char *path, const weft_container_opts *o,
+                                  weft_container_dataset *sets, size_t n, weft_container_writer **w);
+/* Writes the next n bytes of dataset `set` (an index into sets) and digests them. ARG: more than it holds. */
+weft_status weft_container_append(weft_container_writer *w, size_t set, const void *data, size_t n);
+/* Writes digests and catalogue, syncs, renames; frees w in any case. STATE: a dataset is not full. On an
+ * error nothing new is under the final name, unless the rename was done and only the directory could not be
+ * synced: the message says so, and the file is complete. */
+weft_status weft_container_commit(weft_container_writer *w);
+/* Removes the temporary file and frees w (NULL: nothing). */
+void weft_container_abort(weft_container_writer *w);
+
+/* --- reading: any thread, several at once
+ * -------------------------------------------------------------------------- */
+
+typedef struct weft_container weft_container;
+
+/* Validates everything but the bytes of the datasets (sizes, catalogue, HDF5 metadata, digest table) and maps
+ * the file. `format`: what is expected. NOTFOUND, ACCESS, IO, FORMAT (another kind of file, truncated),
+ * CORRUPT (damaged), VERSION (a newer container, or a newer `format` than max_version). A file must not
+ * shrink while it is mapped. */
+weft_status weft_container_open(const char *path, const char *format, int32_t max_version,
+                                weft_container **c);
+void weft_container_close(weft_container *c);
+
+const char *weft_container_path(const weft_container *c);
+/* The digest of the catalogue: equal if and only if attributes and all data are equal. */
+void weft_container_digest(const weft_container *c, uint8_t digest[16]);
+/* NULL if there is none of that name and type. */
+const weft_attr *weft_container_attr(const weft_container *c, const char *name, weft_attr_type type);
+const weft_container_dataset *weft_container_find(const weft_container *c, const char *name);
+/* The mapped bytes of a dataset, aligned to its element size; call check before trusting them. */
+const void *weft_container_data(const weft_container *c, const weft_container_dataset *d);
+/* Makes sure that bytes [lo, hi) of d are what was written: digests each segment the first time this process
+ * asks for it, then costs a few loads. CORRUPT names file, dataset and byte range. */
+weft_status weft_container_check(const weft_container *c, const weft_container_dataset *d, int64_t lo,
+                                 int64_t hi);
+/* Every segment again, and every gap. */
+weft_status weft_container_verify(const weft_container *c);
+
+#endif
