@@ -67,8 +67,8 @@ void cpu_run(weft_exec *x, cpu_job *job, void *arg);
 /* Calls the exec's tick if it has one and it is due. Member 0 calls it between blocks of about 0.1 ms. */
 void cpu_tick(weft_exec *x);
 
-/* The member's part [*begin, *end) of n items, cut at multiples of unit (>= 1); parts differ by at most one
- * unit. */
+/* The member's part [*begin, *end) of n items, cut at multiples of unit (>= 1). Parts differ by at
+ * most one unit, and the last may end short. */
 static inline void cpu_split(int64_t n, int64_t unit, int member, int members, int64_t *begin, int64_t *end) {
     int64_t units = (n + unit - 1) / unit, each = units / members, rest = units % members;
     int64_t b = each * member + (member < rest ? member : rest);
