@@ -51,7 +51,7 @@ weft_status group_break_quietly(weft_group *g, weft_status s) {
 }
 
 weft_status group_break(weft_group *g, weft_status s) {
-    if (g->broken != WEFT_OK) return g->broken;
+    if (g->broken != WEFT_OK) return group_usable(g); /* the first error stands */
     group_break_quietly(g, s);
     if (g->ctx->peers) peers_tell(g);
     return s;

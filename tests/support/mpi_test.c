@@ -1,0 +1,63 @@
+/* Tests under mpirun; see mpi_test.h. */
+#include "tests/support/mpi_test.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static int world_rank, world_size;
+
+int mpi_test_rank(void) {
+    return world_rank;
+}
+int mpi_test_size(void) {
+    return world_size;
+}
+
+int mpi_test_main(int *argc, char ***argv, const char *name, const struct CMUnitTest *tests, size_t n) {
+    int level;
+    MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level);
+    MPI_Comm_rank(MPI_COMM_WORLD, &world_rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &world_size);
+    if (world_rank) { /* "[ OK ]" once is enough; failures go to stderr */
+        int null = open("/dev/null", O_WRONLY);
+        if (null >= 0) dup2(null, STDOUT_FILENO);
+    }
+    const int failed = _cmocka_run_group_tests(name, tests, n, NULL, NULL);
+    fflush(stdout);
+    if (failed) MPI_Abort(MPI_COMM_WORLD, 1);
+    MPI_Finalize();
+    return 0;
+}
+
+uint64_t mpi_test_seed(void) {
+    static uint64_t seed;
+    if (seed) return seed;
+    const char *e = getenv("WEFT_TEST_SEED");
+    seed = e ? strtoull(e, NULL, 10) : (uint64_t)time(NULL);
+    MPI_Bcast(&seed, 1, MPI_UINT64_T, 0, MPI_COMM_WORLD);
+    if (!world_rank) printf("WEFT_TEST_SEED=%llu\n", (unsigned long long)seed);
+    return seed;
+}
+
+weft_ctx *mpi_test_context(int64_t timeout_ms, size_t chunk) {
+    const weft_comm_opts o = {.size = sizeof o, .timeout_ms = timeout_ms, .chunk = chunk};
+    weft_ctx *c = NULL;
+    assert_ok(weft_init(MPI_COMM_WORLD, &o, &c));
+    return c;
+}
+
+void mpi_test_finalize(weft_ctx *c) {
+    assert_ok(weft_finalize(&c, -1));
+    assert_null(c);
+}
+
+void mpi_test_assert_error(weft_status s, weft_status want, const char *text, const char *file, int line) {
+    if (s == want && (!text || strstr(weft_last_error(), text))) return;
+    fprintf(stderr, "rank %d: got %s (%s), expected %s%s%s\n", world_rank, weft_status_name(s),
+            s < 0 ? weft_last_error() : "", weft_status_name(want), text ? " with " : "", text ? text : "");
+    _fail(file, line);
+}
