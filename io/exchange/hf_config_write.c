@@ -80,7 +80,7 @@ static void put_llama(json_t *o, const weft_model_desc *m) {
 
 /* The fewest significant digits that keep every one of the numbers. */
 static size_t digits(const double *v, size_t n) {
-    for (size_t p = 1; p < 17; p++) {
+    for (size_t p = 6; p < 17; p++) { /* below 6, 500000 would read 5e5 */
         size_t same = 0;
         for (; same < n; same++) {
             char text[64];
