@@ -71,8 +71,8 @@ weft_status weft_st_read(const weft_st *f, const weft_st_tensor *t, int64_t firs
                          t->name, t->dtype, weft_dtype_name(to));
     int64_t count = (int64_t)(t->bytes / from_size);
     if (first < 0 || n < 0 || n > count || first > count - n)
-        return weft_fail(WEFT_ERR_ARG, "%s: elements %lld to %lld of %.100s, which has %lld", f->path,
-                         (long long)first, (long long)first + (long long)n, t->name, (long long)count);
+        return weft_fail(WEFT_ERR_ARG, "%s: %lld elements from %lld on of %.100s, which has %lld", f->path,
+                         (long long)n, (long long)first, t->name, (long long)count);
     int64_t at = t->at + first * (int64_t)from_size;
     if (to == t->t) return weft_pread_all(f->fd, dst, (size_t)n * from_size, at, f->path);
     unsigned char piece[PIECE];
