@@ -1,0 +1,32 @@
+# Shared by the tests of the command. Usage: TEST.sh WEFT_BINARY SOURCE_DIR
+set -euo pipefail
+weft=$1 top=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_odls_base_sigkill_timeout=60
+
+fail() { echo "FAIL: $*" >&2; exit 1; }
+ranks() { local n=$1; shift; mpirun --oversubscribe --bind-to none --mca btl self,vader -n "$n" "$@"; }
+# expect CODE REGEX COMMAND...: the command ends with CODE and says REGEX
+expect() {
+  local code=$1 regex=$2 got=0
+  shift 2
+  "$@" >out.txt 2>&1 || got=$?
+  [ "$got" = "$code" ] || { cat out.txt >&2; fail "exit code $got, expected $code: $*"; }
+  grep -qE "$regex" out.txt || { cat out.txt >&2; fail "no message like '$regex': $*"; }
+}
+# A small run on synthetic data: 8 micro-batches of 2 sequences.
+small_config() {
+  "$weft" data synth synth.wtok.h5 --vocab 32 --tokens 60000 >/dev/null
+  cat >run.yaml <<'Y'
+run: {name: small, dir: run, seed: 3, threads: 1}
+model: {family: llama, layers: 2, hidden: 32, heads: 4, kv_heads: 2, ffn: 64, context: 32}
+data: {train: synth.wtok.h5, valid: synth.wtok.h5}
+train: {steps: 6, batch: 16, micro_batch: 2, reproducible: true}
+optim: {name: adamw, lr: 3e-3}
+eval: {windows: 16}
+Y
+}
+# losses DIR: the training losses as written, one a line
+losses() { grep -o '"loss/train":[^,}]*' "$1/metrics.jsonl"; }

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# A run cut in two is the same run: weights and losses after 3 + 3 steps equal those after 6, bit for bit, also on another
+# number of ranks. SIGTERM and SIGINT finish the step, save and exit with 85.
+. "$(dirname "$0")/lib.sh"
+small_config
+ranks 2 "$weft" train -q run.yaml --set run.dir=whole --set optim.schedule=constant
+ranks 2 "$weft" train -q run.yaml --set run.dir=cut --set optim.schedule=constant --set train.steps=3 --set optim.warmup=0
+ranks 2 "$weft" train -q run.yaml --set run.dir=whole0 --set optim.schedule=constant --set optim.warmup=0
+ranks 4 "$weft" train -q run.yaml --set run.dir=cut --set optim.schedule=constant --set optim.warmup=0
+cmp cut/checkpoints/latest/model.safetensors whole0/checkpoints/latest/model.safetensors || fail "a resumed run has other weights"
+losses cut >cut.txt
+losses whole0 | cmp - cut.txt || fail "a resumed run has other losses"
+cmp -s whole/checkpoints/latest/model.safetensors whole0/checkpoints/latest/model.safetensors && fail "the warm-up changes nothing: weak test"
+
+for sig in TERM INT; do
+  dir=signal_$sig
+  ranks 2 "$weft" train run.yaml --set run.dir=$dir --set train.steps=1000000 >$dir.txt 2>&1 &
+  mpi=$!
+  for _ in $(seq 200); do
+    [ "$(grep -c '"step"' $dir/metrics.jsonl 2>/dev/null || true)" -ge 5 ] 2>/dev/null && break
+    sleep 0.1
+  done
+  kill -$sig "$(pgrep -P $mpi -x weft | head -n 1)" # one rank is asked; all of them stop at the same step
+  code=0
+  wait $mpi || code=$?
+  [ $code = 85 ] || { cat $dir.txt; fail "SIG$sig: exit code $code, expected 85"; }
+  grep -q '"reason":"signal"' $dir/metrics.jsonl || fail "SIG$sig: no event"
+  [ -s $dir/checkpoints/latest/model.safetensors ] || fail "SIG$sig: no checkpoint"
+  steps=$(grep -o '"step": *[0-9]*' $dir/checkpoints/latest/weft_state.json | tr -dc 0-9)
+  ranks 2 "$weft" train -q run.yaml --set run.dir=$dir --set train.steps=$((steps + 2))
+  [ -d "$dir/checkpoints/step_$(printf %010d $((steps + 2)))" ] || fail "SIG$sig: not resumed"
+done
+# mpirun itself is asked: it passes SIGTERM on and waits
+ranks 2 "$weft" train run.yaml --set run.dir=through --set train.steps=1000000 >through.txt 2>&1 &
+mpi=$!
+for _ in $(seq 200); do
+  [ "$(grep -c '"step"' through/metrics.jsonl 2>/dev/null || true)" -ge 5 ] 2>/dev/null && break
+  sleep 0.1
+done
+kill -TERM $mpi
+wait $mpi || true
+grep -q '"reason":"signal"' through/metrics.jsonl || fail "SIGTERM to mpirun: the run did not end by itself"
+[ -s through/checkpoints/latest/model.safetensors ] || fail "SIGTERM to mpirun: no checkpoint"
+echo ok
