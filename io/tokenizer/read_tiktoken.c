@@ -104,6 +104,13 @@ static weft_status recover_merges(weft_tok *t, uint32_t nids) {
     return s;
 }
 
+/* Can the splitter leave s inside one piece? Any part of a piece is a piece when it stands alone, except
+ * white space, which says nothing, and the beginning of GPT-2's contractions of two letters. */
+static int fits(weft_tok_split split, const uint8_t *s, size_t n) {
+    if (n == 2 && s[0] == '\'' && memchr("rvl", s[1], 3)) return 1;
+    return tok_next_piece(split, s, n) == n || tok_is_space(s, n);
+}
+
 static weft_status find_split(weft_tok *t, uint32_t nids) {
     static const weft_tok_split candidates[] = {WEFT_SPLIT_CL100K, WEFT_SPLIT_GPT2};
     char name[TOK_NAME];
@@ -113,7 +120,7 @@ static weft_status find_split(weft_tok *t, uint32_t nids) {
         for (; id < nids; id++) {
             const uint8_t *s = t->bytes + t->off[id];
             if (t->kind[id] != TOK_ORDINARY || !tok_valid_utf8(s, t->len[id])) continue;
-            if (tok_next_piece(candidates[i], s, t->len[id]) != t->len[id]) break;
+            if (!fits(candidates[i], s, t->len[id])) break;
         }
         if (id == nids) {
             t->split = candidates[i];

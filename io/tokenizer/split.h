@@ -31,6 +31,8 @@ const char *tok_split_pattern(weft_tok_split split);
 /* The splitter whose expression `pattern` is, in any of the spellings in use; 0 if it is none of them. */
 int tok_split_of_pattern(const char *pattern, weft_tok_split *split);
 
+/* 1 if s[0..n) is white space only. */
+int tok_is_space(const uint8_t *s, size_t n);
 /* 1 if s[0..n) is well-formed UTF-8. */
 int tok_valid_utf8(const uint8_t *s, size_t n);
 
