@@ -1,0 +1,87 @@
+/* Attention's panels: packing rows of q, k, v for the micro-kernel, and writing transposed results back.
+ *
+ * "Across": a panel's lanes are tokens, panel [hd][width], which is a transpose. "Along": a panel's lanes are
+ * channels, panel [tokens][CPU_MR], which is a copy. bf16 widens here. Tokens and channels that do not exist
+ * become zero. Stores are eight lanes wide; where a panel is narrower, the lanes beyond it belong to what is
+ * written next, or to the slack at the end of the buffer. */
+#ifndef WEFT_CPU_ATTENTION_TILE_H
+#define WEFT_CPU_ATTENTION_TILE_H
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/transpose.h"
+#include "kernels/cpu/ukr.h"
+
+_Static_assert(ATTN_GROUP % CPU_NR == 0 && ATTN_ALIGN % CPU_MR == 0 && ATTN_BLOCK % ATTN_GROUP == 0 &&
+                   ATTN_GROUP % ATTN_ALIGN == 0,
+               "attention ranges are multiples of this level's tiles");
+
+/* Tokens 0 .. total of src (element 0 of the first at `at`), of which `valid` exist, as panels of `width`
+ * tokens. */
+VEC_INLINE void attn_pack_across(float *dst, int width, weft_dtype t, const void *src, int64_t at,
+                                 int64_t stride, int64_t valid, int64_t total, int64_t hd) {
+    int step = width % 8 == 0 ? 8 : width;
+    for (int64_t j = 0; j < total; j += step) {
+        float *panel = dst + j / width * width * hd + j % width;
+        for (int64_t c = 0; c < hd; c += 8) {
+            int m = hd - c < 8 ? (int)(hd - c) : 8;
+            __m256 r[8];
+            for (int i = 0; i < 8; i++) {
+                r[i] = _mm256_setzero_ps();
+                if (i >= step || j + i >= valid) continue;
+                if (m == 8)
+                    r[i] = tile8_load(t, src, at + (j + i) * stride + c, 8);
+                else
+                    r[i] = tile8_load(t, src, at + (j + i) * stride + c, m);
+            }
+            tile8_flip(r);
+            for (int i = 0; i < m; i++) _mm256_storeu_ps(panel + (c + i) * width, r[i]);
+        }
+    }
+}
+
+/* Panel after panel of CPU_MR channels, `rows` channels in all, each panel ATTN_BLOCK tokens long. */
+VEC_INLINE void attn_pack_along(float *dst, weft_dtype t, const void *src, int64_t at, int64_t stride,
+                                int64_t valid, int64_t total, int64_t hd, int64_t rows) {
+    for (int64_t c = 0; c < rows; c += CPU_MR) {
+        float *panel = dst + c * ATTN_BLOCK;
+        int m = hd - c >= 8 ? 8 : hd > c ? (int)(hd - c) : 0;
+        if (m == 8)
+            for (int64_t j = 0; j < valid; j++)
+                _mm256_storeu_ps(panel + j * CPU_MR, tile8_load(t, src, at + j * stride + c, 8));
+        else
+            for (int64_t j = 0; j < valid; j++)
+                _mm256_storeu_ps(panel + j * CPU_MR, tile8_load(t, src, at + j * stride + c, m));
+        for (int64_t j = valid; j < total; j++) _mm256_storeu_ps(panel + j * CPU_MR, _mm256_setzero_ps());
+    }
+}
+
+/* Writes a group's result [panels][rows][CPU_NR], lanes = tokens, as `valid` rows of hd elements, each
+ * multiplied by its token's factor. `work` holds [ATTN_GROUP][rows]. */
+VEC_INLINE void attn_write(weft_dtype t, void *dst, int64_t at, int64_t stride, int64_t valid, int64_t hd,
+                           int64_t rows, const float *panels, const float *factor, float *work) {
+    for (int64_t j = 0; j < valid; j += 8) {
+        const float *panel = panels + j / CPU_NR * CPU_NR * rows + j % CPU_NR;
+        __m256 f = _mm256_loadu_ps(factor + j);
+        for (int64_t c = 0; c < rows; c += 8) {
+            __m256 r[8];
+            for (int i = 0; i < 8; i++) r[i] = _mm256_mul_ps(f, _mm256_loadu_ps(panel + (c + i) * CPU_NR));
+            tile8_flip(r);
+            for (int i = 0; i < 8; i++) _mm256_storeu_ps(work + (j + i) * rows + c, r[i]);
+        }
+    }
+    for (int64_t j = 0; j < valid; j++)
+        VEC_FOR(c, m, 0, hd,
+                { vec_store(t, dst, at + j * stride + c, m, vec_load_f32(work + j * rows + c, m)); });
+}
+
+/* The lanes l of 16 keys from `first` on that lie in [lo, hi). */
+VEC_INLINE vmask attn_lanes(veci lane, int64_t lo, int64_t hi) {
+    return vmask_and(veci_gt(lane, veci_set((int32_t)lo - 1)), veci_gt(veci_set((int32_t)hi), lane));
+}
+/* A key index relative to a block, clamped so that it fits whatever the context's length. */
+static inline int64_t attn_clamp(int64_t key, int64_t block) {
+    int64_t r = key - block;
+    return r < 0 ? 0 : r > ATTN_BLOCK ? ATTN_BLOCK : r;
+}
+
+#endif

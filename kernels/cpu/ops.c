@@ -1,0 +1,63 @@
+/* What the cpu ops of all levels share: the loop over a range, and the scratch that each op needs. */
+#include "kernels/cpu/attention.h"
+
+struct range {
+    weft_exec *x;
+    int64_t n, unit, block;
+    ops_range_job *job;
+    void *arg;
+};
+
+static void range_job(void *arg, int member, int members) {
+    const struct range *r = arg;
+    int64_t begin, end;
+    cpu_split(r->n, r->unit, member, members, &begin, &end);
+    for (int64_t i = begin; i < end; i += r->block) {
+        r->job(r->arg, i, end - i < r->block ? end : i + r->block);
+        if (member == 0) cpu_tick(r->x);
+    }
+}
+
+void ops_for(weft_exec *x, int64_t n, int64_t unit, int64_t block, ops_range_job *job, void *arg) {
+    struct range r = {x, n, unit, ops_round_up(block, unit), job, arg};
+    if (n <= 0) return;
+    if (n <= r.block || x->threads == 1)
+        range_job(&r, 0, 1);
+    else
+        cpu_run(x, range_job, &r);
+}
+
+static size_t times_threads(size_t part, int threads) {
+    size_t bytes;
+    return part != SIZE_MAX && weft_mul_ok(cpu_part(part), (size_t)threads, &bytes) ? bytes : SIZE_MAX;
+}
+
+size_t ops_attn_fwd_scratch(const weft_attn_desc *d, int threads) {
+    struct attn_forward_scratch forward;
+    struct attn_decode_scratch decode;
+    return times_threads(attn_is_few(d) ? attn_decode_layout(d, NULL, &decode)
+                                        : attn_forward_layout(d, NULL, &forward),
+                         threads);
+}
+
+size_t ops_attn_bwd_scratch(const weft_attn_desc *d, int threads) {
+    struct attn_backward_scratch backward;
+    return times_threads(attn_backward_layout(d, NULL, &backward), threads);
+}
+
+/* A descriptor that the op would refuse needs nothing. */
+size_t cpu_ops_scratch(const struct cpu_backend *b, weft_op_id op, const void *desc, int threads) {
+    if (!desc) return 0;
+    switch (op) {
+    case WEFT_OP_NORM_BWD: return weft_check_norm(desc) < 0 ? 0 : ops_norm_bwd_scratch(desc);
+    case WEFT_OP_ATTN_FWD: return weft_check_attn(desc) < 0 ? 0 : ops_attn_fwd_scratch(desc, threads);
+    case WEFT_OP_ATTN_BWD: return weft_check_attn(desc) < 0 ? 0 : ops_attn_bwd_scratch(desc, threads);
+    case WEFT_OP_LOSS: {
+        if (weft_check_loss(desc) < 0) return 0;
+        weft_gemm_desc g = ops_loss_gemm(desc);
+        return cpu_gemm_scratch(b, &g, threads);
+    }
+    case WEFT_OP_NEWTON_SCHULZ: return ops_newton_schulz_scratch(b, desc, threads);
+    default: return 0; /* embed_bwd sums straight into the tables, sumsq keeps its tree on the stack */
+    }
+}

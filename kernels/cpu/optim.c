@@ -1,0 +1,151 @@
+/* The optimiser's passes: AdamW in one pass, and the norms of gradients.
+ *
+ * sumsq and absmax: a block is 16384 elements; chunks of 2^k blocks, at most 64 of them, are shared out.
+ * Inside a chunk and then over the chunks the block sums are added in pairs, an odd one carried up. As chunks
+ * hold a power of two of blocks, this is the pairwise tree over all blocks, whatever k: n alone decides the
+ * bits. Source of AdamW: Loshchilov & Hutter 2019. */
+#include "kernels/cpu/ops.h"
+#include "kernels/cpu/vmath.h"
+
+#define SUM_BLOCK  16384
+#define SUM_CHUNKS 64
+
+struct adamw {
+    const weft_adamw_desc *d;
+    float *master, *m, *v;
+    const float *g;
+    uint16_t *w;
+    float clip;
+};
+
+static void adamw(void *arg, int64_t begin, int64_t end) {
+    const struct adamw *a = arg;
+    const weft_adamw_desc *d = a->d;
+    vec clip = vec_set(a->clip), beta1 = vec_set(d->beta1), beta2 = vec_set(d->beta2);
+    vec rest1 = vec_set(1.0f - d->beta1), rest2 = vec_set(1.0f - d->beta2);
+    vec unbias1 = vec_set(1.0f / d->bias1), unbias2 = vec_set(1.0f / d->bias2);
+    vec lr = vec_set(d->lr), eps = vec_set(d->eps), decay = vec_set(d->weight_decay);
+    VEC_FOR(i, n, begin, end, {
+        vec g = vec_mul(clip, vec_load_f32(a->g + i, n)), p = vec_load_f32(a->master + i, n);
+        vec m = vec_fma(beta1, vec_load_f32(a->m + i, n), vec_mul(rest1, g));
+        vec v = vec_fma(beta2, vec_load_f32(a->v + i, n), vec_mul(rest2, vec_mul(g, g)));
+        vec size = vec_add(vec_sqrt(vec_mul(v, unbias2)), eps);
+        vec step = vec_fma(decay, p, vec_div(vec_mul(m, unbias1), size));
+        p = vec_fnma(lr, step, p);
+        vec_store_f32(a->m + i, n, m);
+        vec_store_f32(a->v + i, n, v);
+        vec_store_f32(a->master + i, n, p);
+        if (a->w) vec_store_bf16(a->w + i, n, p);
+    });
+}
+
+static weft_status op_adamw(weft_exec *x, const weft_adamw_desc *d, float *master, float *m, float *v,
+                            const float *g, uint16_t *w, const float *clip, const uint32_t *skip) {
+    WEFT_TRY(weft_check_adamw(d));
+    WEFT_TRY(weft_check_given("adamw", clip && skip && (d->n == 0 || (master && m && v && g))));
+    if (*skip) return WEFT_OK;
+    struct adamw a = {d, master, m, v, g, w, *clip};
+    ops_for(x, (int64_t)d->n, 64, OPS_BLOCK, adamw, &a);
+    return WEFT_OK;
+}
+
+struct fold {
+    const float *v;
+    int64_t n, chunk; /* elements of a chunk: SUM_BLOCK * 2^k */
+    double sum[SUM_CHUNKS];
+    uint32_t max[SUM_CHUNKS];
+};
+
+static double block_sumsq(const float *v, int64_t n) {
+    vec s = vec_zero();
+    VEC_FOR(i, m, 0, n, {
+        vec a = vec_load_f32(v + i, m);
+        s = vec_fma(a, a, s);
+    });
+    return vec_sum(s);
+}
+
+/* The pairwise tree over the blocks of v[0, n), like a binary counter: pending[l] is the sum of a finished
+ * subtree of 2^l blocks. What is left at the end is carried up from the smallest to the largest. */
+static double tree_sumsq(const float *v, int64_t n) {
+    double pending[64];
+    uint64_t filled = 0;
+    for (int64_t at = 0; at < n; at += SUM_BLOCK) {
+        double s = block_sumsq(v + at, n - at < SUM_BLOCK ? n - at : SUM_BLOCK);
+        int level = 0;
+        for (; filled >> level & 1; level++) s = pending[level] + s;
+        pending[level] = s;
+        filled++;
+    }
+    double total = 0;
+    int any = 0;
+    for (int level = 0; level < 64; level++)
+        if (filled >> level & 1) {
+            total = any ? pending[level] + total : pending[level];
+            any = 1;
+        }
+    return total;
+}
+
+static void sumsq_chunks(void *arg, int64_t begin, int64_t end) {
+    struct fold *f = arg;
+    for (int64_t c = begin; c < end; c++) {
+        int64_t at = c * f->chunk;
+        f->sum[c] = tree_sumsq(f->v + at, f->n - at < f->chunk ? f->n - at : f->chunk);
+    }
+}
+
+/* The bits of |v| as integers order like |v|, and NaN above infinity. */
+static void absmax_chunks(void *arg, int64_t begin, int64_t end) {
+    struct fold *f = arg;
+    for (int64_t c = begin; c < end; c++) {
+        int64_t at = c * f->chunk, last = f->n - at < f->chunk ? f->n : at + f->chunk;
+        veci best = veci_set(0);
+        VEC_FOR(i, m, at, last, { best = veci_max(best, vec_bits(vec_abs(vec_load_f32(f->v + i, m)))); });
+        float lanes[VEC_LANES];
+        uint32_t bits[VEC_LANES], max = 0;
+        vec_store_f32(lanes, VEC_LANES, vec_of_bits(best));
+        memcpy(bits, lanes, sizeof bits);
+        for (int l = 0; l < VEC_LANES; l++) max = bits[l] > max ? bits[l] : max;
+        f->max[c] = max;
+    }
+}
+
+/* Chunks of the smallest power of two of blocks that makes at most SUM_CHUNKS of them. Returns their number.
+ */
+static int64_t fold_plan(struct fold *f, const float *v, size_t n) {
+    f->v = v;
+    f->n = (int64_t)n;
+    f->chunk = SUM_BLOCK;
+    while (ops_ceil_div(f->n, f->chunk) > SUM_CHUNKS) f->chunk *= 2;
+    return ops_ceil_div(f->n, f->chunk);
+}
+
+static weft_status op_sumsq(weft_exec *x, size_t n, const float *v, double *out) {
+    struct fold f;
+    WEFT_TRY(weft_check_given("sumsq", out && (n == 0 || v)));
+    int64_t chunks = fold_plan(&f, v, n);
+    ops_for(x, chunks, 1, 1, sumsq_chunks, &f);
+    for (int64_t left = chunks; left > 1; left = (left + 1) / 2)
+        for (int64_t i = 0; i < left; i += 2)
+            f.sum[i / 2] = i + 1 < left ? f.sum[i] + f.sum[i + 1] : f.sum[i];
+    *out = chunks ? f.sum[0] : 0.0;
+    return WEFT_OK;
+}
+
+static weft_status op_absmax(weft_exec *x, size_t n, const float *v, float *out) {
+    struct fold f;
+    uint32_t max = 0;
+    WEFT_TRY(weft_check_given("absmax", out && (n == 0 || v)));
+    int64_t chunks = fold_plan(&f, v, n);
+    ops_for(x, chunks, 1, 1, absmax_chunks, &f);
+    for (int64_t i = 0; i < chunks; i++) max = f.max[i] > max ? f.max[i] : max;
+    memcpy(out, &max, sizeof *out);
+    return WEFT_OK;
+}
+
+void CPU_NAME(ops_fill_optim)(struct weft_ops *t) {
+    t->adamw = op_adamw;
+    t->sumsq = op_sumsq;
+    t->absmax = op_absmax;
+}

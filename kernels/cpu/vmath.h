@@ -1,0 +1,105 @@
+/* exp, log, tanh, sigmoid, GELU on sixteen lanes.
+ *
+ * Polynomials on a reduced range (coefficients from scripts/vmath_coefficients.py), true division and square
+ * root, no tables: the same bits on every instruction-set level. NaN goes through; infinities and denormals
+ * are right. tests/kernels/test_vmath.c measures the errors against long double: exp, log, tanh, sigmoid at
+ * most 2 ulp. Source: Muller, Elementary Functions, 2016, chapters 3 and 11 (minimax polynomials, Cody and
+ * Waite reduction).
+ */
+#ifndef WEFT_CPU_VMATH_H
+#define WEFT_CPU_VMATH_H
+
+#include "kernels/cpu/vec.h"
+
+/* e^x = 2^n e^r with n = rint(x / ln 2), |r| <= ln2/2. n ln2_high is exact, so r is good to the last bit. The
+ * clamp keeps n in the range of vec_scale2; beyond it the result is 0 or infinity anyway. max(low, x) returns
+ * x if it is NaN, which is why the constants come first. */
+VEC_INLINE vec vec_exp(vec x) {
+    x = vec_max(vec_set(-104.0f), x);
+    x = vec_min(vec_set(89.0f), x);
+    vec n = vec_rint(vec_mul(x, vec_set(0x1.715476p+0f)));
+    vec r = vec_fnma(n, vec_set(0x1.62ep-1f), x);
+    r = vec_fnma(n, vec_set(0x1.0bfbe8p-15f), r);
+    vec q = vec_fma(vec_set(0x1.6d10fcp-10f), r, vec_set(0x1.120b62p-7f));
+    q = vec_fma(q, r, vec_set(0x1.55551ap-5f));
+    q = vec_fma(q, r, vec_set(0x1.5554dep-3f));
+    q = vec_fma(q, r, vec_set(0.5f));
+    vec p = vec_fma(q, vec_mul(r, r), r);
+    return vec_scale2(vec_add(p, vec_set(1.0f)), n);
+}
+
+/* ln x = e ln 2 + ln(1 + f) with 1 + f in [sqrt(1/2), sqrt(2)). Negative: NaN; 0: -infinity. */
+VEC_INLINE vec vec_log(vec x) {
+    vmask tiny = vec_lt(x, vec_set(0x1p-126f));
+    vec normal = vec_select(tiny, vec_mul(x, vec_set(0x1p25f)), x);
+    veci u = vec_bits(normal);
+    veci e = veci_sar(veci_sub(u, veci_set(0x3f3504f3)), 23);
+    vec f = vec_sub(vec_of_bits(veci_sub(u, veci_shl(e, 23))), vec_set(1.0f));
+    vec exponent = vec_sub(vec_of_int(e), vec_select(tiny, vec_set(25.0f), vec_zero()));
+    vec f2 = vec_mul(f, f);
+    vec q = vec_fma(vec_set(0x1.1d8ea6p-4f), f, vec_set(-0x1.d635bcp-4f));
+    q = vec_fma(q, f, vec_set(0x1.dea282p-4f));
+    q = vec_fma(q, f, vec_set(-0x1.fcf4c6p-4f));
+    q = vec_fma(q, f, vec_set(0x1.23d21ap-3f));
+    q = vec_fma(q, f, vec_set(-0x1.555b4ap-3f));
+    q = vec_fma(q, f, vec_set(0x1.999d5ap-3f));
+    q = vec_fma(q, f, vec_set(-0x1.fffffcp-3f));
+    q = vec_fma(q, f, vec_set(0x1.555554p-2f));
+    vec y = vec_mul(vec_mul(q, f2), f);
+    y = vec_fma(exponent, vec_set(0x1.0bfbe8p-15f), y);
+    y = vec_fnma(f2, vec_set(0.5f), y);
+    y = vec_fma(exponent, vec_set(0x1.62ep-1f), vec_add(f, y));
+    vec infinity = vec_set(__builtin_inff());
+    y = vec_select(vec_eq(x, infinity), infinity, y);
+    y = vec_select(vec_eq(x, vec_zero()), vec_neg(infinity), y);
+    y = vec_select(vec_lt(x, vec_zero()), vec_set(__builtin_nanf("")), y);
+    return vec_select(vec_eq(x, x), y, x);
+}
+
+/* 1 / (1 + e^-x) */
+VEC_INLINE vec vec_sigmoid(vec x) {
+    return vec_div(vec_set(1.0f), vec_add(vec_set(1.0f), vec_exp(vec_neg(x))));
+}
+
+/* x + x^3 q(x^2) near 0, where 1 - 2/(e^2x + 1) would cancel. */
+VEC_INLINE vec vec_tanh(vec x) {
+    vec size = vec_abs(x), x2 = vec_mul(x, x);
+    vec q = vec_fma(vec_set(-0x1.8f8de4p-8f), x2, vec_set(0x1.58048ep-6f));
+    q = vec_fma(q, x2, vec_set(-0x1.b9258ap-5f));
+    q = vec_fma(q, x2, vec_set(0x1.110e1cp-3f));
+    q = vec_fma(q, x2, vec_set(-0x1.555552p-2f));
+    vec small = vec_fma(vec_mul(q, x2), x, x);
+    vec large = vec_exp(vec_add(size, size));
+    large = vec_sub(vec_set(1.0f), vec_div(vec_set(2.0f), vec_add(large, vec_set(1.0f))));
+    veci sign = veci_and(vec_bits(x), veci_set((int32_t)0x80000000u));
+    large = vec_of_bits(veci_or(vec_bits(large), sign));
+    return vec_select(vec_lt(size, vec_set(0.625f)), small, large);
+}
+
+/* 1/sqrt(x) by square root and division: each rounded once */
+VEC_INLINE vec vec_rsqrt(vec x) {
+    return vec_div(vec_set(1.0f), vec_sqrt(x));
+}
+
+/* GELU in its tanh form, written as x sigmoid(2z), 2z = x (a + b x^2): no cancellation for negative x. */
+#define VEC_GELU_A 0x1.988454p+0f /* 2 sqrt(2/pi) */
+#define VEC_GELU_B 0x1.2444f2p-4f /* 0.044715 times that */
+
+VEC_INLINE vec vec_gelu(vec x) {
+    vec z2 = vec_mul(x, vec_fma(vec_mul(x, x), vec_set(VEC_GELU_B), vec_set(VEC_GELU_A)));
+    return vec_div(x, vec_add(vec_set(1.0f), vec_exp(vec_neg(z2))));
+}
+
+/* d GELU / dx = s + x s (1 - s) (2z)', s = sigmoid(2z). Beyond |x| = 32 it is 0 or 1; the clamp keeps x^2
+ * finite. */
+VEC_INLINE vec vec_gelu_grad(vec x) {
+    x = vec_max(vec_set(-32.0f), x);
+    x = vec_min(vec_set(32.0f), x);
+    vec x2 = vec_mul(x, x);
+    vec s = vec_sigmoid(vec_mul(x, vec_fma(x2, vec_set(VEC_GELU_B), vec_set(VEC_GELU_A))));
+    vec slope = vec_fma(x2, vec_set(3.0f * VEC_GELU_B), vec_set(VEC_GELU_A));
+    vec bell = vec_mul(vec_mul(s, vec_sub(vec_set(1.0f), s)), x);
+    return vec_fma(bell, slope, s);
+}
+
+#endif
