@@ -25,8 +25,11 @@ typedef struct weft_shard_info {
     char source[256], licence[64], site[64];
 } weft_shard_info;
 
-/* Validates everything (header, sizes, offsets); FORMAT, CORRUPT, VERSION, NOTFOUND. */
+/* Validates everything (header, sizes, offsets) but the tokens themselves, which are digested on first use;
+ * FORMAT, CORRUPT, VERSION, NOTFOUND. */
 weft_status weft_shard_info_read(const char *path, weft_shard_info *info);
+/* Reads the whole shard: every digest, every gap, every id, every document start. info may be NULL. */
+weft_status weft_shard_verify(const char *path, weft_shard_info *info);
 
 typedef struct weft_shard_writer weft_shard_writer;
 /* Writes to a temporary file; nothing exists under `path` before finish. info: vocab, eot, tokenizer, source, licence,

@@ -1,0 +1,160 @@
+/* Reading a token shard: a container whose attributes and datasets must agree with one another, mapped, and
+ * read through its digests. */
+#include "io/dataset/shard.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int get_i64(const weft_container *c, const char *name, int64_t lo, int64_t hi, int64_t *v) {
+    const weft_attr *a = weft_container_attr(c, name, WEFT_ATTR_I64);
+    if (!a || a->i < lo || a->i > hi) return 0;
+    *v = a->i;
+    return 1;
+}
+
+static void get_text(const weft_container *c, const char *name, char *out, size_t cap) {
+    const weft_attr *a = weft_container_attr(c, name, WEFT_ATTR_STRING);
+    snprintf(out, cap, "%s", a ? a->s : "");
+}
+
+static weft_status get_tokenizer(const weft_container *c, uint64_t *fingerprint) {
+    const weft_attr *a = weft_container_attr(c, "tokenizer", WEFT_ATTR_STRING);
+    char *end = NULL;
+    if (a && strlen(a->s) == 16) *fingerprint = strtoull(a->s, &end, 16);
+    if (!end || *end)
+        return weft_fail(WEFT_ERR_CORRUPT, "%s: attribute tokenizer is no fingerprint",
+                         weft_container_path(c));
+    return WEFT_OK;
+}
+
+static weft_status read_info(weft_shard *s) {
+    const weft_container *c = s->file;
+    const char *path = weft_container_path(c);
+    weft_shard_info *info = &s->info;
+    int64_t vocab, eot, bytes;
+    if (!get_i64(c, "vocab", 1, SHARD_MAX_VOCAB, &vocab))
+        return weft_fail(WEFT_ERR_CORRUPT, "%s: attribute vocab is missing or out of range", path);
+    if (!get_i64(c, "eot", -1, vocab - 1, &eot))
+        return weft_fail(WEFT_ERR_CORRUPT, "%s: attribute eot is missing or not below vocab %" PRId64, path,
+                         vocab);
+    if (!get_i64(c, "source_bytes", 0, INT64_MAX, &bytes))
+        return weft_fail(WEFT_ERR_CORRUPT, "%s: attribute source_bytes is missing or negative", path);
+    WEFT_TRY(get_tokenizer(c, &info->tokenizer));
+    info->vocab = (uint32_t)vocab;
+    info->eot = eot;
+    info->source_bytes = (uint64_t)bytes;
+    const weft_attr *entropy = weft_container_attr(c, "entropy", WEFT_ATTR_F64);
+    info->entropy = entropy ? entropy->f : NAN;
+    get_text(c, "source", info->source, sizeof info->source);
+    get_text(c, "licence", info->licence, sizeof info->licence);
+    get_text(c, "site", info->site, sizeof info->site);
+    return WEFT_OK;
+}
+
+static weft_status read_sets(weft_shard *s) {
+    const weft_container *c = s->file;
+    const char *path = weft_container_path(c);
+    const weft_container_dataset *t = weft_container_find(c, "/tokens"), *d = weft_container_find(c, "/doc");
+    s->info.width = shard_width(s->info.vocab);
+    if (!t || t->ndim != 1 || t->dtype != (s->info.width == 2 ? WEFT_U16 : WEFT_U32))
+        return weft_fail(WEFT_ERR_CORRUPT, "%s: /tokens is missing or not %s, as vocab %" PRIu32 " asks",
+                         path, s->info.width == 2 ? "u16" : "u32", s->info.vocab);
+    if (!d || d->ndim != 1 || d->dtype != WEFT_I64 || d->shape[0] < 2)
+        return weft_fail(WEFT_ERR_CORRUPT, "%s: /doc is missing or not i64 document starts", path);
+    s->tokens_set = t;
+    s->doc_set = d;
+    s->tokens = weft_container_data(c, t);
+    s->info.tokens = (uint64_t)t->shape[0];
+    s->info.docs = (uint64_t)d->shape[0] - 1;
+    const int64_t *start = weft_container_data(c, d);
+    WEFT_TRY(weft_container_check(c, d, 0, 8));
+    WEFT_TRY(weft_container_check(c, d, d->bytes - 8, d->bytes));
+    if (start[0] != 0 || start[s->info.docs] != t->shape[0] || s->info.tokens > SHARD_MAX_TOKENS)
+        return weft_fail(WEFT_ERR_CORRUPT, "%s: /doc does not span the %" PRIu64 " tokens", path,
+                         s->info.tokens);
+    return WEFT_OK;
+}
+
+weft_status shard_open(const char *path, weft_shard *s) {
+    memset(s, 0, sizeof *s);
+    WEFT_TRY(weft_container_open(path, SHARD_FORMAT, SHARD_VERSION, &s->file));
+    weft_status st = read_info(s);
+    if (st == WEFT_OK) st = read_sets(s);
+    if (st < 0) shard_close(s);
+    return st;
+}
+
+void shard_close(weft_shard *s) {
+    weft_container_close(s->file);
+    memset(s, 0, sizeof *s);
+}
+
+static weft_status bad_id(const weft_shard *s, uint64_t at, size_t n, const int32_t *out) {
+    size_t i = 0;
+    while (i + 1 < n && (uint32_t)out[i] < s->info.vocab) i++;
+    return weft_fail(WEFT_ERR_CORRUPT,
+                     "%s: token %" PRIu64 " has id %" PRIu32 ", but the vocabulary ends at %" PRIu32,
+                     weft_container_path(s->file), at + i, (uint32_t)out[i], s->info.vocab);
+}
+
+weft_status shard_copy(const weft_shard *s, uint64_t at, size_t n, int32_t *out) {
+    int64_t width = s->info.width;
+    WEFT_TRY(weft_container_check(s->file, s->tokens_set, (int64_t)at * width, (int64_t)(at + n) * width));
+    uint32_t top = 0; /* the largest id seen: one test for all, and the loops vectorise */
+    if (width == 2) {
+        const uint16_t *t = (const uint16_t *)s->tokens + at;
+        uint16_t top16 = 0;
+        for (size_t i = 0; i < n; i++) {
+            top16 = t[i] > top16 ? t[i] : top16;
+            out[i] = t[i];
+        }
+        top = top16;
+    } else {
+        const uint32_t *t = (const uint32_t *)s->tokens + at;
+        for (size_t i = 0; i < n; i++) {
+            top = t[i] > top ? t[i] : top;
+            out[i] = (int32_t)t[i];
+        }
+    }
+    return top < s->info.vocab || !n ? WEFT_OK : bad_id(s, at, n, out);
+}
+
+weft_status weft_shard_info_read(const char *path, weft_shard_info *info) {
+    weft_shard s;
+    WEFT_TRY(shard_open(path, &s));
+    *info = s.info;
+    shard_close(&s);
+    return WEFT_OK;
+}
+
+static weft_status verify_docs(const weft_shard *s) {
+    const int64_t *start = weft_container_data(s->file, s->doc_set);
+    for (uint64_t i = 0; i < s->info.docs; i++)
+        if (start[i] > start[i + 1])
+            return weft_fail(WEFT_ERR_CORRUPT, "%s: document %" PRIu64 " ends before it starts",
+                             weft_container_path(s->file), i);
+    return WEFT_OK;
+}
+
+static weft_status verify_ids(const weft_shard *s) {
+    int32_t out[4096];
+    for (uint64_t at = 0; at < s->info.tokens; at += 4096) {
+        uint64_t left = s->info.tokens - at;
+        WEFT_TRY(shard_copy(s, at, left < 4096 ? (size_t)left : 4096, out));
+    }
+    return WEFT_OK;
+}
+
+weft_status weft_shard_verify(const char *path, weft_shard_info *info) {
+    weft_shard s;
+    WEFT_TRY(shard_open(path, &s));
+    weft_status st = weft_container_verify(s.file);
+    if (st == WEFT_OK) st = verify_docs(&s);
+    if (st == WEFT_OK) st = verify_ids(&s);
+    if (st == WEFT_OK && info) *info = s.info;
+    shard_close(&s);
+    return st;
+}

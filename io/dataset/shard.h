@@ -1,0 +1,34 @@
+/* Private to io/dataset: an open token shard, and the names inside its file. */
+#ifndef WEFT_IO_DATASET_SHARD_H
+#define WEFT_IO_DATASET_SHARD_H
+
+#include "io/container/container.h"
+#include "io/dataset/dataset.h"
+
+#define SHARD_FORMAT  "weft-tokens"
+#define SHARD_VERSION 1
+#define SHARD_SEGMENT ((int64_t)256 << 10) /* digesting one costs about 20 us: paid once, by the first sample in it */
+#define SHARD_MAX_TOKENS ((uint64_t)1 << 50)
+#define SHARD_MAX_VOCAB  ((uint32_t)1 << 30) /* ids fit int32 */
+
+typedef struct weft_shard {
+    weft_container *file;
+    const weft_container_dataset *tokens_set, *doc_set;
+    const void *tokens; /* u16 or u32, mapped */
+    weft_shard_info info;
+} weft_shard;
+
+/* Everything but the bytes of the tokens is checked; those by shard_copy. */
+weft_status shard_open(const char *path, weft_shard *s);
+void shard_close(weft_shard *s);
+/* Tokens [at, at + n) as int32. CORRUPT: a damaged segment, an id >= vocab. Any thread. */
+weft_status shard_copy(const weft_shard *s, uint64_t at, size_t n, int32_t *out);
+
+/* weft_shard_append in pieces: a document is one begin and any number of puts. */
+weft_status shard_begin_document(weft_shard_writer *w);
+weft_status shard_put(weft_shard_writer *w, const uint32_t *ids, size_t n, uint64_t source_bytes);
+
+/* Bytes a token takes for this vocabulary. */
+static inline int shard_width(uint32_t vocab) { return vocab <= 65536 ? 2 : 4; }
+
+#endif

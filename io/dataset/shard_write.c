@@ -1,0 +1,239 @@
+/* Writing a token shard. How many tokens there will be is known only at the end, and HDF5 wants it at the
+ * beginning: tokens and document starts go to two spool files first (already without a name, so that a killed
+ * process leaves nothing) and are copied into the container when it is finished. Memory: two buffers, however
+ * long the text. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+#include "io/dataset/shard.h"
+
+#define SPOOL_BUFFER ((size_t)1 << 20)
+
+typedef struct spool {
+    int fd;
+    char *buf;
+    size_t used;
+    uint64_t bytes; /* all in all */
+} spool;
+
+struct weft_shard_writer {
+    char *path;
+    weft_shard_info info;
+    spool tokens, doc;
+};
+
+static weft_status spool_open(spool *s, const char *path, const char *part) {
+    size_t cap = strlen(path) + 64;
+    char *name = weft_calloc(cap, 1);
+    if (!name || !(s->buf = weft_calloc(SPOOL_BUFFER, 1))) {
+        free(name);
+        return WEFT_ERR_NOMEM;
+    }
+    snprintf(name, cap, "%s.%s-%ld-XXXXXX", path, part, (long)getpid());
+    s->fd = mkostemp(name, O_CLOEXEC);
+    weft_status st = s->fd < 0 ? weft_fail_errno(errno, "creating a spool file beside %s", path) : WEFT_OK;
+    if (s->fd >= 0 && unlink(name) < 0)
+        st = weft_fail_errno(errno, "removing the name of the spool file %s", name);
+    free(name);
+    return st;
+}
+
+static void spool_close(spool *s) {
+    if (s->fd >= 0) close(s->fd);
+    free(s->buf);
+    s->fd = -1;
+    s->buf = NULL;
+}
+
+static weft_status spool_flush(spool *s, const char *path) {
+    WEFT_TRY_CTX(weft_write_all(s->fd, s->buf, s->used, path), "spooling");
+    s->used = 0;
+    return WEFT_OK;
+}
+
+/* Space for n <= SPOOL_BUFFER more bytes, to be filled by the caller. */
+static weft_status spool_room(spool *s, size_t n, const char *path, char **p) {
+    if (s->used + n > SPOOL_BUFFER) WEFT_TRY(spool_flush(s, path));
+    *p = s->buf + s->used;
+    s->used += n;
+    s->bytes += n;
+    return WEFT_OK;
+}
+
+static weft_status spool_copy(spool *s, const char *path, weft_container_writer *w, size_t set) {
+    WEFT_TRY(spool_flush(s, path));
+    for (uint64_t at = 0; at < s->bytes;) {
+        size_t n = s->bytes - at < SPOOL_BUFFER ? (size_t)(s->bytes - at) : SPOOL_BUFFER;
+        WEFT_TRY_CTX(weft_pread_all(s->fd, s->buf, n, (int64_t)at, path), "reading the spool file back");
+        WEFT_TRY(weft_container_append(w, set, s->buf, n));
+        at += n;
+    }
+    return WEFT_OK;
+}
+
+static weft_status put_start(weft_shard_writer *w) {
+    char *p;
+    int64_t start = (int64_t)w->info.tokens;
+    WEFT_TRY(spool_room(&w->doc, sizeof start, w->path, &p));
+    memcpy(p, &start, sizeof start);
+    return WEFT_OK;
+}
+
+weft_status weft_shard_create(const char *path, const weft_shard_info *info, weft_shard_writer **out) {
+    *out = NULL;
+    if (info->vocab < 1 || info->vocab > SHARD_MAX_VOCAB)
+        return weft_fail(WEFT_ERR_ARG, "%s: a vocabulary of %" PRIu32 " ids", path, info->vocab);
+    if (info->eot < -1 || info->eot >= (int64_t)info->vocab)
+        return weft_fail(WEFT_ERR_ARG, "%s: eot %" PRId64 " is not below the vocabulary %" PRIu32, path,
+                         info->eot, info->vocab);
+    weft_shard_writer *w = weft_calloc(1, sizeof *w);
+    if (!w) return WEFT_ERR_NOMEM;
+    w->tokens.fd = w->doc.fd = -1;
+    w->info = *info;
+    w->info.tokens = w->info.docs = w->info.source_bytes = 0;
+    w->info.width = shard_width(info->vocab);
+    weft_status s = (w->path = weft_strdup(path)) ? WEFT_OK : WEFT_ERR_NOMEM;
+    if (s == WEFT_OK) s = spool_open(&w->tokens, path, "tokens");
+    if (s == WEFT_OK) s = spool_open(&w->doc, path, "doc");
+    if (s < 0) {
+        weft_shard_abort(w);
+        return s;
+    }
+    *out = w;
+    return WEFT_OK;
+}
+
+void weft_shard_abort(weft_shard_writer *w) {
+    if (!w) return;
+    spool_close(&w->tokens);
+    spool_close(&w->doc);
+    free(w->path);
+    free(w);
+}
+
+/* At most SPOOL_BUFFER / 4 ids. */
+static weft_status put_ids(weft_shard_writer *w, const uint32_t *ids, size_t n) {
+    char *p;
+    uint32_t top = 0;
+    for (size_t i = 0; i < n; i++) top = ids[i] > top ? ids[i] : top;
+    if (n && top >= w->info.vocab)
+        return weft_fail(WEFT_ERR_VOCAB,
+                         "%s: id %" PRIu32 " in document %" PRIu64 "; the vocabulary ends at %" PRIu32,
+                         w->path, top, w->info.docs, w->info.vocab);
+    WEFT_TRY(spool_room(&w->tokens, n * (size_t)w->info.width, w->path, &p));
+    if (w->info.width == 4)
+        memcpy(p, ids, 4 * n);
+    else
+        for (size_t i = 0; i < n; i++) {
+            uint16_t id = (uint16_t)ids[i];
+            memcpy(p + 2 * i, &id, 2);
+        }
+    w->info.tokens += n;
+    return WEFT_OK;
+}
+
+weft_status shard_begin_document(weft_shard_writer *w) {
+    WEFT_TRY(put_start(w));
+    w->info.docs++;
+    return WEFT_OK;
+}
+
+weft_status shard_put(weft_shard_writer *w, const uint32_t *ids, size_t n, uint64_t source_bytes) {
+    if (n > SHARD_MAX_TOKENS - w->info.tokens)
+        return weft_fail(WEFT_ERR_ARG, "%s: too many tokens for one shard", w->path);
+    for (size_t i = 0; i < n; i += SPOOL_BUFFER / 4)
+        WEFT_TRY(put_ids(w, ids + i, n - i < SPOOL_BUFFER / 4 ? n - i : SPOOL_BUFFER / 4));
+    w->info.source_bytes += source_bytes;
+    return WEFT_OK;
+}
+
+weft_status weft_shard_append(weft_shard_writer *w, const uint32_t *ids, size_t n, uint64_t source_bytes) {
+    WEFT_TRY(shard_begin_document(w));
+    return shard_put(w, ids, n, source_bytes);
+}
+
+/* Bytes of the valid UTF-8 character at p, or 0. */
+static int utf8_length(const unsigned char *p) {
+    static const struct {
+        unsigned char lead_lo, lead_hi, second_lo, second_hi;
+        int n;
+    } forms[] = {{0x01, 0x7f, 0, 0, 1},       {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
+                 {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
+                 {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4}};
+    for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+        if (*p < forms[i].lead_lo || *p > forms[i].lead_hi) continue;
+        if (forms[i].n > 1 && (p[1] < forms[i].second_lo || p[1] > forms[i].second_hi)) return 0;
+        for (int k = 2; k < forms[i].n; k++)
+            if ((p[k] & 0xc0) != 0x80) return 0;
+        return forms[i].n;
+    }
+    return 0;
+}
+
+/* JSON and HDF5 want UTF-8, a path may be any bytes: each byte that is not part of a character becomes '?'.
+ */
+static void printable(char *s) {
+    for (unsigned char *p = (unsigned char *)s; *p;) {
+        int n = utf8_length(p);
+        if (!n) *p = '?';
+        p += n ? n : 1;
+    }
+}
+
+static weft_status write_container(weft_shard_writer *w) {
+    weft_shard_info *i = &w->info;
+    char fingerprint[17];
+    snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, i->tokenizer);
+    printable(i->source);
+    printable(i->licence);
+    printable(i->site);
+    const weft_attr attrs[] = {
+        {.name = "vocab", .type = WEFT_ATTR_I64, .i = i->vocab},
+        {.name = "eot", .type = WEFT_ATTR_I64, .i = i->eot},
+        {.name = "source_bytes", .type = WEFT_ATTR_I64, .i = (int64_t)i->source_bytes},
+        {.name = "tokenizer", .type = WEFT_ATTR_STRING, .s = fingerprint},
+        {.name = "source", .type = WEFT_ATTR_STRING, .s = i->source},
+        {.name = "licence", .type = WEFT_ATTR_STRING, .s = i->licence},
+        {.name = "site", .type = WEFT_ATTR_STRING, .s = i->site},
+        {.name = "entropy", .type = WEFT_ATTR_F64, .f = i->entropy}, /* last: left out unless known */
+    };
+    const weft_container_opts o = {.size = sizeof o,
+                                   .format = SHARD_FORMAT,
+                                   .version = SHARD_VERSION,
+                                   .segment_bytes = SHARD_SEGMENT,
+                                   .attrs = attrs,
+                                   .nattrs = sizeof attrs / sizeof *attrs - !isfinite(i->entropy)};
+    weft_container_dataset sets[] = {
+        {.name = "/tokens",
+         .dtype = i->width == 2 ? WEFT_U16 : WEFT_U32,
+         .ndim = 1,
+         .shape = {(int64_t)i->tokens}},
+        {.name = "/doc", .dtype = WEFT_I64, .ndim = 1, .shape = {(int64_t)i->docs + 1}},
+    };
+    weft_container_writer *c;
+    WEFT_TRY(weft_container_create(w->path, &o, sets, 2, &c));
+    weft_status s = spool_copy(&w->tokens, w->path, c, 0);
+    if (s == WEFT_OK) s = spool_copy(&w->doc, w->path, c, 1);
+    if (s == WEFT_OK) return weft_container_commit(c);
+    weft_container_abort(c);
+    return s;
+}
+
+weft_status weft_shard_finish(weft_shard_writer *w, weft_shard_info *info) {
+    weft_status s = WEFT_OK;
+    if (!w->info.tokens)
+        s = weft_fail(WEFT_ERR_FORMAT, "%s: no tokens to write; is the text empty?", w->path);
+    if (s == WEFT_OK) s = put_start(w); /* the total */
+    if (s == WEFT_OK) s = write_container(w);
+    if (s == WEFT_OK && info) *info = w->info;
+    weft_shard_abort(w);
+    return s;
+}
