@@ -112,10 +112,9 @@ static int fits(weft_tok_split split, const uint8_t *s, size_t n) {
 }
 
 static weft_status find_split(weft_tok *t, uint32_t nids) {
-    static const weft_tok_split candidates[] = {WEFT_SPLIT_CL100K, WEFT_SPLIT_GPT2};
-    char name[TOK_NAME];
-    uint32_t misfit = 0;
-    for (size_t i = 0; i < sizeof candidates / sizeof *candidates; i++) {
+    static const weft_tok_split candidates[2] = {WEFT_SPLIT_CL100K, WEFT_SPLIT_GPT2};
+    char name[2][TOK_NAME];
+    for (size_t i = 0; i < 2; i++) {
         uint32_t id = 0;
         for (; id < nids; id++) {
             const uint8_t *s = t->bytes + t->off[id];
@@ -126,11 +125,12 @@ static weft_status find_split(weft_tok *t, uint32_t nids) {
             t->split = candidates[i];
             return WEFT_OK;
         }
-        misfit = id;
+        tok_name(t->bytes + t->off[id], t->len[id], name[i]);
     }
-    return weft_fail(WEFT_ERR_UNSUPPORTED,
-                     "token %u, %s, crosses pieces of both splitters that weft knows (GPT-2's and cl100k's)",
-                     misfit, tok_name(t->bytes + t->off[misfit], t->len[misfit], name));
+    return weft_fail(
+        WEFT_ERR_UNSUPPORTED,
+        "made for another splitter: token %s crosses the pieces of cl100k's and %s those of GPT-2's", name[0],
+        name[1]);
 }
 
 #define LLAMA3_SPECIALS 256
