@@ -116,14 +116,24 @@ static void open_svg(FILE *f, const char *title) {
             H, title);
 }
 
-static void draw_axes(FILE *f, const scale *s, unit u, const char *xname, unit xunit, int wide) {
-    char text[NUMBER_MAX];
-    ticks ty = s->log ? ticks_log(u, s->y0, s->y1) : ticks_linear(u, s->y0, s->y1, 5);
-    ticks tx = ticks_linear(xunit, s->x0, s->x1, wide ? 8 : 5);
-    if (tx.n > 1 && tx.n % 2 == 0) tx.n--; /* so that the last one is shown where every second is hidden */
+static ticks vertical_ticks(const scale *s, unit u) {
+    return s->log ? ticks_log(u, s->y0, s->y1) : ticks_linear(u, s->y0, s->y1, 5);
+}
+
+static void draw_grid(FILE *f, const scale *s, unit u) {
+    ticks ty = vertical_ticks(s, u);
     fputs("<path class=\"grid\" d=\"", f);
     for (int i = 0; i < ty.n; i++) fprintf(f, "M0 %dh%d", py(s, ty.at[i]), W);
-    fputs("\"/></svg>\n", f);
+    fputs("\"/>\n", f);
+}
+
+/* The words at the axes, behind the drawing. */
+static void draw_axes(FILE *f, const scale *s, unit u, const char *xname, unit xunit, int wide) {
+    char text[NUMBER_MAX];
+    ticks ty = vertical_ticks(s, u);
+    ticks tx = ticks_linear(xunit, s->x0, s->x1, wide ? 8 : 5);
+    if (tx.n > 1 && tx.n % 2 == 0) tx.n--; /* so that the last one is shown where every second is hidden */
+    fputs("</svg>\n", f);
     for (int i = 0; i < ty.n; i++)
         fprintf(f, "<i class=\"y\" style=\"top:%.1f%%\">%s</i>", 100 * fraction(s, ty.at[i]),
                 number_print(text, &ty.format, ty.at[i]));
@@ -188,6 +198,7 @@ void chart_draw(FILE *f, const chart *c, const chart_x *x) {
     open_figure(f, c->wide ? "chart wide" : "chart", c->title, c->sub, c->note, c->unit, n ? &s : NULL,
                 n ? range[0] : 0, n ? range[n - 1] : 0);
     open_svg(f, c->title);
+    draw_grid(f, &s, c->unit);
     for (int i = 0; i < c->nrefs; i++)
         fprintf(f, "<path class=\"ref\" d=\"M0 %dh%d\"/>\n", py(&s, c->ref[i].value), W);
     for (int i = 0; i < c->nlines; i++) draw_line(f, &s, &c->line[i], &b[i]);
@@ -273,6 +284,7 @@ weft_status chart_stack_draw(FILE *f, const chart_stack *c, const chart_x *x) {
         labels[k] = (label){fraction(&sc, (lower + upper) / 2 / tail), c->label[k], c->color[k], ""};
         number_alone(labels[k].value, UNIT_PERCENT, total > 0 ? (upper - lower) / total : 0, 2);
     }
+    draw_grid(f, &sc, c->unit); /* over the areas, which would hide it */
     draw_axes(f, &sc, c->unit, x->name, UNIT_PLAIN, 0);
     draw_labels(f, labels, c->nlayers, 0.075);
     fputs("</div></figure>\n", f);

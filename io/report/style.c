@@ -109,12 +109,13 @@ const char report_style[] =
     ".plot{margin:0 92px 28px 42px;font-size:11px}\n"
     ".wide>.plot{height:260px}\n"
     ".lanes>.plot{height:auto;margin:0 40px 28px 84px}\n"
+    ".lanes .xn{display:none}\n"
     ".l,.xn{padding-left:7px}\n"
     ".y{padding-right:7px}\n"
     ".card{padding:14px}}\n"
     "@media (max-width:560px){\n"
     ".x.odd{display:none}\n"
-    ".fact,.fact span{display:block}\n"
+    ".fact,.fact span{display:block;font-size:13px}\n"
     ".smalls{grid-template-columns:repeat(2,minmax(0,1fr))}}\n"
     "@media print{body{max-width:none;padding:0}figure,.card,.sample{break-inside:avoid}}\n";
 /* clang-format on */
