@@ -376,8 +376,9 @@ static weft_status check_deaths(const weft_group *g) {
         uint64_t start;
         const int lives = process_lives(p->id[m].pid, &start);
         if (lives && (!start || !p->id[m].start || start == p->id[m].start)) continue;
-        if (atomic_load_explicit(&b->left, memory_order_acquire)) continue;           /* in peace */
-        if (atomic_load_explicit(&b->gave_up[g->id], memory_order_acquire)) continue; /* check_words says why */
+        if (atomic_load_explicit(&b->left, memory_order_acquire)) continue; /* in peace */
+        if (atomic_load_explicit(&b->gave_up[g->id], memory_order_acquire))
+            continue; /* check_words says why */
         return weft_fail(WEFT_ERR_PEER, "%s died", weft_group_peer(g, r));
     }
     return WEFT_OK;

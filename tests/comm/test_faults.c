@@ -82,8 +82,7 @@ static void different_calls_are_an_order_error(void **state) {
     assert_ok(weft_ctrl_barrier(group));
     const weft_status s = guilty ? weft_ctrl_bcast(group, buf, sizeof buf, 0) : weft_ctrl_barrier(group);
     assert_error(s, WEFT_ERR_ORDER, culprit);
-    assert_error(s, WEFT_ERR_ORDER,
-                 "calls bcast of 8 bytes from root 0 (control operation");
+    assert_error(s, WEFT_ERR_ORDER, "calls bcast of 8 bytes from root 0 (control operation");
     assert_error(s, WEFT_ERR_ORDER, "calls barrier (control operation");
     close_broken(WEFT_ERR_ORDER);
 }
