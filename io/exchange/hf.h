@@ -19,7 +19,8 @@ weft_status weft_model_tensors(const weft_model_desc *m, weft_named **list, size
 weft_status weft_hf_import(const char *dir, const weft_model_desc *m, const weft_named *t, size_t n);
 /* Writes config.json, generation_config.json, model.safetensors (sharded above shard_bytes; 0: 5 GB) and README.md into
  * `dir`, which is made under a temporary name and renamed when everything is synced, if it does not exist; an existing
- * directory is written file by file. tokenizer_dir: its tokenizer files are copied (NULL: none). */
+ * directory is written file by file, its README.md is kept and weights that would shadow the new ones are removed.
+ * tokenizer_dir: its tokenizer files are copied (NULL: none). */
 weft_status weft_hf_export(const char *dir, const weft_model_desc *m, const weft_named *t, size_t n,
                            const char *tokenizer_dir, uint64_t shard_bytes);
 

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/status.h"
 #include "io/exchange/hf_internal.h"
 
 static void put(json_t *o, const char *key, json_t *v) {
@@ -95,7 +94,6 @@ static size_t digits(const double *v, size_t n) {
 static char *finish(json_t *o, size_t precision) {
     char *text = json_dumps(o, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(precision));
     json_decref(o);
-    if (!text) weft_fail(WEFT_ERR_NOMEM, "out of memory for a configuration file");
     return text;
 }
 

@@ -124,6 +124,16 @@ static weft_status write_text(const job *j, const char *file, const char *text, 
     return s;
 }
 
+/* Takes the text; a newline takes the place of its terminating zero. */
+static weft_status write_json(const job *j, const char *file, char *text) {
+    if (!text) return weft_fail(WEFT_ERR_NOMEM, "out of memory for %s", file);
+    size_t n = strlen(text);
+    text[n] = '\n';
+    weft_status s = write_text(j, file, text, n + 1);
+    free(text);
+    return s;
+}
+
 static weft_status write_index(const job *j) {
     json_t *map = json_object(), *root = json_pack("{s:{s:I}, s:o}", "metadata", "total_size",
                                                    (json_int_t)j->bytes, "weight_map", map);
@@ -135,9 +145,7 @@ static weft_status write_index(const job *j) {
         bad = json_object_set_new(map, name, json_string(file));
     }
     char *text = bad ? NULL : json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS);
-    weft_status s = text ? write_text(j, HF_INDEX, text, strlen(text))
-                         : weft_fail(WEFT_ERR_NOMEM, "out of memory for " HF_INDEX);
-    free(text);
+    weft_status s = write_json(j, HF_INDEX, text);
     json_decref(root);
     return s;
 }
@@ -232,12 +240,6 @@ static weft_status write_card(const job *j) {
         (long long)m->context, (long long)m->vocab, m->tied ? "tied to the embedding" : "of its own",
         weft_dtype_name(j->t[j->e[0].part[0]].t));
     return write_text(j, "README.md", text, (size_t)n);
-}
-
-static weft_status write_json(const job *j, const char *file, char *text) {
-    weft_status s = text ? write_text(j, file, text, strlen(text)) : WEFT_ERR_NOMEM;
-    free(text);
-    return s;
 }
 
 static weft_status write_all(job *j, const char *tokenizer_dir) {

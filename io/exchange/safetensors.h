@@ -30,8 +30,8 @@ size_t weft_st_count(const weft_st *f);
 const weft_st_tensor *weft_st_at(const weft_st *f, size_t i);
 const weft_st_tensor *weft_st_find(const weft_st *f, const char *name); /* NULL: not there */
 const char *weft_st_metadata(const weft_st *f, const char *key);        /* NULL: not there */
-/* Reads the elements [first, first + n) of t, converted to `to` (f32 or bf16; from F32, BF16, F16, F64). Any thread.
- * UNSUPPORTED: a dtype that cannot be converted. */
+/* Reads the elements [first, first + n) of t, converted to `to` (f32 or bf16; from F32, BF16, F16, F64), or as they are if
+ * `to` is t's own dtype. Any thread. UNSUPPORTED: a dtype that cannot be converted. */
 weft_status weft_st_read(const weft_st *f, const weft_st_tensor *t, int64_t first, int64_t n, weft_dtype to, void *dst);
 
 typedef struct weft_st_source { /* one tensor to write */
