@@ -73,9 +73,9 @@ static void gpt2_matrices_are_transposed_and_split(void **state) {
     static const char *const parts[] = {"layers.01.attn.q", "layers.01.attn.k", "layers.01.attn.v"};
     const float *w = r.t[raw_find(&r, "transformer.h.1.attn.c_attn.weight")].ptr;
     const float *b = r.t[raw_find(&r, "transformer.h.1.attn.c_attn.bias")].ptr;
+    char name[64], hf[96];
     int differs = 0;
     for (int p = 0; p < 3; p++) {
-        char name[64];
         snprintf(name, sizeof name, "%s.weight", parts[p]);
         const float *x = model_find(&m, name)->ptr;
         snprintf(name, sizeof name, "%s.bias", parts[p]);
@@ -91,10 +91,37 @@ static void gpt2_matrices_are_transposed_and_split(void **state) {
     }
     assert_true(differs > 700);
 
-    const float *down = model_find(&m, "layers.00.mlp.down.weight")->ptr; /* not square */
-    w = r.t[raw_find(&r, "transformer.h.0.mlp.c_proj.weight")].ptr;       /* [64, 16] */
-    for (int o = 0; o < 16; o++)
-        for (int i = 0; i < 64; i++) assert_true(down[o * 64 + i] == w[i * 16 + o]);
+    /* all others, square or not, in every layer */
+    static const struct {
+        const char *weft, *hf;
+        int64_t out, in; /* in 0: no matrix of a projection, taken as it is */
+    } rest[] = {
+        {"attn.o.weight", "attn.c_proj.weight", 16, 16},  {"attn.o.bias", "attn.c_proj.bias", 16, 0},
+        {"mlp.up.weight", "mlp.c_fc.weight", 64, 16},     {"mlp.up.bias", "mlp.c_fc.bias", 64, 0},
+        {"mlp.down.weight", "mlp.c_proj.weight", 16, 64}, {"mlp.down.bias", "mlp.c_proj.bias", 16, 0},
+        {"norm1.weight", "ln_1.weight", 16, 0},           {"norm1.bias", "ln_1.bias", 16, 0},
+        {"norm2.weight", "ln_2.weight", 16, 0},           {"norm2.bias", "ln_2.bias", 16, 0},
+    };
+    for (int layer = 0; layer < 2; layer++)
+        for (size_t k = 0; k < sizeof rest / sizeof *rest; k++) {
+            snprintf(name, sizeof name, "layers.%02d.%s", layer, rest[k].weft);
+            snprintf(hf, sizeof hf, "transformer.h.%d.%s", layer, rest[k].hf);
+            const float *x = model_find(&m, name)->ptr, *y = r.t[raw_find(&r, hf)].ptr;
+            int64_t cols = rest[k].in ? rest[k].in : 1;
+            for (int64_t o = 0; o < rest[k].out; o++)
+                for (int64_t i = 0; i < cols; i++)
+                    if (x[o * cols + i] != y[i * rest[k].out + o])
+                        fail_msg("%s is not %s at %d, %d", name, hf, (int)o, (int)i);
+        }
+    static const char *const outer[][2] = {{"embed.tok.weight", "wte.weight"},
+                                           {"embed.pos.weight", "wpe.weight"},
+                                           {"final_norm.weight", "ln_f.weight"},
+                                           {"final_norm.bias", "ln_f.bias"}};
+    for (size_t k = 0; k < 4; k++) {
+        snprintf(hf, sizeof hf, "transformer.%s", outer[k][1]);
+        const weft_named *t = model_find(&m, outer[k][0]);
+        assert_memory_equal(t->ptr, r.t[raw_find(&r, hf)].ptr, named_bytes(t));
+    }
     model_destroy(&m);
     raw_free(&r);
 }
@@ -104,7 +131,10 @@ static void llama_tensors_are_taken_as_they_are(void **state) {
     static const char *const pairs[][2] = {
         {"embed.tok.weight", "model.embed_tokens.weight"},
         {"layers.01.norm1.weight", "model.layers.1.input_layernorm.weight"},
+        {"layers.00.attn.q.weight", "model.layers.0.self_attn.q_proj.weight"},
         {"layers.00.attn.k.weight", "model.layers.0.self_attn.k_proj.weight"},
+        {"layers.01.attn.v.weight", "model.layers.1.self_attn.v_proj.weight"},
+        {"layers.01.attn.o.weight", "model.layers.1.self_attn.o_proj.weight"},
         {"layers.01.norm2.weight", "model.layers.1.post_attention_layernorm.weight"},
         {"layers.01.mlp.gate.weight", "model.layers.1.mlp.gate_proj.weight"},
         {"layers.01.mlp.up.weight", "model.layers.1.mlp.up_proj.weight"},
