@@ -1,4 +1,4 @@
-/* Does this processor's bf16 instruction keep the bit contract?
+/* Does this processor's bf16 instruction keep the bit contract, and is it worth using?
  *
  * The contract (kernels.h) wants the same bits from the instruction and from the widening kernel. The
  * documents of the processors leave the order of the two products and the treatment of denormals to the
@@ -6,6 +6,7 @@
  * through both kernels. NaN need only be NaN. A processor that differs is used at the level below. */
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/rng.h"
 #include "kernels/cpu/gemm.h"
 
@@ -57,4 +58,28 @@ int cpu_bf16_is_exact(void) {
         }
     }
     return 1;
+}
+
+#define TIMED_PAIRS 64
+#define TIMED_TILES 16
+#define TIMED_RUNS  8
+
+static uint64_t time_tiles(const struct cpu_gemm_isa *isa, enum cpu_words words, int64_t steps,
+                           const uint32_t *a, const uint32_t *b) {
+    _Alignas(CPU_LINE) float c[MR * NR];
+    uint64_t begin = weft_now_ns();
+    for (int i = 0; i < TIMED_TILES; i++) isa->tile(words, steps, MR, a, b, NR, c, NR, 0);
+    return weft_now_ns() - begin;
+}
+
+int cpu_bf16_is_fast(void) {
+    _Alignas(CPU_LINE) uint32_t a[2 * TIMED_PAIRS * MR] = {0}, b[2 * TIMED_PAIRS * NR] = {0};
+    uint64_t pair = UINT64_MAX, wide = UINT64_MAX;
+    for (int i = 0; i < TIMED_RUNS; i++) { /* the best of each: interruptions only add */
+        uint64_t p = time_tiles(&cpu_gemm_isa_avx512bf16, CPU_WORDS_PAIR, TIMED_PAIRS, a, b);
+        uint64_t w = time_tiles(&cpu_gemm_isa_avx512, CPU_WORDS_WIDE, 2 * TIMED_PAIRS, a, b);
+        if (p < pair) pair = p;
+        if (w < wide) wide = w;
+    }
+    return pair <= wide;
 }

@@ -121,9 +121,10 @@ void cpu_fill_ops_avx512(struct weft_ops *t);
 /* Fills desc (model, caches, cores), pus and pu (topology.c). */
 void cpu_read_topology(struct cpu_backend *b);
 
-/* 1 if the processor's bf16 instruction does exactly what the widening kernel does (bf16_check.c); only where
- * AVX512_BF16 exists. */
+/* Only where AVX512_BF16 exists (bf16_check.c): 1 if the bf16 instruction does exactly what the widening
+ * kernel does; 1 if it is not slower. */
 int cpu_bf16_is_exact(void);
+int cpu_bf16_is_fast(void);
 
 /* 64-byte aligned, zeroed; from 4 MiB on 2 MiB aligned with huge pages asked for, touched by nobody yet. */
 weft_status cpu_alloc(size_t bytes, void **p);

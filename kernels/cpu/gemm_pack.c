@@ -1,7 +1,7 @@
-/* Packing: columns of an operand into a panel, 8 columns at a time.
+/* Packing: columns of an operand into a panel, 8 or 16 columns at a time.
  *
  * An operand is seen as columns over k. If the k of a column are neighbours in memory (A, and B transposed),
- * 8 columns by 8 units are transposed in registers; a bf16 pair is one 32-bit unit as it stands. If the
+ * blocks of 4 units are transposed in registers; a bf16 pair is one 32-bit unit as it stands. If the
  * columns are neighbours (A transposed, and B), fp32 is a copy and bf16 interleaves two rows. Whatever is
  * incomplete (missing columns, the last units of k) is first gathered into a small zeroed buffer, so that
  * nothing is read past an operand's end and the fast path has no masks.
@@ -16,8 +16,15 @@
 
 #define PACK_INLINE static inline __attribute__((always_inline))
 
+/* Columns go in groups: 8 in a ymm register, or, in panels of 48 (AVX-512), 16 in a zmm register. */
+#if CPU_LEVEL == CPU_AVX2
+#define GROUP_MAX 8
+#else
+#define GROUP_MAX 16
+#endif
+
 /* One unit of 8 columns, at `to` in a panel of w columns. */
-PACK_INLINE void put(enum cpu_words words, int w, uint32_t *to, __m256i v) {
+PACK_INLINE void put_8(enum cpu_words words, int w, uint32_t *to, __m256i v) {
     if (words == CPU_WORDS_WIDE) {
         _mm256_storeu_si256((__m256i *)(void *)to, _mm256_and_si256(v, _mm256_set1_epi32((int)0xffff0000u)));
         _mm256_storeu_si256((__m256i *)(void *)(to + w), _mm256_slli_epi32(v, 16));
@@ -26,48 +33,97 @@ PACK_INLINE void put(enum cpu_words words, int w, uint32_t *to, __m256i v) {
     }
 }
 
-/* 4 units of 8 columns, transposed: rows r and r+4 share a register, so that two rounds of shuffles inside
+PACK_INLINE __m128 quad(const char *p) {
+    return _mm_loadu_ps((const float *)(const void *)p);
+}
+
+/* 4 units of 8 columns, transposed: rows r and r + 4 share a register, so that two rounds of shuffles inside
  * 128 bits put unit u of all columns side by side. */
-PACK_INLINE void put_4_units(enum cpu_words words, int w, int unit_words, const char *const row[8],
-                             int64_t at, uint32_t *to) {
+PACK_INLINE void put_4_units_8(enum cpu_words words, int w, int unit_words, const char *const *row,
+                               int64_t at, uint32_t *to) {
     __m256 t[4], lo01, hi01, lo23, hi23;
     for (int r = 0; r < 4; r++)
-        t[r] = _mm256_insertf128_ps(
-            _mm256_castps128_ps256(_mm_loadu_ps((const float *)(const void *)(row[r] + at))),
-            _mm_loadu_ps((const float *)(const void *)(row[r + 4] + at)), 1);
+        t[r] = _mm256_insertf128_ps(_mm256_castps128_ps256(quad(row[r] + at)), quad(row[r + 4] + at), 1);
     lo01 = _mm256_unpacklo_ps(t[0], t[1]);
     hi01 = _mm256_unpackhi_ps(t[0], t[1]);
     lo23 = _mm256_unpacklo_ps(t[2], t[3]);
     hi23 = _mm256_unpackhi_ps(t[2], t[3]);
-    put(words, w, to, _mm256_castps_si256(_mm256_shuffle_ps(lo01, lo23, 0x44)));
-    put(words, w, to + unit_words, _mm256_castps_si256(_mm256_shuffle_ps(lo01, lo23, 0xee)));
-    put(words, w, to + 2 * unit_words, _mm256_castps_si256(_mm256_shuffle_ps(hi01, hi23, 0x44)));
-    put(words, w, to + 3 * unit_words, _mm256_castps_si256(_mm256_shuffle_ps(hi01, hi23, 0xee)));
+    put_8(words, w, to, _mm256_castps_si256(_mm256_shuffle_ps(lo01, lo23, 0x44)));
+    put_8(words, w, to + unit_words, _mm256_castps_si256(_mm256_shuffle_ps(lo01, lo23, 0xee)));
+    put_8(words, w, to + 2 * unit_words, _mm256_castps_si256(_mm256_shuffle_ps(hi01, hi23, 0x44)));
+    put_8(words, w, to + 3 * unit_words, _mm256_castps_si256(_mm256_shuffle_ps(hi01, hi23, 0xee)));
 }
 
-/* 8 columns (fewer: `have`) whose k are neighbours; `bytes` of k, columns ld_bytes apart. */
+#if GROUP_MAX == 16
+
+PACK_INLINE void put_16(enum cpu_words words, int w, uint32_t *to, __m512i v) {
+    if (words == CPU_WORDS_WIDE) {
+        _mm512_storeu_si512(to, _mm512_and_si512(v, _mm512_set1_epi32((int)0xffff0000u)));
+        _mm512_storeu_si512(to + w, _mm512_slli_epi32(v, 16));
+    } else {
+        _mm512_storeu_si512(to, v);
+    }
+}
+
+/* The same for 16 columns: rows r, r + 4, r + 8, r + 12 share a register. */
+PACK_INLINE void put_4_units_16(enum cpu_words words, int w, int unit_words, const char *const *row,
+                                int64_t at, uint32_t *to) {
+    __m512 t[4], lo01, hi01, lo23, hi23;
+    for (int r = 0; r < 4; r++) {
+        t[r] = _mm512_insertf32x4(_mm512_castps128_ps512(quad(row[r] + at)), quad(row[r + 4] + at), 1);
+        t[r] = _mm512_insertf32x4(t[r], quad(row[r + 8] + at), 2);
+        t[r] = _mm512_insertf32x4(t[r], quad(row[r + 12] + at), 3);
+    }
+    lo01 = _mm512_unpacklo_ps(t[0], t[1]);
+    hi01 = _mm512_unpackhi_ps(t[0], t[1]);
+    lo23 = _mm512_unpacklo_ps(t[2], t[3]);
+    hi23 = _mm512_unpackhi_ps(t[2], t[3]);
+    put_16(words, w, to, _mm512_castps_si512(_mm512_shuffle_ps(lo01, lo23, 0x44)));
+    put_16(words, w, to + unit_words, _mm512_castps_si512(_mm512_shuffle_ps(lo01, lo23, 0xee)));
+    put_16(words, w, to + 2 * unit_words, _mm512_castps_si512(_mm512_shuffle_ps(hi01, hi23, 0x44)));
+    put_16(words, w, to + 3 * unit_words, _mm512_castps_si512(_mm512_shuffle_ps(hi01, hi23, 0xee)));
+}
+
+#endif
+
+PACK_INLINE void put_4_units(enum cpu_words words, int w, int unit_words, const char *const *row, int64_t at,
+                             uint32_t *to) {
+#if GROUP_MAX == 16
+    if (w % 16 == 0) {
+        put_4_units_16(words, w, unit_words, row, at, to);
+        return;
+    }
+#endif
+    put_4_units_8(words, w, unit_words, row, at, to);
+}
+
+PACK_INLINE int group_of(int w) {
+    return GROUP_MAX == 16 && w % 16 == 0 ? 16 : 8;
+}
+
+/* A group of columns (fewer: `have`) whose k are neighbours; `bytes` of k, columns ld_bytes apart. */
 PACK_INLINE void pack_across(enum cpu_words words, int w, const char *src, int64_t ld_bytes, int have,
                              int64_t bytes, uint32_t *to) {
-    const int unit_words = words == CPU_WORDS_WIDE ? 2 * w : w;
-    const int columns = w < 8 ? w : 8; /* of the panel */
-    const char *row[8];
+    const int group = group_of(w), unit_words = words == CPU_WORDS_WIDE ? 2 * w : w;
+    const int columns = w < group ? w : group; /* of the panel */
+    const char *row[GROUP_MAX];
     int64_t at = 0;
-    for (int r = 0; r < 8; r++) row[r] = src + (r < have ? r : 0) * ld_bytes;
+    for (int r = 0; r < group; r++) row[r] = src + (r < have ? r : 0) * ld_bytes;
     if (have >= columns)
         for (; at + 16 <= bytes; at += 16)
             put_4_units(words, w, unit_words, row, at, to + at / 4 * unit_words);
     for (; at < bytes; at += 16) {
-        float gathered[8][4] = {{0}};
-        const char *from[8];
+        float gathered[GROUP_MAX][4] = {{0}};
+        const char *from[GROUP_MAX];
         size_t n = bytes - at < 16 ? (size_t)(bytes - at) : 16;
-        for (int r = 0; r < 8; r++) {
+        for (int r = 0; r < group; r++) {
             if (r < have) memcpy(gathered[r], row[r] + at, n);
             from[r] = (const char *)gathered[r];
         }
         if (n > 12) {
             put_4_units(words, w, unit_words, from, 0, to + at / 4 * unit_words);
         } else { /* fewer than 4 units are left of the panel */
-            uint32_t four[4 * 2 * 48 + 8];
+            uint32_t four[4 * 2 * CPU_NR + 8];
             size_t units = (n + 3) / 4;
             put_4_units(words, w, unit_words, from, 0, four);
             for (size_t u = 0; u < units * (size_t)(unit_words / w); u++)
@@ -76,13 +132,46 @@ PACK_INLINE void pack_across(enum cpu_words words, int w, const char *src, int64
     }
 }
 
-/* One unit of 8 columns that are neighbours: even and odd are the rows of k (odd NULL: none, or fp32). */
-PACK_INLINE __m256i unit_along(enum cpu_words words, const char *even, const char *odd) {
-    if (words == CPU_WORDS_F32) return _mm256_loadu_si256((const __m256i *)(const void *)even);
-    __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)even));
-    if (!odd) return low;
-    __m256i high = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)odd));
-    return _mm256_or_si256(low, _mm256_slli_epi32(high, 16));
+/* One unit of a group of columns that are neighbours: even and odd are the rows of k (odd NULL: none, or
+ * fp32). */
+PACK_INLINE void put_along_8(enum cpu_words words, int w, const char *even, const char *odd, uint32_t *to) {
+    __m256i v;
+    if (words == CPU_WORDS_F32) {
+        v = _mm256_loadu_si256((const __m256i *)(const void *)even);
+    } else {
+        v = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)even));
+        if (odd) {
+            __m256i high = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)odd));
+            v = _mm256_or_si256(v, _mm256_slli_epi32(high, 16));
+        }
+    }
+    put_8(words, w, to, v);
+}
+
+#if GROUP_MAX == 16
+PACK_INLINE void put_along_16(enum cpu_words words, int w, const char *even, const char *odd, uint32_t *to) {
+    __m512i v;
+    if (words == CPU_WORDS_F32) {
+        v = _mm512_loadu_si512(even);
+    } else {
+        v = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)even));
+        if (odd) {
+            __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)odd));
+            v = _mm512_or_si512(v, _mm512_slli_epi32(high, 16));
+        }
+    }
+    put_16(words, w, to, v);
+}
+#endif
+
+PACK_INLINE void put_along(enum cpu_words words, int w, const char *even, const char *odd, uint32_t *to) {
+#if GROUP_MAX == 16
+    if (w % 16 == 0) {
+        put_along_16(words, w, even, odd, to);
+        return;
+    }
+#endif
+    put_along_8(words, w, even, odd, to);
 }
 
 /* A panel whose columns are neighbours; k rows, ld_bytes apart; `have` columns may be read. */
@@ -101,9 +190,8 @@ PACK_INLINE void pack_along(enum cpu_words words, int w, const char *src, int64_
             even = gathered[0];
             if (odd) odd = memcpy(gathered[1], odd, n);
         }
-        for (int j = 0; j < w; j += 8)
-            put(words, w, to + j,
-                unit_along(words, even + (size_t)j * elem, odd ? odd + (size_t)j * elem : NULL));
+        for (int j = 0; j < w; j += group_of(w))
+            put_along(words, w, even + (size_t)j * elem, odd ? odd + (size_t)j * elem : NULL, to + j);
     }
 }
 
@@ -114,11 +202,12 @@ PACK_INLINE void pack(enum cpu_words words, int w, int across, const void *src, 
         pack_along(words, w, src, ld * elem, have, k, panel);
         return;
     }
-    for (int j = 0; j < w; j += 8)
+    const int group = group_of(w);
+    for (int j = 0; j < w; j += group)
         pack_across(words, w, (const char *)src + j * ld * elem, ld * elem,
-                    have - j < 0   ? 0
-                    : have - j > 8 ? 8
-                                   : (int)(have - j),
+                    have - j < 0       ? 0
+                    : have - j > group ? group
+                                       : (int)(have - j),
                     k * elem, panel + j);
 }
 

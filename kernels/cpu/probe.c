@@ -28,8 +28,8 @@ typedef __m512 wide;
 #define STEP(i)  s##i = FMA(s##i, m, a);
 #define ADD(i)   sum = FMA(sum, one, s##i);
 
-/* Flops done; *sink keeps the work from being optimised away. */
-static double loop_f32(float *sink) {
+/* Flops done; the volatile sink, read and written, keeps the compiler from leaving the work out. */
+static double loop_f32(volatile float *sink) {
     wide m = SPLAT(*sink), a = SPLAT(1e-3f), one = SPLAT(1.0f), sum = SPLAT(0.0f);
     float out[sizeof(wide) / 4];
     EACH(BEGIN)
@@ -44,7 +44,7 @@ static double loop_f32(float *sink) {
 
 #if CPU_LEVEL == CPU_AVX512BF16
 #define STEP_PAIR(i) s##i = _mm512_dpbf16_ps(s##i, (__m512bh)m, (__m512bh)m);
-static double loop_bf16(float *sink) {
+static double loop_bf16(volatile float *sink) {
     wide m = SPLAT(*sink), one = SPLAT(1.0f), sum = SPLAT(0.0f);
     float out[sizeof(wide) / 4];
     EACH(BEGIN)
@@ -57,7 +57,7 @@ static double loop_bf16(float *sink) {
     return 4.0 * CHAINS * ROUNDS * (sizeof(wide) / 4);
 }
 #else
-static double loop_bf16(float *sink) {
+static double loop_bf16(volatile float *sink) {
     return loop_f32(sink);
 }
 #endif
@@ -71,7 +71,7 @@ struct probe {
 
 static void probe_part(void *arg, int member, int members) {
     struct probe *v = arg;
-    float sink = 0.5f;
+    volatile float sink = 0.5f;
     double flops = 0;
     (void)members;
     do {
