@@ -1,6 +1,31 @@
-# libweft with its soname, the public headers, the CMake package and the pkg-config file.
+# libweft: all rooms in one shared library with a soname, the public headers, the CMake package and the pkg-config file.
 get_property(modules GLOBAL PROPERTY WEFT_MODULES)
-set(whole "")
+file(GENERATE OUTPUT ${PROJECT_BINARY_DIR}/libweft.c CONTENT "/* libweft is made of the rooms alone. */\nextern int weft_nothing;\n")
+add_library(weft SHARED ${PROJECT_BINARY_DIR}/libweft.c)
+add_dependencies(weft ${modules})
+set(files "")
 foreach(m ${modules})
-  list(APPEND whole "$<LINK_LIBRARY:WHOLE_ARCHIVE,${m}>")
+  list(APPEND files $<TARGET_FILE:${m}>)
 endforeach()
+target_link_options(weft PRIVATE -Wl,--whole-archive ${files} -Wl,--no-whole-archive)
+set_property(TARGET weft PROPERTY LINK_DEPENDS ${files})
+target_link_libraries(weft PRIVATE PkgConfig::fyaml PkgConfig::jansson PkgConfig::xxhash PkgConfig::hwloc PkgConfig::hdf5
+  MPI::MPI_C Threads::Threads m)
+set_target_properties(weft PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR} LINKER_LANGUAGE C
+  LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib)
+target_include_directories(weft INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)
+target_link_libraries(weft INTERFACE MPI::MPI_C)
+
+include(CMakePackageConfigHelpers)
+install(TARGETS weft EXPORT weftTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS weft_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(DIRECTORY include/weft DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(DIRECTORY examples/configs DESTINATION ${CMAKE_INSTALL_DATADIR}/weft)
+install(EXPORT weftTargets NAMESPACE weft:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/weft)
+configure_package_config_file(cmake/weftConfig.cmake.in ${PROJECT_BINARY_DIR}/weftConfig.cmake
+  INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/weft)
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/weftConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/weftConfig.cmake ${PROJECT_BINARY_DIR}/weftConfigVersion.cmake
+  DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/weft)
+configure_file(cmake/weft.pc.in ${PROJECT_BINARY_DIR}/weft.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/weft.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
