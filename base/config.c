@@ -96,6 +96,14 @@ static weft_status check_text(reader *r, const char *text, size_t n) {
 
 /* ---- events ---- */
 
+/* libfyaml's tokens of quoted strings and aliases begin behind the quote and the star. */
+static int is_behind_mark(struct fy_event *e) {
+    if (e->type == FYET_ALIAS) return 1;
+    if (e->type != FYET_SCALAR || !e->scalar.value) return 0;
+    enum fy_scalar_style style = fy_scalar_token_get_style(e->scalar.value);
+    return style == FYSS_SINGLE_QUOTED || style == FYSS_DOUBLE_QUOTED;
+}
+
 /* Moves to the next event. Refuses what a run file has no use for. */
 static weft_status next(reader *r) {
     if (r->event) fy_parser_event_free(r->parser, r->event);
@@ -103,7 +111,7 @@ static weft_status next(reader *r) {
     if (fy_diag_got_error(r->diag)) return fail_yaml(r);
     if (!r->event) return WEFT_OK;
     const struct fy_mark *m = fy_event_start_mark(r->event);
-    if (m) r->line = m->line + 1, r->column = m->column + 1;
+    if (m) r->line = m->line + 1, r->column = m->column + 1 - is_behind_mark(r->event);
     if (r->event->type == FYET_ALIAS || fy_event_get_anchor_token(r->event))
         return fail_here(r, "anchors and aliases are not read here; write the value out");
     if (fy_event_get_tag_token(r->event))
@@ -143,7 +151,7 @@ static weft_status read_list(reader *r, size_t k) {
     char place[PLACE_MAX];
     place_of(r, place);
     if (c->keys[k].type != WEFT_CONFIG_LIST) return config_expected(&c->keys[k], place, "a list");
-    config_scalar *v = config_alloc(c, 0);
+    config_scalar *v = NULL;
     size_t n = 0, room = 0;
     for (;;) {
         WEFT_TRY(next(r));
@@ -159,7 +167,7 @@ static weft_status read_list(reader *r, size_t k) {
         }
         WEFT_TRY(scalar(r, &v[n++]));
     }
-    return v ? config_store_list(c, k, place, v, n) : WEFT_ERR_NOMEM;
+    return config_store_list(c, k, place, v, n);
 }
 
 /* The value of key k at the current event. */
@@ -321,8 +329,8 @@ static weft_status apply_defaults(weft_config *c) {
     for (size_t k = 0; k < c->nkeys; k++) {
         const weft_config_key *key = &c->keys[k];
         if (!key->def && key->type != WEFT_CONFIG_STRING && key->type != WEFT_CONFIG_LIST) continue;
-        if (store_text(c, k, "default", key->def ? key->def : "") < 0)
-            return weft_context(WEFT_ERR_INTERNAL, "key table");
+        weft_status s = store_text(c, k, "default", key->def ? key->def : "");
+        if (s < 0) return weft_context(s == WEFT_ERR_NOMEM ? s : WEFT_ERR_INTERNAL, "key table");
     }
     return WEFT_OK;
 }
@@ -330,7 +338,8 @@ static weft_status apply_defaults(weft_config *c) {
 static weft_status apply_set(weft_config *c, const char *set) {
     const char *eq = strchr(set, '=');
     char place[PLACE_MAX], name[CONFIG_NAME_MAX];
-    snprintf(place, sizeof place, "--set %.200s", set);
+    char shown[CONFIG_SHOWN_MAX];
+    snprintf(place, sizeof place, "--set %s", config_shown(shown, set));
     if (!eq || eq == set || (size_t)(eq - set) >= sizeof name)
         return weft_fail(WEFT_ERR_CONFIG, "%s: expected key=value", place);
     memcpy(name, set, (size_t)(eq - set));

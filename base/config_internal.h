@@ -49,6 +49,11 @@ weft_status config_store_list(weft_config *c, size_t k, const char *place, const
 /* "found 'x', expected an integer from 1 to 8", as an error that begins with place and the key's name. */
 weft_status config_expected(const weft_config_key *key, const char *place, const char *found);
 
+enum { CONFIG_SHOWN_MAX = 112 };
+
+/* s as a message shows it: on one line, cut to about 100 bytes; returns buf. */
+const char *config_shown(char buf[CONFIG_SHOWN_MAX], const char *s);
+
 /* Reports an unknown key or section, with the nearest known name. */
 weft_status config_unknown(const weft_config *c, const char *place, const char *path, int is_section);
 /* Is path a section of the table: a proper prefix of a key, ending at a dot? */

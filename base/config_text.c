@@ -49,12 +49,20 @@ weft_status config_expected(const weft_config_key *key, const char *place, const
     return weft_fail(WEFT_ERR_CONFIG, "%s: %s: found %s, expected %s", place, key->name, found, want);
 }
 
+const char *config_shown(char buf[CONFIG_SHOWN_MAX], const char *s) {
+    size_t n = strlen(s), keep = n < CONFIG_SHOWN_MAX ? n : CONFIG_SHOWN_MAX - 12;
+    while (keep < n && keep && ((unsigned char)s[keep] & 0xc0) == 0x80) keep--; /* whole characters */
+    for (size_t i = 0; i < keep; i++) buf[i] = (unsigned char)s[i] < 0x20 || s[i] == 0x7f ? ' ' : s[i];
+    strcpy(buf + keep, keep < n ? "..." : "");
+    return buf;
+}
+
 static weft_status unexpected(const weft_config_key *key, const char *place, const config_scalar *v) {
-    char found[160];
+    char shown[CONFIG_SHOWN_MAX], found[CONFIG_SHOWN_MAX + 8];
     if (v->plain && !v->text[0])
         snprintf(found, sizeof found, "nothing");
     else
-        snprintf(found, sizeof found, "'%.100s'%s", v->text, strlen(v->text) > 100 ? "..." : "");
+        snprintf(found, sizeof found, "'%s'", config_shown(shown, v->text));
     return config_expected(key, place, found);
 }
 
@@ -117,10 +125,11 @@ weft_status config_unknown(const weft_config *c, const char *place, const char *
             }
             end += *end == '.';
         }
-    if (best)
-        return weft_fail(WEFT_ERR_CONFIG, "%s: unknown %s '%s'; did you mean '%.*s'?", place, kind, path,
-                         (int)nbest, best);
-    return weft_fail(WEFT_ERR_CONFIG, "%s: unknown %s '%s'", place, kind, path);
+    char shown[CONFIG_SHOWN_MAX];
+    config_shown(shown, path);
+    if (!best) return weft_fail(WEFT_ERR_CONFIG, "%s: unknown %s '%s'", place, kind, shown);
+    return weft_fail(WEFT_ERR_CONFIG, "%s: unknown %s '%s'; did you mean '%.*s'?", place, kind, shown,
+                     (int)nbest, best);
 }
 
 /* ---- text to value ---- */

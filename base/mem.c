@@ -32,7 +32,7 @@ char *weft_strdup(const char *s) {
 
 size_t weft_arena_reserve(weft_arena *a, const char *part, size_t bytes) {
     size_t at = a->bytes, padded;
-    if (at == SIZE_MAX || bytes > SIZE_MAX / 4) {
+    if (at > SIZE_MAX / 2 || bytes > SIZE_MAX / 4) { /* so that neither this sum nor the rounding can wrap */
         a->bytes = SIZE_MAX;
         return 0;
     }
