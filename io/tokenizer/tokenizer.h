@@ -1,7 +1,8 @@
 /* Byte-level BPE tokenizer: train, encode, decode, and the files that other tools read.
  *
  * Ids are the same as those of the reference implementations (tiktoken, HuggingFace tokenizers) for the same
- * vocabulary. Splitters: GPT-2's and cl100k/Llama-3's; an unknown pattern is refused.
+ * vocabulary (HuggingFace's with add_special_tokens=False: encoding adds no token around the text). Splitters: GPT-2's
+ * and cl100k/Llama-3's; an unknown pattern is refused.
  * Source of the method: Sennrich et al. 2016; Radford et al. 2019 (byte level). */
 #ifndef WEFT_IO_TOKENIZER_H
 #define WEFT_IO_TOKENIZER_H
@@ -46,11 +47,12 @@ void weft_tok_destroy(weft_tok *t);
 
 /* Number of ids (the largest id + 1). */
 uint32_t weft_tok_vocab(const weft_tok *t);
-/* Id of a special token by its text, or -1. */
+/* Id of a special (or otherwise added) token by its text, or -1. */
 int64_t weft_tok_special(const weft_tok *t, const char *text);
 /* Id of the end-of-text token ("<|endoftext|>", "</s>", "<|end_of_text|>", else the first special), or -1. */
 int64_t weft_tok_eot(const weft_tok *t);
-/* SHA-256-free fingerprint: XXH3-64 of (splitter, every token's bytes in id order, specials). Same ids, same value. */
+/* XXH3-64 of (splitter, every token's bytes and kind in id order, merges in order of rank). Tokenizers that give
+ * different ids have different fingerprints; the file form that a tokenizer was read from does not matter. */
 uint64_t weft_tok_fingerprint(const weft_tok *t);
 
 /* Appends ids of s[0..n) to ids[0..cap); *k = number of ids. NOMEM if cap is too small (n + 1 always suffices, one

@@ -114,7 +114,7 @@ static void kjv_ids_are_the_references(void **state) {
 static void gpt2s_own_vocabulary_gives_its_ids(void **state) {
     (void)state;
     const char *dir = getenv("WEFT_GPT2_VOCAB");
-    size_t n, k;
+    size_t n = 0, k;
     char *kjv = dir ? tok_test_kjv(&n) : NULL;
     if (!kjv) skip();
     weft_tok *t;
