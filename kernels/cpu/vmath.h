@@ -2,7 +2,7 @@
  *
  * Polynomials on a reduced range (coefficients from scripts/vmath_coefficients.py), true division and square
  * root, no tables: the same bits on every instruction-set level. NaN goes through; infinities and denormals
- * are right. tests/kernels/test_vmath.c measures the errors against long double: exp, log, tanh, sigmoid at
+ * are right. tests/kernels/test_vmath.c measures the errors against long double: exp, log, tanh, rsqrt at
  * most 2 ulp. Source: Muller, Elementary Functions, 2016, chapters 3 and 11 (minimax polynomials, Cody and
  * Waite reduction).
  */
@@ -61,19 +61,19 @@ VEC_INLINE vec vec_sigmoid(vec x) {
     return vec_div(vec_set(1.0f), vec_add(vec_set(1.0f), vec_exp(vec_neg(x))));
 }
 
-/* x + x^3 q(x^2) near 0, where 1 - 2/(e^2x + 1) would cancel. */
+/* On |x|: x + x^3 q(x^2) near 0, where 1 - 2/(e^2x + 1) would cancel. */
 VEC_INLINE vec vec_tanh(vec x) {
     vec size = vec_abs(x), x2 = vec_mul(x, x);
     vec q = vec_fma(vec_set(-0x1.8f8de4p-8f), x2, vec_set(0x1.58048ep-6f));
     q = vec_fma(q, x2, vec_set(-0x1.b9258ap-5f));
     q = vec_fma(q, x2, vec_set(0x1.110e1cp-3f));
     q = vec_fma(q, x2, vec_set(-0x1.555552p-2f));
-    vec small = vec_fma(vec_mul(q, x2), x, x);
+    vec small = vec_fma(vec_mul(q, x2), size, size);
     vec large = vec_exp(vec_add(size, size));
     large = vec_sub(vec_set(1.0f), vec_div(vec_set(2.0f), vec_add(large, vec_set(1.0f))));
     veci sign = veci_and(vec_bits(x), veci_set((int32_t)0x80000000u));
-    large = vec_of_bits(veci_or(vec_bits(large), sign));
-    return vec_select(vec_lt(size, vec_set(0.625f)), small, large);
+    vec y = vec_select(vec_lt(size, vec_set(0.625f)), small, large);
+    return vec_of_bits(veci_or(vec_bits(y), sign));
 }
 
 /* 1/sqrt(x) by square root and division: each rounded once */
@@ -90,16 +90,19 @@ VEC_INLINE vec vec_gelu(vec x) {
     return vec_div(x, vec_add(vec_set(1.0f), vec_exp(vec_neg(z2))));
 }
 
-/* d GELU / dx = s + x s (1 - s) (2z)', s = sigmoid(2z). Beyond |x| = 32 it is 0 or 1; the clamp keeps x^2
- * finite. */
+/* d GELU / dx = s + x s (1 - s) (2z)', s = sigmoid(2z). With e = exp(-|2z|) and t = 1/(1 + e): s is t or e t,
+ * and s (1 - s) = e t t: no difference is taken and nothing overflows. Beyond |x| = 32 the result is 0 or 1;
+ * the clamp keeps x^2 finite. */
 VEC_INLINE vec vec_gelu_grad(vec x) {
     x = vec_max(vec_set(-32.0f), x);
     x = vec_min(vec_set(32.0f), x);
     vec x2 = vec_mul(x, x);
-    vec s = vec_sigmoid(vec_mul(x, vec_fma(x2, vec_set(VEC_GELU_B), vec_set(VEC_GELU_A))));
+    vec z2 = vec_mul(x, vec_fma(x2, vec_set(VEC_GELU_B), vec_set(VEC_GELU_A)));
+    vec e = vec_exp(vec_neg(vec_abs(z2)));
+    vec t = vec_div(vec_set(1.0f), vec_add(vec_set(1.0f), e)), et = vec_mul(e, t);
+    vec s = vec_select(vec_lt(x, vec_zero()), et, t);
     vec slope = vec_fma(x2, vec_set(3.0f * VEC_GELU_B), vec_set(VEC_GELU_A));
-    vec bell = vec_mul(vec_mul(s, vec_sub(vec_set(1.0f), s)), x);
-    return vec_fma(bell, slope, s);
+    return vec_fma(vec_mul(vec_mul(et, t), x), slope, s);
 }
 
 #endif
