@@ -9,7 +9,10 @@
 #include "base/fault.h"
 
 void *weft_calloc(size_t count, size_t size) {
-    void *p = weft_fault_hit(WEFT_FAULT_ALLOC) ? NULL : calloc(count ? count : 1, size ? size : 1);
+    size_t bytes;
+    void *p = NULL;
+    if (weft_mul_ok(count, size, &bytes) && !weft_fault_hit(WEFT_FAULT_ALLOC))
+        p = calloc(bytes ? bytes : 1, 1);
     if (!p) weft_fail(WEFT_ERR_NOMEM, "out of memory: %zu elements of %zu bytes", count, size);
     return p;
 }
