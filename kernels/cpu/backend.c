@@ -1,9 +1,9 @@
 /* The cpu backend: which level this machine has, the op table of that level, and execs.
  *
  * The level is the best that the processor and the system support, at most the one asked for (options, or
- * WEFT_ISA, which wins). avx512bf16 must also be exact and, unless it is asked for, not slower than avx512: all
- * levels give the same bits, so the choice is about time alone. Without AVX2, FMA and F16C the backend does not
- * open, and "auto" takes ref. */
+ * WEFT_ISA, which wins). avx512bf16 must also be exact and, unless it is asked for, not slower than avx512:
+ * all levels give the same bits, so the choice is about time alone. Without AVX2, FMA and F16C the backend
+ * does not open, and "auto" takes ref. */
 #include <cpuid.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -6,8 +6,8 @@
 #include "kernels/check.h"
 #include "kernels/cpu/gemm.h"
 
-/* The longest chain: 768 k. An A panel of it takes 24 KiB of L1 (12 as bf16 pairs), and widened bf16 is as well served
- * as fp32. */
+/* The longest chain: 768 k. An A panel of it takes 24 KiB of L1 (12 as bf16 pairs), and widened bf16 is as
+ * well served as fp32. */
 #define K_BLOCK_F32  768 /* units */
 #define K_BLOCK_BF16 384
 #define K_ROUND      16
