@@ -346,6 +346,38 @@ static void bulks_overlap_and_are_waited_for_in_any_order(void **state) {
     for (int k = 0; k < 2; k++) release(&s[k]);
 }
 
+/* Many short rounds in flight: their votes share a tag and must not overtake each other. */
+static void many_small_rounds_keep_their_order(void **state) {
+    (void)state;
+    enum { BULKS = 6, ROUNDS = 400 };
+    const int n = mpi_test_size(), me = mpi_test_rank();
+    weft_ctx *c = mpi_test_context(20000, 64);
+    weft_group *g;
+    int64_t v[BULKS][2];
+    weft_bulk *b[BULKS];
+    assert_ok(weft_group_create(c, MPI_COMM_WORLD, "test", &g));
+    for (int k = 0; k < BULKS; k++) {
+        const weft_tensor t = {v[k], 2, WEFT_I64, 0, "v"};
+        assert_ok(weft_bulk_create(g, WEFT_BULK_ALLREDUCE, 1, &t, NULL, &b[k]));
+    }
+    assert_ok(weft_commit(c));
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int k = 0; k < BULKS; k++) {
+            v[k][0] = me;
+            v[k][1] = round + k;
+            assert_ok(weft_bulk_start(b[k], 1));
+            assert_ok(weft_bulk_ready(b[k], 0));
+        }
+        for (int k = 0; k < BULKS; k++) {
+            const int w = (k + me) % BULKS;
+            assert_ok(weft_bulk_wait(b[w], 0, -1, NULL));
+            assert_int_equal(v[w][0], n * (n - 1) / 2);
+            assert_int_equal(v[w][1], n * (round + w));
+        }
+    }
+    mpi_test_finalize(c);
+}
+
 /* The memory is one allocation from weft_bulk_layout: padding between tensors is not weft's to touch. */
 static void layout_padding_is_left_alone(void **state) {
     (void)state;
@@ -441,6 +473,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_left_fold_differs_from_the_tree),
         cmocka_unit_test(bcast_from_every_root),
         cmocka_unit_test(bulks_overlap_and_are_waited_for_in_any_order),
+        cmocka_unit_test(many_small_rounds_keep_their_order),
         cmocka_unit_test(layout_padding_is_left_alone),
         cmocka_unit_test(bf16_is_rounded_once),
         cmocka_unit_test(calls_out_of_order_are_refused),
