@@ -5,12 +5,13 @@
 #include "kernels/ref/half.h"
 #include "kernels/ref/ref.h"
 
-/* Every source widens to f64 exactly; the only rounding is the one to the target. */
+/* Every source widens to f64 exactly; the only rounding is the one to the target. NaNs are quieted here and
+ * not left to the conversion instruction, which a compiler may leave out between equal types. */
 static double ref_widen(weft_dtype t, const void *p, size_t i) {
     switch (t) {
-    case WEFT_BF16: return weft_bf16_to_f32(((const weft_bf16 *)p)[i]);
+    case WEFT_BF16: return ref_quiet(weft_bf16_to_f32(((const weft_bf16 *)p)[i]));
     case WEFT_F16: return ref_f16_to_f32(((const uint16_t *)p)[i]);
-    case WEFT_F32: return ((const float *)p)[i];
+    case WEFT_F32: return ref_quiet(((const float *)p)[i]);
     default: return ((const double *)p)[i];
     }
 }

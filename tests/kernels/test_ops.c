@@ -3,10 +3,13 @@
 #include <float.h>
 #include <math.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -33,6 +36,74 @@ static void every_backend_has_every_op(void **state) {
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) assert_true(kt_nruns > 1);
 #endif
+}
+
+/* --- the harness itself: what it must catch --- */
+
+typedef enum sabotage {
+    NONE,
+    WRONG_VALUE,  /* an element is off by more than its tolerance */
+    LOST_NAN,     /* a NaN becomes a number */
+    PAST_THE_END, /* one byte behind the output */
+    BEFORE_THE_START,
+    BY_THREADS, /* the last bit depends on the thread count */
+    REFUSED,    /* an error status */
+    SABOTAGES
+} sabotage;
+
+typedef struct sabotage_arg {
+    sabotage how;
+    size_t n;
+} sabotage_arg;
+
+/* Stands for an op: writes 1, 2, 3 ... and a NaN, but on `cpu` does what is asked. */
+CALL(call_sabotaged) {
+    const sabotage_arg *a = arg;
+    float *y = out[0];
+    for (size_t i = 0; i < a->n; i++) y[i] = (float)(i + 1);
+    y[3] = NAN;
+    if (r->is_ref) return WEFT_OK;
+    if (a->how == WRONG_VALUE) y[5] += 0.01f;
+    if (a->how == LOST_NAN) y[3] = 4;
+    if (a->how == PAST_THE_END) { /* behind a flush buffer there is nothing to write to: see the next test */
+        volatile char *end = (char *)(y + a->n);
+        if ((uintptr_t)end % 4096 != 0) *end = 0;
+    }
+    if (a->how == BEFORE_THE_START) *((volatile char *)y - 1) = 0;
+    if (a->how == BY_THREADS && r->threads == 3) y[7] = nextafterf(y[7], 100);
+    return a->how == REFUSED ? WEFT_ERR_UNSUPPORTED : WEFT_OK;
+}
+
+static void the_harness_catches_sabotage(void **state) {
+    (void)state;
+    if (kt_nruns == 1) skip();
+    for (int how = NONE; how < SABOTAGES; how++) {
+        kt_rng rng = {1}; /* buffers at places of all kinds among the runs */
+        sabotage_arg a = {(sabotage)how, 50};
+        kt_case c = {.name = "sabotage", .op = -1, .nout = 1, .call = call_sabotaged, .arg = &a};
+        const char *found;
+        c.out[0] = (kt_out){.name = "y", .t = WEFT_F32, .n = a.n, .tol = kt_tolerances(a.n)};
+        for (size_t i = 0; i < a.n; i++) c.out[0].tol[i] = 1e-3;
+        found = kt_difference(&c, &rng);
+        if ((how == NONE) != !found) fail_msg("sabotage %d: %s", how, found ? found : "not found");
+    }
+}
+
+static void reading_past_a_flush_buffer_traps(void **state) {
+    int status = 0;
+    pid_t child;
+    (void)state;
+    fflush(NULL);
+    child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        kt_pool pool = {0};
+        volatile char *p = kt_new(&pool, 100, KT_FLUSH);
+        signal(SIGSEGV, SIG_DFL); /* cmocka's handler would go on with the tests */
+        _exit(p[100] == 0 ? 0 : 0);
+    }
+    assert_true(waitpid(child, &status, 0) == child);
+    assert_false(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 /* --- cast --- */
@@ -709,6 +780,8 @@ static void probe_measures_something(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_backend_has_every_op),
+        cmocka_unit_test(the_harness_catches_sabotage),
+        cmocka_unit_test(reading_past_a_flush_buffer_traps),
         cmocka_unit_test(cast_between_all_pairs),
         cmocka_unit_test(cast_rounds_every_gap_to_nearest_even),
         cmocka_unit_test(linear_combinations_are_exact),

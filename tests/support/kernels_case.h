@@ -62,6 +62,8 @@ typedef struct kt_case {
 double *kt_tolerances(size_t n);
 /* Runs the case everywhere; frees the tolerances; fails the test with a message at the first difference. */
 void kt_compare(const kt_case *c, kt_rng *r);
+/* The same, but the message of the first difference is returned; NULL: none. Valid until the next call. */
+const char *kt_difference(const kt_case *c, kt_rng *r);
 /* Mallocs of this process so far; -1 where they cannot be counted (sanitizers). */
 long kt_mallocs(void);
 
