@@ -155,6 +155,7 @@ static void draw_path(FILE *f, const scale *s, const char *class, const double *
 /* The area between two lines over the same x. */
 static void draw_area(FILE *f, const scale *s, const char *class, const double *x, const double *lo,
                       const double *hi, int n) {
+    if (n == 0) return;
     fprintf(f, "<path class=\"%s\" d=\"M", class);
     for (int i = 0; i < n; i++) fprintf(f, "%d %d ", px(s, x[i]), py(s, hi[i]));
     for (int i = n - 1; i >= 0; i--) fprintf(f, "%d %d%s", px(s, x[i]), py(s, lo[i]), i ? " " : "z\"/>\n");

@@ -113,9 +113,10 @@ const char *number_alone(char s[NUMBER_MAX], unit u, double v, int digits) {
 
 /* ---- ticks ---- */
 
+/* The nearest of 1, 2, 2.5, 5 times a power of ten. */
 static double round_step(double raw) {
     double ten = pow(10, floor(log10(raw))), m = raw / ten;
-    return ten * (m <= 1.0001 ? 1 : m <= 2.0001 ? 2 : m <= 2.5001 ? 2.5 : m <= 5.0001 ? 5 : 10);
+    return ten * (m < 1.5 ? 1 : m < 2.25 ? 2 : m < 3.5 ? 2.5 : m < 7 ? 5 : 10);
 }
 
 static double clock_step(double raw) {
