@@ -3,7 +3,7 @@
  * A shard is one HDF5 file written through io/container: /tokens (u16 or u32, contiguous, mmap-able), /doc (i64 document
  * starts and the total), attributes tokenizer fingerprint, vocab, eot, bytes of source text, source, licence, site.
  * The training stream is a pure function of (seed, global sample index g): the same for any number of ranks, restarts
- * and joins. Its position is one integer. The formula is frozen as perm=1 (docs/data.md). */
+ * and joins. Its position is one integer. The formula is frozen as perm=1 (io/dataset/README.md). */
 #ifndef WEFT_IO_DATASET_H
 #define WEFT_IO_DATASET_H
 

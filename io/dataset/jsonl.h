@@ -15,7 +15,8 @@ typedef struct jsonl_text {
 } jsonl_text;
 
 /* Member `field` of the object in line[0..n). FORMAT names file, line and place. */
-weft_status jsonl_parse(const char *file, size_t number, const char *line, size_t n, const char *field, jsonl_text *t);
+weft_status jsonl_parse(const char *file, size_t number, const char *line, size_t n, const char *field,
+                        jsonl_text *t);
 void jsonl_free(jsonl_text *t);
 
 #endif

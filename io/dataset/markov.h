@@ -1,8 +1,9 @@
 /* Private to io/dataset: a first-order Markov chain whose entropy is known, as a source of text to learn.
  *
- * State i has min(vocab, 128) successors, chosen by a keyed permutation, the first of them i+1 (so that every state can be
- * reached from every other); their probabilities are a softmax of Philox normals divided by `concentration` (large:
- * nearly uniform), rounded to multiples of 2^-32, so that what is sampled is exactly what is computed with. */
+ * State i has min(vocab, 128) successors, chosen by a keyed permutation, the first of them i+1 (so that every
+ * state can be reached from every other); their probabilities are a softmax of Philox normals divided by
+ * `concentration` (large: nearly uniform), rounded to multiples of 2^-32, so that what is sampled is exactly
+ * what is computed with. */
 #ifndef WEFT_IO_DATASET_MARKOV_H
 #define WEFT_IO_DATASET_MARKOV_H
 
@@ -28,8 +29,8 @@ double markov_share(const markov *m, uint32_t i, uint32_t k);
 double markov_probability(const markov *m, uint32_t i, uint32_t j);
 /* The state after i at step t. */
 uint32_t markov_step(const markov *m, uint32_t i, uint64_t t);
-/* Bits a symbol: -sum_i pi_i sum_j p_ij log2 p_ij with pi the stationary distribution. ARG: the chain is so close to
- * deterministic that pi cannot be found. */
+/* Bits a symbol: -sum_i pi_i sum_j p_ij log2 p_ij with pi the stationary distribution. ARG: the chain is so
+ * close to deterministic that pi cannot be found. */
 weft_status markov_entropy(const markov *m, double *bits);
 
 #endif

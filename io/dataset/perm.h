@@ -1,9 +1,9 @@
 /* The permutation of the sampler, frozen as perm=1: a keyed bijection of [0, n) that costs no memory.
  *
- * P_n(key, i): a balanced Feistel network of six rounds on the least 2h bits with 4^h >= n, walked along its cycle until
- * the value is below n (less than 4 steps on average, since 4^h < 4n). Six rounds, since two and three leave traces
- * that the test finds. Sources: Luby and Rackoff 1988; Black and Rogaway, "Ciphers with arbitrary finite domains",
- * CT-RSA 2002; the mixer is MurmurHash3's finaliser. */
+ * P_n(key, i): a balanced Feistel network of six rounds on the least 2h bits with 4^h >= n, walked along its
+ * cycle until the value is below n (less than 4 steps on average, since 4^h < 4n). Six rounds, since two and
+ * three leave traces that the test finds. Sources: Luby and Rackoff 1988; Black and Rogaway, "Ciphers with
+ * arbitrary finite domains", CT-RSA 2002; the mixer is MurmurHash3's finaliser. */
 #ifndef WEFT_IO_DATASET_PERM_H
 #define WEFT_IO_DATASET_PERM_H
 

@@ -133,7 +133,8 @@ static weft_status tokenize(prepare *p) {
 
 static void describe(const prepare *p, weft_shard_info *i) {
     int given = p->o->source && *p->o->source;
-    const char *source = given ? p->o->source : text_name(p->text), *slash = given ? NULL : strrchr(source, '/');
+    const char *source = given ? p->o->source : text_name(p->text),
+               *slash = given ? NULL : strrchr(source, '/');
     memset(i, 0, sizeof *i);
     i->vocab = weft_tok_vocab(p->tok);
     i->eot = p->eot;

@@ -7,8 +7,8 @@
 
 typedef struct data_source {
     char *name;
-    uint64_t uid;      /* of the name */
-    uint64_t content;  /* of its shards' digests, in order */
+    uint64_t uid;     /* of the name */
+    uint64_t content; /* of its shards' digests, in order */
     size_t nshards;
     weft_shard *shard;
     uint64_t *window; /* nshards + 1: windows before each shard */
@@ -24,6 +24,8 @@ struct weft_data {
     weft_shard_info info;
 };
 
-static inline uint64_t source_windows(const data_source *s) { return s->window[s->nshards]; }
+static inline uint64_t source_windows(const data_source *s) {
+    return s->window[s->nshards];
+}
 
 #endif

@@ -1,9 +1,10 @@
 /* The mixture: which source the global sample g comes from, and the how-many-eth sample of that source it is.
  *
- * An append-only list of entries; the last with g0 <= g holds. Inside an entry, samples come in blocks of B; in N samples
- * source s has c_s(N) = floor(N W_s / W), plus one if its remainder is among the largest (Hamilton's method): counts sum
- * to N and stay within one sample of the exact share at every block edge. Inside a block the order of sources is a keyed
- * permutation. All integer, no state: the same on every machine. */
+ * An append-only list of entries; the last with g0 <= g holds. Inside an entry, samples come in blocks of B;
+ * in N samples source s has c_s(N) = floor(N W_s / W), plus one if its remainder is among the largest
+ * (Hamilton's method): counts sum to N and stay within one sample of the exact share at every block edge.
+ * Inside a block the order of sources is a keyed permutation. All integer, no state: the same on every
+ * machine. */
 #ifndef WEFT_IO_DATASET_SCHEDULE_H
 #define WEFT_IO_DATASET_SCHEDULE_H
 
@@ -31,8 +32,8 @@ typedef struct schedule {
 
 /* One block laid out, so that neighbouring samples share the work. */
 typedef struct schedule_block {
-    const schedule_entry *entry; /* NULL: none yet */
-    uint64_t g, key;             /* first sample of the block; of its permutation */
+    const schedule_entry *entry;              /* NULL: none yet */
+    uint64_t g, key;                          /* first sample of the block; of its permutation */
     uint64_t first[SCHEDULE_MAX_SOURCES + 1]; /* source s owns places [first[s], first[s+1]) of the block */
     uint64_t drawn[SCHEDULE_MAX_SOURCES];     /* samples of s before this block */
 } schedule_block;
@@ -44,8 +45,8 @@ weft_status schedule_append(schedule *s, uint64_t g0, const uint64_t *weight);
 void schedule_free(schedule *s);
 /* c_s(N) of an entry, for all its sources. */
 void schedule_counts(const schedule_entry *e, size_t sources, uint64_t n, uint64_t *count);
-/* Source of g, and *i: its number among the samples of that source, from the start of the run. g < SCHEDULE_MAX_G.
- * b: zeroed before the first call, then handed along. */
+/* Source of g, and *i: its number among the samples of that source, from the start of the run. g <
+ * SCHEDULE_MAX_G. b: zeroed before the first call, then handed along. */
 uint32_t schedule_locate(const schedule *s, schedule_block *b, uint64_t g, uint64_t *i);
 
 #endif

@@ -5,9 +5,9 @@
 #include "io/container/container.h"
 #include "io/dataset/dataset.h"
 
-#define SHARD_FORMAT  "weft-tokens"
-#define SHARD_VERSION 1
-#define SHARD_SEGMENT ((int64_t)256 << 10) /* digested once, by the first sample in it, in some 60 us */
+#define SHARD_FORMAT     "weft-tokens"
+#define SHARD_VERSION    1
+#define SHARD_SEGMENT    ((int64_t)256 << 10) /* digested once, by the first sample in it, in some 60 us */
 #define SHARD_MAX_TOKENS ((uint64_t)1 << 50)
 #define SHARD_MAX_VOCAB  ((uint32_t)1 << 30) /* ids fit int32 */
 
@@ -29,6 +29,8 @@ weft_status shard_begin_document(weft_shard_writer *w);
 weft_status shard_put(weft_shard_writer *w, const uint32_t *ids, size_t n, uint64_t source_bytes);
 
 /* Bytes a token takes for this vocabulary. */
-static inline int shard_width(uint32_t vocab) { return vocab <= 65536 ? 2 : 4; }
+static inline int shard_width(uint32_t vocab) {
+    return vocab <= 65536 ? 2 : 4;
+}
 
 #endif

@@ -409,7 +409,8 @@ static void failures_leave_nothing(void **state) {
             }
             failed++;
             assert_true(*weft_last_error());
-            /* after the rename only the directory's sync can fail: then the file is whole, and the message says so */
+            /* after the rename only the directory's sync can fail: then the file is whole, and the message
+             * says so */
             if (access(path, F_OK) == 0) {
                 assert_non_null(strstr(weft_last_error(), "is complete"));
                 assert_int_equal(scratch_files(&t), 1);
