@@ -14,6 +14,7 @@
 
 #define MIB             ((size_t)1 << 20)
 #define A_CHUNK_MAX     (12 * MIB)
+#define B_BLOCK_MAX     ((size_t)600 << 10) /* more gains nothing, and L2 may have other users */
 #define PARTIAL_BYTES   (16 * MIB)
 #define IN_PLACE_ROWS   128  /* below: packing B costs more than reading it where it is */
 #define IN_PLACE_STRIDE 1024 /* rows of B a multiple of 4 KiB apart fall into one cache set */
@@ -78,7 +79,7 @@ void cpu_gemm_make_plan(const struct cpu_backend *b, const weft_gemm_desc *d, in
     int64_t my_a = ceil_div(p->a_panels, p->tm), my_b = ceil_div(p->b_panels, p->tn);
     size_t l3 = b->desc.l3 / (size_t)threads / 8 * 3, l2 = b->desc.l2 / 5 * 3;
     size_t a_limit = l3 > A_CHUNK_MAX ? A_CHUNK_MAX : l3 < MIB ? MIB : l3;
-    size_t b_limit = l2 < MIB / 4 ? MIB / 4 : l2;
+    size_t b_limit = l2 > B_BLOCK_MAX ? B_BLOCK_MAX : l2 < MIB / 4 ? MIB / 4 : l2;
     if (a_panel == 0) a_panel = b_panel = 1; /* K = 0 */
     p->chunk_panels = clamp((int64_t)(a_limit / a_panel), 1, my_a);
     p->block_panels = clamp((int64_t)(b_limit / b_panel), 1, my_b);
