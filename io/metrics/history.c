@@ -179,19 +179,18 @@ static weft_status next_line(source *in, const char **line, size_t *n, size_t *s
 }
 
 static weft_status read_lines(source *in, builder *b, weft_history *h) {
-    size_t n, events = 0;
+    size_t n, room = 0;
     const char *line;
+    history_line *l = &b->line;
     for (;;) {
+        weft_status s = WEFT_OK;
         WEFT_TRY(next_line(in, &line, &n, &h->skipped));
         if (!line) return WEFT_OK;
         if (n == 0) continue;
-        history_line *l = &b->line;
-        if (!history_scan(line, n, l)) {
-            WEFT_TRY(history_parse(line, n, l));
-            if (l->kind == HISTORY_BROKEN) h->skipped++;
-            if (l->kind == HISTORY_EVENT) WEFT_TRY(add_event(h, &events, l, line, n));
-        }
-        weft_status s = l->kind == HISTORY_RECORD ? add_record(b, l) : WEFT_OK;
+        if (!history_scan(line, n, l)) WEFT_TRY(history_parse(line, n, l));
+        if (l->kind == HISTORY_BROKEN) h->skipped++;
+        if (l->kind == HISTORY_RECORD) s = add_record(b, l);
+        if (l->kind == HISTORY_EVENT) s = add_event(h, &room, l, line, n);
         history_line_free(l);
         WEFT_TRY(s);
     }

@@ -268,11 +268,14 @@ weft_status chart_stack_draw(FILE *f, const chart_stack *c, const chart_x *x) {
     stack *s = weft_calloc(1, sizeof *s);
     if (!s) return WEFT_ERR_NOMEM;
     make_stack(c, x, s);
+    if (s->n == 0) { /* nothing within the range of x */
+        free(s);
+        return WEFT_OK;
+    }
     memcpy(range, s->sum[c->nlayers], sizeof range);
     scale sc = {.x0 = x->lo, .x1 = x->hi};
     choose_range(&sc, range, (size_t)s->n, 1, 0, 0);
-    open_figure(f, "chart", c->title, c->sub, c->note, c->unit, s->n ? &sc : NULL, range[0],
-                range[s->n ? s->n - 1 : 0]);
+    open_figure(f, "chart", c->title, c->sub, c->note, c->unit, &sc, range[0], range[s->n - 1]);
     open_svg(f, c->title);
     int tail = s->n > 20 ? s->n / 20 : 1; /* the labels give the shares of the last twentieth */
     double total = 0;
