@@ -55,6 +55,7 @@ typedef struct kt_case {
     /* More about one run's outputs; NULL: nothing. Asserts. */
     void (*check)(const kt_run *r, const void *arg, void *const *out);
     const void *arg;
+    int may_tie;        /* exact results are often ties of bf16: which neighbour they round to says nothing */
     int nan_may_spread; /* a NaN of ref must be one everywhere; the converse is not asked */
 } kt_case;
 
