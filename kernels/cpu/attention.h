@@ -15,7 +15,8 @@
     48 /* queries (forward) or keys (backward) in the lanes of one product: CPU_NR divides it */
 #define ATTN_ALIGN 24  /* keys: a multiple of every CPU_MR */
 #define ATTN_BLOCK 192 /* keys of a block in cache; queries too in the backward pass */
-#define ATTN_CHUNK 16  /* groups of queries that share one packing of a key block in the forward pass */
+#define ATTN_CHUNK 24  /* groups of queries that share one packing of a key block in the forward pass */
+#define ATTN_SPAN  4   /* blocks of queries that do in the backward pass */
 #define ATTN_FEW   16  /* so many query rows of a key head or fewer: attention_decode.c */
 
 struct attn {
@@ -92,9 +93,6 @@ static inline float *attn_place(char *base, size_t *used, size_t a, size_t b) {
 static inline int64_t attn_rows(const weft_attn_desc *d) {
     return ops_round_up(d->hd, ATTN_ALIGN);
 }
-/* Packed panels end with room for the two lanes that a store of eight writes beyond a panel six wide. */
-#define ATTN_SLACK 16
-
 struct attn_forward_scratch {
     float *q; /* [chunk][panels of queries][hd][CPU_NR] */
     float *k; /* [panels of keys][hd][CPU_MR] */
@@ -110,8 +108,8 @@ static inline size_t attn_forward_layout(const weft_attn_desc *d, char *base,
                                          struct attn_forward_scratch *w) {
     size_t used = 0, hd = (size_t)d->hd, rows = (size_t)attn_rows(d);
     w->q = attn_place(base, &used, ATTN_CHUNK * ATTN_GROUP, hd);
-    w->k = attn_place(base, &used, ATTN_BLOCK + ATTN_SLACK, hd);
-    w->v = attn_place(base, &used, ATTN_BLOCK + ATTN_SLACK, rows);
+    w->k = attn_place(base, &used, ATTN_BLOCK, hd);
+    w->v = attn_place(base, &used, ATTN_BLOCK, rows);
     w->s = attn_place(base, &used, ATTN_GROUP, rows > ATTN_BLOCK ? rows : ATTN_BLOCK);
     w->o = attn_place(base, &used, ATTN_CHUNK * ATTN_GROUP, rows);
     w->m = attn_place(base, &used, ATTN_CHUNK, ATTN_GROUP);
@@ -141,40 +139,48 @@ static inline size_t attn_decode_layout(const weft_attn_desc *d, char *base, str
     return used;
 }
 
+/* One block of queries, packed for the four products it is the left operand of. */
+struct attn_queries {
+    float *q_rows, *do_rows;  /* [panels of queries][hd][CPU_MR]: scores and dP */
+    float *q_cols, *do_cols;  /* [panels of hd][queries][CPU_MR]: dK^T and dV^T */
+    float *dq;                /* [panels of queries][rows][CPU_NR] */
+    float *minus_lse, *d;     /* [queries]: -L, and D = sum of do o */
+    struct attn_sight *sight; /* [queries / group] */
+};
+
 struct attn_backward_scratch {
-    float *q_rows, *do_rows;  /* [panels of queries][hd][CPU_MR]: left operands of scores and dP */
-    float *q_cols, *do_cols;  /* [panels of hd][queries][CPU_MR]: left operands of dK^T and dV^T */
+    struct attn_queries block[ATTN_SPAN];
     float *k_lanes, *v_lanes; /* [panels of keys][hd][CPU_NR]: right operands of scores and dP */
     float *k_cols;            /* [panels of hd][keys][CPU_MR]: left operand of dQ^T */
     float *p, *ds;            /* [queries][CPU_NR], for one panel of keys; at the end rows of an output */
     float *ds_lanes;          /* [panels of queries][keys][CPU_NR]: right operand of dQ^T */
-    float *dq;                /* [panels of queries][rows][CPU_NR] */
     float *dk, *dv;           /* [panels of keys][rows][CPU_NR], all keys */
-    float *minus_lse, *d;     /* [queries]: -L, and D = sum of do o */
-    struct attn_sight *sight; /* [queries / group] */
 };
 
 static inline size_t attn_backward_layout(const weft_attn_desc *d, char *base,
                                           struct attn_backward_scratch *w) {
     size_t used = 0, hd = (size_t)d->hd, rows = (size_t)attn_rows(d);
-    size_t keys = (size_t)ops_ceil_div(d->tk, ATTN_BLOCK) * ATTN_BLOCK, block = ATTN_BLOCK + ATTN_SLACK;
+    size_t keys = (size_t)ops_ceil_div(d->tk, ATTN_BLOCK) * ATTN_BLOCK;
     size_t square = rows > ATTN_BLOCK ? rows : ATTN_BLOCK;
-    w->q_rows = attn_place(base, &used, block, hd);
-    w->do_rows = attn_place(base, &used, block, hd);
-    w->q_cols = attn_place(base, &used, block, rows);
-    w->do_cols = attn_place(base, &used, block, rows);
-    w->k_lanes = attn_place(base, &used, block, hd);
-    w->v_lanes = attn_place(base, &used, block, hd);
-    w->k_cols = attn_place(base, &used, block, rows);
+    for (int i = 0; i < ATTN_SPAN; i++) {
+        struct attn_queries *q = &w->block[i];
+        q->q_rows = attn_place(base, &used, ATTN_BLOCK, hd);
+        q->do_rows = attn_place(base, &used, ATTN_BLOCK, hd);
+        q->q_cols = attn_place(base, &used, ATTN_BLOCK, rows);
+        q->do_cols = attn_place(base, &used, ATTN_BLOCK, rows);
+        q->dq = attn_place(base, &used, ATTN_BLOCK, rows);
+        q->minus_lse = attn_place(base, &used, 1, ATTN_BLOCK);
+        q->d = attn_place(base, &used, 1, ATTN_BLOCK);
+        q->sight = (void *)attn_place(base, &used, ATTN_BLOCK / ATTN_GROUP, sizeof *q->sight / sizeof(float));
+    }
+    w->k_lanes = attn_place(base, &used, ATTN_BLOCK, hd);
+    w->v_lanes = attn_place(base, &used, ATTN_BLOCK, hd);
+    w->k_cols = attn_place(base, &used, ATTN_BLOCK, rows);
     w->p = attn_place(base, &used, ATTN_GROUP, square);
     w->ds = attn_place(base, &used, ATTN_GROUP, square);
     w->ds_lanes = attn_place(base, &used, ATTN_BLOCK, ATTN_BLOCK);
-    w->dq = attn_place(base, &used, ATTN_BLOCK, rows);
     w->dk = attn_place(base, &used, keys, rows);
     w->dv = attn_place(base, &used, keys, rows);
-    w->minus_lse = attn_place(base, &used, 1, ATTN_BLOCK);
-    w->d = attn_place(base, &used, 1, ATTN_BLOCK);
-    w->sight = (void *)attn_place(base, &used, ATTN_BLOCK / ATTN_GROUP, sizeof *w->sight / sizeof(float));
     return used;
 }
 

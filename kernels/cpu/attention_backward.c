@@ -6,11 +6,11 @@
  * then, with dS transposed on the way, dQ^T += K^T dS^T. D = sum of do o. dQ and dK are multiplied with scale
  * when they are written.
  *
- * An element of dK, dV is the sum over query heads and query blocks in order, one of dQ over key blocks in
- * order. With enough (batch, key head) pairs a work item is a pair and makes all three. With few pairs for
- * the team the items are smaller and of two kinds: a key block makes its dK and dV, a query block its dQ,
- * both in the same order as before, so that the bits stay; the price is seven products instead of five.
- * Source: Dao, FlashAttention-2, 2023. */
+ * Four blocks of queries share the packing of a block of keys. An element of dK, dV is the sum over query
+ * heads and query blocks in order, one of dQ over key blocks in order. With enough (batch, key head) pairs a
+ * work item is a pair and makes all three. With few pairs for the team the items are smaller and of two
+ * kinds: a key block makes its dK and dV, a query block its dQ, both in the same order as before, so that the
+ * bits stay; the price is seven products instead of five. Source: Dao, FlashAttention-2, 2023. */
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/vmath.h"
 
@@ -23,8 +23,8 @@ struct item {
 };
 
 /* D_i = sum over channels of do o, in sixteen lanes. */
-VEC_INLINE void load_rows(const struct attn *a, struct attn_backward_scratch *w, int64_t b, int64_t head,
-                          int64_t q0, weft_dtype t) {
+VEC_INLINE void load_rows(const struct attn *a, struct attn_queries *w, int64_t b, int64_t head, int64_t q0,
+                          weft_dtype t) {
     const weft_attn_desc *d = a->d;
     for (int64_t i = 0; i < ATTN_BLOCK; i++) {
         w->minus_lse[i] = w->d[i] = 0.0f;
@@ -38,7 +38,7 @@ VEC_INLINE void load_rows(const struct attn *a, struct attn_backward_scratch *w,
     }
 }
 
-VEC_INLINE void pack_queries(const struct attn *a, struct attn_backward_scratch *w, int64_t b, int64_t head,
+VEC_INLINE void pack_queries(const struct attn *a, struct attn_queries *w, int64_t b, int64_t head,
                              int64_t q0, int make_dkv, weft_dtype t) {
     const weft_attn_desc *d = a->d;
     int64_t valid = d->tq - q0 < ATTN_BLOCK ? d->tq - q0 : ATTN_BLOCK, hd = d->hd, rows = attn_rows(d);
@@ -66,15 +66,16 @@ VEC_INLINE void pack_keys(const struct attn *a, struct attn_backward_scratch *w,
 }
 
 /* P and dS of query rows [begin, end) and the CPU_NR keys from `key` of the block, in place of S and dP. */
-static void softmax_gradient(const struct attn *a, const struct attn_backward_scratch *w, int64_t begin,
-                             int64_t end, int64_t block, int64_t key) {
+static void softmax_gradient(const struct attn *a, const struct attn_backward_scratch *w,
+                             const struct attn_queries *rows, int64_t begin, int64_t end, int64_t block,
+                             int64_t key) {
     vec scale = vec_set(a->d->scale);
     for (int64_t i = begin; i < end; i++) {
-        const struct attn_sight *sight = &w->sight[i / ATTN_GROUP];
+        const struct attn_sight *sight = &rows->sight[i / ATTN_GROUP];
         int64_t lo = attn_clamp(sight->lo[i % ATTN_GROUP], block),
                 hi = attn_clamp(sight->hi[i % ATTN_GROUP], block);
         int full = lo <= key && hi >= key + CPU_NR;
-        vec minus_lse = vec_set(w->minus_lse[i]), d = vec_set(w->d[i]);
+        vec minus_lse = vec_set(rows->minus_lse[i]), d = vec_set(rows->d[i]);
         for (int64_t c = 0; c < CPU_NR; c += VEC_LANES) {
             float *at_p = w->p + i * CPU_NR + c, *at_ds = w->ds + i * CPU_NR + c;
             vec p = vec_exp(vec_fma(scale, vec_load_f32(at_p, VEC_LANES), minus_lse));
@@ -101,7 +102,7 @@ static void flip_ds(struct attn_backward_scratch *w, int64_t begin, int64_t end,
 
 /* The groups of queries [*begin, *end) that see some of keys [k, k + ATTN_GROUP), with what lies between
  * them. */
-static int groups_that_see(const struct attn_backward_scratch *w, int64_t k, int64_t *begin, int64_t *end) {
+static int groups_that_see(const struct attn_queries *w, int64_t k, int64_t *begin, int64_t *end) {
     *begin = GROUPS;
     *end = 0;
     for (int64_t g = 0; g < GROUPS; g++)
@@ -112,28 +113,28 @@ static int groups_that_see(const struct attn_backward_scratch *w, int64_t k, int
     return *begin < *end;
 }
 
-/* The block of packed queries against the block of packed keys. dk, dv: the accumulators of this block of
+/* A block of packed queries against the block of packed keys. dk, dv: the accumulators of this block of
  * keys. */
-static void block_pair(const struct attn *a, struct attn_backward_scratch *w, int64_t block, float *dk,
-                       float *dv, const struct item *it) {
-    int64_t hd = a->d->hd, rows = attn_rows(a->d), begin[GROUPS], end[GROUPS];
+static void block_pair(const struct attn *a, struct attn_backward_scratch *w, struct attn_queries *rows,
+                       int64_t block, float *dk, float *dv, const struct item *it) {
+    int64_t hd = a->d->hd, height = attn_rows(a->d), begin[GROUPS], end[GROUPS];
     for (int64_t kg = 0; kg < GROUPS; kg++) {
-        if (!groups_that_see(w, block + kg * ATTN_GROUP, &begin[kg], &end[kg])) continue;
+        if (!groups_that_see(rows, block + kg * ATTN_GROUP, &begin[kg], &end[kg])) continue;
         int64_t q0 = begin[kg] * ATTN_GROUP, q1 = end[kg] * ATTN_GROUP;
         for (int64_t key = kg * ATTN_GROUP; key < (kg + 1) * ATTN_GROUP; key += CPU_NR) {
-            for (int64_t q = q0; q < q1; q += CPU_MR) {
-                CPU_UKR_FULL(hd, w->q_rows + q * hd, w->k_lanes + key * hd, CPU_NR, w->p + q * CPU_NR, CPU_NR,
-                             0);
-                CPU_UKR_FULL(hd, w->do_rows + q * hd, w->v_lanes + key * hd, CPU_NR, w->ds + q * CPU_NR,
+            for (int64_t q = q0; q < q1; q += CPU_MR)
+                CPU_UKR_FULL(hd, rows->q_rows + q * hd, w->k_lanes + key * hd, CPU_NR, w->p + q * CPU_NR,
                              CPU_NR, 0);
-            }
-            softmax_gradient(a, w, q0, q1, block, key);
+            for (int64_t q = q0; q < q1; q += CPU_MR)
+                CPU_UKR_FULL(hd, rows->do_rows + q * hd, w->v_lanes + key * hd, CPU_NR, w->ds + q * CPU_NR,
+                             CPU_NR, 0);
+            softmax_gradient(a, w, rows, q0, q1, block, key);
             if (it->make_dq) flip_ds(w, q0, q1, key);
             if (!it->make_dkv) continue;
-            for (int64_t r = 0; r < rows; r += CPU_MR) {
-                int64_t left = r * ATTN_BLOCK + q0 * CPU_MR, sum = key * rows + r * CPU_NR;
-                CPU_UKR_FULL(q1 - q0, w->do_cols + left, w->p + q0 * CPU_NR, CPU_NR, dv + sum, CPU_NR, 1);
-                CPU_UKR_FULL(q1 - q0, w->q_cols + left, w->ds + q0 * CPU_NR, CPU_NR, dk + sum, CPU_NR, 1);
+            for (int64_t r = 0; r < height; r += CPU_MR) {
+                int64_t left = r * ATTN_BLOCK + q0 * CPU_MR, sum = key * height + r * CPU_NR;
+                CPU_UKR_FULL(q1 - q0, rows->do_cols + left, w->p + q0 * CPU_NR, CPU_NR, dv + sum, CPU_NR, 1);
+                CPU_UKR_FULL(q1 - q0, rows->q_cols + left, w->ds + q0 * CPU_NR, CPU_NR, dk + sum, CPU_NR, 1);
             }
         }
     }
@@ -147,10 +148,10 @@ static void block_pair(const struct attn *a, struct attn_backward_scratch *w, in
                 continue;
             }
             for (int64_t q = g * ATTN_GROUP; q < (g + 1) * ATTN_GROUP; q += CPU_NR)
-                for (int64_t r = 0; r < rows; r += CPU_MR)
+                for (int64_t r = 0; r < height; r += CPU_MR)
                     CPU_UKR_FULL(run * ATTN_GROUP, w->k_cols + r * ATTN_BLOCK + kg * ATTN_GROUP * CPU_MR,
                                  w->ds_lanes + q * ATTN_BLOCK + kg * ATTN_GROUP * CPU_NR, CPU_NR,
-                                 w->dq + q * rows + r * CPU_NR, CPU_NR, 1);
+                                 rows->dq + q * height + r * CPU_NR, CPU_NR, 1);
         }
 }
 
@@ -165,37 +166,52 @@ VEC_INLINE void write_block(const struct attn *a, void *dst, int64_t at, int64_t
                    panels + i * rows, factor, work);
 }
 
+/* Blocks [first, first + n) of queries of one head against the item's keys. */
+VEC_INLINE void backward_span(const struct attn *a, struct attn_backward_scratch *w, const struct item *it,
+                              int64_t h, int64_t first, int64_t n, int64_t *packed, int ticks, weft_dtype t) {
+    const weft_attn_desc *d = a->d;
+    int64_t b = it->pair / d->hkv, key_head = it->pair % d->hkv, head = key_head * (d->hq / d->hkv) + h;
+    int64_t rows = attn_rows(d);
+    for (int64_t i = 0; i < n; i++) {
+        pack_queries(a, &w->block[i], b, head, (first + i) * ATTN_BLOCK, it->make_dkv, t);
+        if (it->make_dq) memset(w->block[i].dq, 0, (size_t)(ATTN_BLOCK * rows) * sizeof(float));
+    }
+    for (int64_t kb = it->k_block; kb < it->k_block + it->k_blocks; kb++) {
+        int64_t block = kb * ATTN_BLOCK, sum = (kb - it->k_block) * ATTN_BLOCK * rows;
+        for (int64_t i = 0; i < n; i++) {
+            int64_t seen = 0;
+            for (int g = 0; g < GROUPS; g++)
+                seen += attn_sees(&w->block[i].sight[g], block, block + ATTN_BLOCK);
+            if (!seen) continue;
+            if (*packed != kb) pack_keys(a, w, b, key_head, block, it->make_dq, t);
+            *packed = kb;
+            block_pair(a, w, &w->block[i], block, w->dk + sum, w->dv + sum, it);
+            if (ticks) cpu_tick(a->x);
+        }
+    }
+    for (int64_t i = 0; i < n && it->make_dq; i++) {
+        int64_t q0 = (first + i) * ATTN_BLOCK, valid = d->tq - q0 < ATTN_BLOCK ? d->tq - q0 : ATTN_BLOCK;
+        write_block(a, a->dq, attn_at(d->sq, b, q0, head), d->sq[1], valid, w->block[i].dq, d->scale, w->p,
+                    t);
+    }
+}
+
 VEC_INLINE void backward_item(const struct attn *a, struct attn_backward_scratch *w, const struct item *it,
                               int ticks, weft_dtype t) {
     const weft_attn_desc *d = a->d;
-    int64_t b = it->pair / d->hkv, key_head = it->pair % d->hkv, rows = attn_rows(d),
-            first = it->k_block * ATTN_BLOCK;
-    int64_t packed = -1; /* the block of keys whose panels are in place */
+    int64_t b = it->pair / d->hkv, key_head = it->pair % d->hkv, first = it->k_block * ATTN_BLOCK;
+    int64_t keys = it->k_blocks * ATTN_BLOCK, valid = d->tk - first < keys ? d->tk - first : keys;
+    int64_t packed = -1,
+            last = it->q_block + it->q_blocks; /* packed: the block of keys whose panels are in place */
     if (it->make_dkv) {
-        size_t bytes = (size_t)(it->k_blocks * ATTN_BLOCK * rows) * sizeof(float);
+        size_t bytes = (size_t)(keys * attn_rows(d)) * sizeof(float);
         memset(w->dk, 0, bytes);
         memset(w->dv, 0, bytes);
     }
     for (int64_t h = it->head; h < it->head + it->heads; h++)
-        for (int64_t qb = it->q_block; qb < it->q_block + it->q_blocks; qb++) {
-            int64_t head = key_head * (d->hq / d->hkv) + h, q0 = qb * ATTN_BLOCK;
-            pack_queries(a, w, b, head, q0, it->make_dkv, t);
-            if (it->make_dq) memset(w->dq, 0, (size_t)(ATTN_BLOCK * rows) * sizeof(float));
-            for (int64_t kb = it->k_block; kb < it->k_block + it->k_blocks; kb++) {
-                int64_t block = kb * ATTN_BLOCK, seen = 0;
-                for (int g = 0; g < GROUPS; g++) seen += attn_sees(&w->sight[g], block, block + ATTN_BLOCK);
-                if (!seen) continue;
-                if (packed != kb) pack_keys(a, w, b, key_head, block, it->make_dq, t);
-                packed = kb;
-                block_pair(a, w, block, w->dk + (block - first) * rows, w->dv + (block - first) * rows, it);
-                if (ticks) cpu_tick(a->x);
-            }
-            if (it->make_dq)
-                write_block(a, a->dq, attn_at(d->sq, b, q0, head), d->sq[1],
-                            d->tq - q0 < ATTN_BLOCK ? d->tq - q0 : ATTN_BLOCK, w->dq, d->scale, w->p, t);
-        }
+        for (int64_t qb = it->q_block; qb < last; qb += ATTN_SPAN)
+            backward_span(a, w, it, h, qb, last - qb < ATTN_SPAN ? last - qb : ATTN_SPAN, &packed, ticks, t);
     if (!it->make_dkv) return;
-    int64_t keys = it->k_blocks * ATTN_BLOCK, valid = d->tk - first < keys ? d->tk - first : keys;
     write_block(a, a->dk, attn_at(d->sk, b, first, key_head), d->sk[1], valid, w->dk, d->scale, w->p, t);
     write_block(a, a->dv, attn_at(d->sv, b, first, key_head), d->sv[1], valid, w->dv, 1.0f, w->p, t);
 }

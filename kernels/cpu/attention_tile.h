@@ -2,8 +2,7 @@
  *
  * "Across": a panel's lanes are tokens, panel [hd][width], which is a transpose. "Along": a panel's lanes are
  * channels, panel [tokens][CPU_MR], which is a copy. bf16 widens here. Tokens and channels that do not exist
- * become zero. Stores are eight lanes wide; where a panel is narrower, the lanes beyond it belong to what is
- * written next, or to the slack at the end of the buffer. */
+ * become zero. */
 #ifndef WEFT_CPU_ATTENTION_TILE_H
 #define WEFT_CPU_ATTENTION_TILE_H
 
@@ -15,6 +14,23 @@ _Static_assert(ATTN_GROUP % CPU_NR == 0 && ATTN_ALIGN % CPU_MR == 0 && ATTN_BLOC
                    ATTN_GROUP % ATTN_ALIGN == 0,
                "attention ranges are multiples of this level's tiles");
 
+/* The first `width` lanes, CPU_MR or a multiple of 8. */
+VEC_INLINE void attn_store(float *p, int width, __m256 a) {
+    if (width % 8 == 0) {
+        _mm256_storeu_ps(p, a);
+    } else { /* six */
+        _mm_storeu_ps(p, _mm256_castps256_ps128(a));
+        _mm_storel_pi((__m64 *)(void *)(p + 4), _mm256_extractf128_ps(a, 1));
+    }
+}
+
+/* Rows of q, k, v lie apart by the width of the model, often a multiple of 1 KiB: every row is another cache
+ * line of the same few sets, and no hardware prefetcher sees the next one. */
+VEC_INLINE void attn_prefetch(weft_dtype t, const void *src, int64_t at, int64_t hd) {
+    int64_t line = t == WEFT_F32 ? 16 : 32, elem = t == WEFT_F32 ? 4 : 2;
+    for (int64_t c = 0; c < hd; c += line) _mm_prefetch((const char *)src + (at + c) * elem, _MM_HINT_T0);
+}
+
 /* Tokens 0 .. total of src (element 0 of the first at `at`), of which `valid` exist, as panels of `width`
  * tokens. */
 VEC_INLINE void attn_pack_across(float *dst, int width, weft_dtype t, const void *src, int64_t at,
@@ -22,6 +38,8 @@ VEC_INLINE void attn_pack_across(float *dst, int width, weft_dtype t, const void
     int step = width % 8 == 0 ? 8 : width;
     for (int64_t j = 0; j < total; j += step) {
         float *panel = dst + j / width * width * hd + j % width;
+        for (int i = 0; i < step; i++)
+            if (j + step + i < valid) attn_prefetch(t, src, at + (j + step + i) * stride, hd);
         for (int64_t c = 0; c < hd; c += 8) {
             int m = hd - c < 8 ? (int)(hd - c) : 8;
             __m256 r[8];
@@ -34,24 +52,27 @@ VEC_INLINE void attn_pack_across(float *dst, int width, weft_dtype t, const void
                     r[i] = tile8_load(t, src, at + (j + i) * stride + c, m);
             }
             tile8_flip(r);
-            for (int i = 0; i < m; i++) _mm256_storeu_ps(panel + (c + i) * width, r[i]);
+            for (int i = 0; i < m; i++) attn_store(panel + (c + i) * width, width, r[i]);
         }
     }
 }
 
-/* Panel after panel of CPU_MR channels, `rows` channels in all, each panel ATTN_BLOCK tokens long. */
+/* Panels of CPU_MR channels, `rows` channels in all, each panel ATTN_BLOCK tokens long. Token by token, so
+ * that a row is read at once. */
 VEC_INLINE void attn_pack_along(float *dst, weft_dtype t, const void *src, int64_t at, int64_t stride,
                                 int64_t valid, int64_t total, int64_t hd, int64_t rows) {
-    for (int64_t c = 0; c < rows; c += CPU_MR) {
-        float *panel = dst + c * ATTN_BLOCK;
-        int m = hd - c >= 8 ? 8 : hd > c ? (int)(hd - c) : 0;
-        if (m == 8)
-            for (int64_t j = 0; j < valid; j++)
-                _mm256_storeu_ps(panel + j * CPU_MR, tile8_load(t, src, at + j * stride + c, 8));
-        else
-            for (int64_t j = 0; j < valid; j++)
-                _mm256_storeu_ps(panel + j * CPU_MR, tile8_load(t, src, at + j * stride + c, m));
-        for (int64_t j = valid; j < total; j++) _mm256_storeu_ps(panel + j * CPU_MR, _mm256_setzero_ps());
+    int64_t whole =
+        hd < 8 ? 0 : (hd - 8) / CPU_MR * CPU_MR + CPU_MR; /* panels that eight channels can be read from */
+    for (int64_t j = 0; j < total; j++) {
+        float *panel = dst + j * CPU_MR;
+        int64_t row = at + j * stride, c = 0;
+        if (j + 8 < valid) attn_prefetch(t, src, row + 8 * stride, hd);
+        for (; c < whole && j < valid; c += CPU_MR, panel += CPU_MR * ATTN_BLOCK)
+            attn_store(panel, CPU_MR, tile8_load(t, src, row + c, 8));
+        for (; c < rows; c += CPU_MR, panel += CPU_MR * ATTN_BLOCK) {
+            int m = hd <= c || j >= valid ? 0 : hd - c < 8 ? (int)(hd - c) : 8;
+            attn_store(panel, CPU_MR, tile8_load(t, src, row + c, m));
+        }
     }
 }
 
