@@ -73,8 +73,8 @@ void bins_make(const curve *c, double x0, double x1, int nbins, bins *b) {
         int k = b->n - 1;
         b->x[k] += c->x[i];
         b->mean[k] += y;
-        b->lo[k] = fmin(b->lo[k], y);
-        b->hi[k] = fmax(b->hi[k], y);
+        if (y < b->lo[k]) b->lo[k] = y;
+        if (y > b->hi[k]) b->hi[k] = y;
         if (++count > 1) b->merged = 1;
     }
     if (b->n) b->x[b->n - 1] /= count, b->mean[b->n - 1] /= count;

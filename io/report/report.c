@@ -59,30 +59,32 @@ static weft_status read_history(page *p, const char *dir) {
     return s;
 }
 
+static void widen(double range[2], const double *v, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (v[i] < range[0]) range[0] = v[i];
+        if (v[i] > range[1]) range[1] = v[i];
+    }
+}
+
 /* The range that the pictures share: from zero unless the run began late, to the last record. */
 static void find_ranges(page *p) {
     const weft_history *h = &p->history;
-    double tokens = 0, first[2] = {INFINITY, INFINITY}, last[2] = {0, 0};
-    p->t0 = INFINITY;
-    p->t1 = -INFINITY;
+    double tokens[2] = {INFINITY, 0}, step[2] = {INFINITY, 0}, t[2] = {INFINITY, -INFINITY};
+    int shared_seen = 0;
     for (size_t i = 0; i < h->nseries; i++) {
         const weft_series *s = &h->series[i];
-        for (size_t k = 0; k < s->n; k++) {
-            tokens = fmax(tokens, s->tokens[k]);
-            first[0] = fmin(first[0], s->tokens[k]), last[0] = fmax(last[0], s->tokens[k]);
-            first[1] = fmin(first[1], s->step[k]), last[1] = fmax(last[1], s->step[k]);
-            p->t0 = fmin(p->t0, s->t[k]), p->t1 = fmax(p->t1, s->t[k]);
-        }
+        if (s->t == h->t && shared_seen++) continue; /* in every record, like one before */
+        widen(tokens, s->tokens, s->n);
+        widen(step, s->step, s->n);
+        widen(t, s->t, s->n);
     }
-    for (size_t i = 0; i < h->nevents; i++) {
-        p->t0 = fmin(p->t0, h->event[i].t);
-        p->t1 = fmax(p->t1, h->event[i].t);
-    }
-    p->axis = tokens > 0 ? AXIS_TOKENS : AXIS_STEP;
-    double lo = first[p->axis], hi = last[p->axis];
-    if (!(lo > hi / 4)) lo = 0;
-    p->x =
-        (chart_x){isfinite(lo) ? lo : 0, hi > lo ? hi : lo + 1, p->axis == AXIS_TOKENS ? "tokens" : "steps"};
+    for (size_t i = 0; i < h->nevents; i++) widen(t, &h->event[i].t, 1);
+    const double *range = tokens[1] > 0 ? tokens : step;
+    double lo = range[0] > range[1] / 4 && isfinite(range[0]) ? range[0] : 0;
+    p->axis = tokens[1] > 0 ? AXIS_TOKENS : AXIS_STEP;
+    p->x = (chart_x){lo, range[1] > lo ? range[1] : lo + 1, p->axis == AXIS_TOKENS ? "tokens" : "steps"};
+    p->t0 = t[0];
+    p->t1 = t[1];
 }
 
 /* ---- writing ---- */
