@@ -286,7 +286,9 @@ weft_status chart_stack_draw(FILE *f, const chart_stack *c, const chart_x *x) {
         double lower = 0, upper = 0;
         for (int i = s->n - tail; i < s->n; i++) lower += s->sum[k][i], upper += s->sum[k + 1][i];
         labels[k] = (label){fraction(&sc, (lower + upper) / 2 / tail), c->label[k], c->color[k], ""};
-        number_alone(labels[k].value, UNIT_PERCENT, total > 0 ? (upper - lower) / total : 0, 2);
+        double share = total > 0 ? (upper - lower) / total : 0;
+        number_format percent = number_format_for(UNIT_PERCENT, 1, share < 0.0995 ? 0.001 : 0.01);
+        number_print(labels[k].value, &percent, share);
     }
     draw_grid(f, &sc, c->unit); /* over the areas, which would hide it */
     draw_axes(f, &sc, c->unit, x->name, UNIT_PLAIN, 0);

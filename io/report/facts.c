@@ -1,5 +1,6 @@
 /* The words of the report: head, samples, tables and configuration, from run.json and config.yaml.
  * Whatever stands in those files is shown as text; nothing of it becomes markup. */
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -19,11 +20,24 @@ static void head_line(page *p, const char *name, const char *key) {
     fputs("</code></p>\n", p->f);
 }
 
+/* Seconds since the epoch as a date, or "started" of run.json as it stands if that is text. */
+static void head_date(page *p) {
+    const json_t *started = json_object_get(p->run, "started");
+    char when[64];
+    struct tm tm;
+    if (json_is_string(started)) {
+        head_line(p, "started", "started");
+        return;
+    }
+    double seconds = json_is_number(started) ? json_number_value(started) : p->t0;
+    time_t t = fabs(seconds) < 1e14 ? (time_t)seconds : 0;
+    if (gmtime_r(&t, &tm) && strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S UTC", &tm))
+        fprintf(p->f, "<p class=\"fact\"><span>%s</span> <code>%s</code></p>\n",
+                json_is_number(started) ? "started" : "first record", when);
+}
+
 void page_head(page *p, const char *dir) {
     const char *title = page_run_string(p, "title");
-    char when[64];
-    time_t t = (time_t)p->t0;
-    struct tm tm;
     if (!title) title = dir;
     fputs("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
           "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>",
@@ -32,11 +46,7 @@ void page_head(page *p, const char *dir) {
     fprintf(p->f, "</title>\n<style>\n%s</style>\n</head>\n<body>\n<header><h1>", report_style);
     html_string(p->f, title);
     fputs("</h1>\n", p->f);
-    if (page_run_string(p, "started")) {
-        head_line(p, "started", "started");
-    } else if (gmtime_r(&t, &tm) && strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S UTC", &tm)) {
-        fprintf(p->f, "<p class=\"fact\"><span>first record</span> <code>%s</code></p>\n", when);
-    }
+    head_date(p);
     head_line(p, "command", "command");
     if (p->problem[0]) {
         fputs("<p class=\"missing\">", p->f);

@@ -225,8 +225,13 @@ static void broken_inputs_are_told_not_fatal(void **state) {
     assert_report(*state);
     assert_page("run.json is not JSON: line 1");
     assert_page("not a regular file");
-    static const char *const odd[] = {"[]", "7", "{\"title\":7,\"tables\":{},\"lines\":[],\"samples\":\"x\"}",
-                                      "{\"tables\":[{\"rows\":[7,[],[[]]]}]}", ""};
+    static const char *const odd[] = {"{\"started\":1e300}",
+                                      "{\"started\":1795334844.7}",
+                                      "[]",
+                                      "7",
+                                      "{\"title\":7,\"tables\":{},\"lines\":[],\"samples\":\"x\"}",
+                                      "{\"tables\":[{\"rows\":[7,[],[[]]]}]}",
+                                      ""};
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
         write_file(*state, "run.json", odd[i]);
         assert_report(*state);
