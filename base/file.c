@@ -122,7 +122,7 @@ weft_status weft_file_write(const char *path, const void *data, size_t n) {
     weft_status s = WEFT_OK;
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0)
-        s = weft_fail_errno(errno, "creating %s", path);
+        s = weft_fail_create(errno, "creating %s", path);
     else {
         s = weft_write_all(fd, data, n, path);
         if (s == WEFT_OK) s = weft_file_sync(fd, path);
@@ -146,7 +146,7 @@ weft_status weft_mkdirs(const char *path) {
             struct stat st;
             int e = errno;
             if (stat(p, &st) < 0 || !S_ISDIR(st.st_mode))
-                s = weft_fail_errno(e, "making the directory %s", p);
+                s = weft_fail_create(e, "making the directory %s", p);
         }
         *q = c;
         if (!c) break;

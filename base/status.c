@@ -97,6 +97,16 @@ weft_status weft_fail_errno(int e, const char *fmt, ...) {
     return weft_fail(status_of_errno(e), "%s: %s", text, strerror(e));
 }
 
+weft_status weft_fail_create(int e, const char *fmt, ...) {
+    char text[TEXT_MAX / 2];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    weft_status s = status_of_errno(e);
+    return weft_fail(s == WEFT_ERR_NOTFOUND ? WEFT_ERR_ACCESS : s, "%s: %s", text, strerror(e));
+}
+
 weft_status weft_context(weft_status s, const char *fmt, ...) {
     char text[TEXT_MAX];
     va_list ap;

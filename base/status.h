@@ -14,6 +14,10 @@ weft_status weft_fail(weft_status s, const char *fmt, ...) __attribute__((format
 /* Like weft_fail, from errno value e: chooses SPACE, ACCESS, NOTFOUND, NOMEM or IO and appends strerror. */
 weft_status weft_fail_errno(int e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* The same for something that could not be created: a missing parent directory is ACCESS too, not NOTFOUND.
+ */
+weft_status weft_fail_create(int e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
 /* Prepends "fmt: " to the thread's error text and returns s unchanged. */
 weft_status weft_context(weft_status s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

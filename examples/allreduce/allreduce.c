@@ -20,7 +20,8 @@ int main(int argc, char **argv) {
     weft_bulk *sum;
     weft_tensor t = {.ptr = x, .n = N, .t = WEFT_F32, .name = "x"};
 
-    MPI_Init(&argc, &argv);
+    int provided;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
     check(weft_init(MPI_COMM_WORLD, NULL, &ctx));
     check(weft_group_create(ctx, MPI_COMM_WORLD, "all", &g));
     check(weft_bulk_create(g, WEFT_BULK_ALLREDUCE, 1, &t, NULL, &sum));

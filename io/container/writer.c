@@ -200,7 +200,7 @@ static weft_status open_tmp(weft_container_writer *w) {
     int e = errno;
     free(w->tmp); /* not ours to remove */
     w->tmp = NULL;
-    return weft_fail_errno(e, "creating %s", w->path);
+    return weft_fail_create(e, "creating %s", w->path);
 }
 
 /* Takes the blocks now, so that a full disk shows before hours of work; file systems that cannot are left

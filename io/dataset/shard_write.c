@@ -39,7 +39,7 @@ static weft_status spool_open(spool *s, const char *path, const char *part) {
     }
     snprintf(name, cap, "%s.%s-%ld-XXXXXX", path, part, (long)getpid());
     s->fd = mkostemp(name, O_CLOEXEC);
-    weft_status st = s->fd < 0 ? weft_fail_errno(errno, "creating a spool file beside %s", path) : WEFT_OK;
+    weft_status st = s->fd < 0 ? weft_fail_create(errno, "creating a spool file beside %s", path) : WEFT_OK;
     if (s->fd >= 0 && unlink(name) < 0)
         st = weft_fail_errno(errno, "removing the name of the spool file %s", name);
     free(name);

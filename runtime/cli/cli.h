@@ -46,7 +46,11 @@ weft_status cli_job_begin(cli_job *j, const char *log_level, const char *log_jso
  * `agreed`: every rank has this same status. code < 0: from s. */
 int cli_job_end(cli_job *j, weft_status s, int agreed, int code);
 
-/* SIGINT and SIGTERM set the flag (finish the step, save, exit 85); a second one ends the process at once. */
+/* Runs `mpirun -n ranks weft ARGS...` (args NULL-terminated) and returns its exit code; Ctrl-C and SIGTERM reach the
+ * ranks as a wish to finish the step and save. */
+int cli_launch(int ranks, char *const *args);
+
+/* SIGINT, SIGTERM and SIGUSR1 set the flag (finish the step, save, exit 85); a second one ends the process at once. */
 const volatile sig_atomic_t *cli_catch_signals(void);
 
 #endif

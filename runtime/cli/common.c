@@ -55,6 +55,7 @@ const volatile sig_atomic_t *cli_catch_signals(void) {
     sigemptyset(&a.sa_mask);
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
+    sigaction(SIGUSR1, &a, NULL); /* what mpirun passes on */
     return &stop_requested;
 }
 

@@ -146,7 +146,8 @@ typedef struct training_part {
 static weft_status next_training_part(void *arg, const char **text, size_t *n) {
     training_part *p = arg;
     WEFT_TRY(weft_text_next(p->text, text, n));
-    *n = (size_t)((double)*n * (1 - p->holdout));
+    if (*n > 1)
+        *n = (size_t)((double)*n * (1 - p->holdout)); /* holdout <= 0.5: never 0, which would mean the end */
     return WEFT_OK;
 }
 
@@ -248,7 +249,7 @@ static int data_info(int argc, char **argv) {
     weft_status s = WEFT_OK;
     for (size_t i = 0; s >= 0 && i < a.n; i++) {
         weft_shard_info info;
-        s = weft_shard_info_read(a.paths[i], &info);
+        s = weft_shard_verify(a.paths[i], &info);
         if (s >= 0) print_shard(a.paths[i], &info, a.json);
     }
     free(a.paths);

@@ -111,16 +111,6 @@ static void check_huge_pages(finding *f) {
     if (f->v) snprintf(f->mend, sizeof f->mend, "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled");
 }
 
-static void check_kill_timeout(finding *f) {
-    const char *v = getenv("OMPI_MCA_odls_base_sigkill_timeout");
-    f->subject = "mpirun and signals";
-    f->v = v && atoi(v) >= 30 ? GOOD : NOTE;
-    snprintf(f->found, sizeof f->found, "mpirun kills the ranks %s s after Ctrl-C or SIGTERM", v ? v : "1");
-    if (f->v)
-        snprintf(f->mend, sizeof f->mend,
-                 "export OMPI_MCA_odls_base_sigkill_timeout=60, so that a step can end and be saved");
-}
-
 static void check_writable(finding *f) {
     f->subject = "this directory";
     struct statvfs v;
@@ -165,7 +155,6 @@ int cli_doctor(int argc, char **argv) {
     check_huge_pages(&f[n++]);
     check_shm(&f[n++]);
     check_program(&f[n++], "mpirun", "starts several ranks", "openmpi-bin", BAD);
-    check_kill_timeout(&f[n++]);
     check_program(&f[n++], "bible", "the text of the demo", "bible-kjv", NOTE);
     check_program(&f[n++], "h5dump", "shows token shards", "hdf5-tools", NOTE);
     check_writable(&f[n++]);

@@ -14,11 +14,12 @@ typedef struct arguments {
     const char *path, *log_level, *log_json;
     const char **sets;
     size_t nsets;
-    int quiet, keys;
+    int quiet, keys, ranks;
 } arguments;
 
 static const struct argp_option options[] = {
     {"set", 's', "KEY=VALUE", 0, "override a key of the run file (repeatable)", 0},
+    {"ranks", 'n', "N", 0, "start N ranks on this machine (instead of writing mpirun -n N)", 0},
     {"quiet", 'q', 0, 0, "no table and no progress line", 0},
     {"keys", OPT_KEYS, 0, 0, "print every key of a run file with type, default and meaning, and end", 0},
     {"log-level", OPT_LOG, "LEVEL", 0, "error, warn, info (default), debug, off", 0},
@@ -32,6 +33,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (!strchr(arg, '=')) argp_error(state, "--set takes KEY=VALUE, not '%s'", arg);
         a->sets[a->nsets++] = arg;
         return 0;
+    case 'n': a->ranks = (int)cli_int(state, "--ranks", arg, 1, 4096); return 0;
     case 'q': a->quiet = 1; return 0;
     case OPT_KEYS: a->keys = 1; return 0;
     case OPT_LOG: a->log_level = arg; return 0;
@@ -54,12 +56,13 @@ static const struct argp argp = {
     "Trains a GPT-2 or Llama model as RUN.yaml says, on as many MPI ranks as it is started on; goes on from "
     "the newest "
     "checkpoint of the run directory if there is one.\v"
-    "Example:\n  mpirun -n 2 weft train run.yaml --set train.steps=200 --set optim.lr=2e-3\n\n"
-    "Ctrl-C or SIGTERM finishes the step, saves and exits with 85; the same command goes on from there. "
-    "Under mpirun set "
-    "OMPI_MCA_odls_base_sigkill_timeout=60 in the environment, or mpirun kills the ranks one second after "
-    "the signal. "
-    "Other exit codes: docs/exit-codes.md; keys of the run file: weft train --keys, docs/run-file.md.",
+    "Examples:\n  weft train run.yaml --ranks 2 --set train.steps=200 --set optim.lr=2e-3\n  mpirun -n 4 "
+    "weft train run.yaml\n\n"
+    "Ctrl-C or SIGTERM finishes the step, saves and exits with 85; the same command goes on from there. With "
+    "mpirun written by "
+    "hand send SIGUSR1 to mpirun instead: at Ctrl-C it gives its ranks two seconds before it kills them. "
+    "Other exit codes: "
+    "docs/exit-codes.md; keys of the run file: weft train --keys, docs/run-file.md.",
     0,
     0,
     0};
@@ -117,6 +120,9 @@ int cli_train(int argc, char **argv) {
         char *text = weft_config_help(weft_run_keys, weft_run_nkeys);
         if (text) fputs(text, stdout);
         free(text);
+    } else if (a.ranks && !getenv("OMPI_COMM_WORLD_SIZE")) {
+        argv[0] = "train";
+        rc = cli_launch(a.ranks, argv);
     } else {
         rc = run(&a, command);
     }

@@ -2,7 +2,7 @@
 # kill -9 of a rank ends the job within 10 s with a message that names the rank, and leaves metrics that can be read.
 . "$(dirname "$0")/lib.sh"
 small_config
-ranks 3 "$weft" train run.yaml --set run.dir=dead --set train.steps=1000000 --set train.batch=12 --set train.reproducible=false >dead.txt 2>&1 &
+start 3 "$weft" train run.yaml --set run.dir=dead --set train.steps=1000000 --set train.batch=12 --set train.reproducible=false >dead.txt 2>&1 &
 mpi=$!
 for _ in $(seq 200); do
   [ "$(grep -c '"step"' dead/metrics.jsonl 2>/dev/null || true)" -ge 5 ] 2>/dev/null && break

@@ -3,18 +3,21 @@
 # number of ranks. SIGTERM and SIGINT finish the step, save and exit with 85.
 . "$(dirname "$0")/lib.sh"
 small_config
-ranks 2 "$weft" train -q run.yaml --set run.dir=whole --set optim.schedule=constant
 ranks 2 "$weft" train -q run.yaml --set run.dir=cut --set optim.schedule=constant --set train.steps=3 --set optim.warmup=0
 ranks 2 "$weft" train -q run.yaml --set run.dir=whole0 --set optim.schedule=constant --set optim.warmup=0
 ranks 4 "$weft" train -q run.yaml --set run.dir=cut --set optim.schedule=constant --set optim.warmup=0
 cmp cut/checkpoints/latest/model.safetensors whole0/checkpoints/latest/model.safetensors || fail "a resumed run has other weights"
 losses cut >cut.txt
 losses whole0 | cmp - cut.txt || fail "a resumed run has other losses"
-cmp -s whole/checkpoints/latest/model.safetensors whole0/checkpoints/latest/model.safetensors && fail "the warm-up changes nothing: weak test"
+# negative control: the same steps over other samples are another run
+sed 's/"g": 48/"g": 64/' -i cut/checkpoints/step_0000000003/weft_state.json
+mv cut/checkpoints/step_0000000006 later
+ranks 2 "$weft" train -q run.yaml --set run.dir=cut --set optim.schedule=constant --set optim.warmup=0
+cmp -s cut/checkpoints/latest/model.safetensors whole0/checkpoints/latest/model.safetensors && fail "the position of the data changes nothing"
 
 for sig in TERM INT; do
   dir=signal_$sig
-  ranks 2 "$weft" train run.yaml --set run.dir=$dir --set train.steps=1000000 >$dir.txt 2>&1 &
+  start 2 "$weft" train run.yaml --set run.dir=$dir --set train.steps=1000000 >$dir.txt 2>&1 &
   mpi=$!
   for _ in $(seq 200); do
     [ "$(grep -c '"step"' $dir/metrics.jsonl 2>/dev/null || true)" -ge 5 ] 2>/dev/null && break
@@ -30,15 +33,26 @@ for sig in TERM INT; do
   ranks 2 "$weft" train -q run.yaml --set run.dir=$dir --set train.steps=$((steps + 2))
   [ -d "$dir/checkpoints/step_$(printf %010d $((steps + 2)))" ] || fail "SIG$sig: not resumed"
 done
-# mpirun itself is asked: it passes SIGTERM on and waits
-ranks 2 "$weft" train run.yaml --set run.dir=through --set train.steps=1000000 >through.txt 2>&1 &
+# Ctrl-C as a user knows it, and SIGUSR1 to an mpirun of one's own
+wait_for_steps() {
+  for _ in $(seq 200); do
+    [ "$(grep -c '"step"' "$1/metrics.jsonl" 2>/dev/null || true)" -ge 5 ] 2>/dev/null && return
+    sleep 0.1
+  done
+}
+"$weft" train run.yaml --ranks 2 --set run.dir=ctrl_c --set train.steps=1000000 >ctrl_c.txt 2>&1 &
+job=$!
+wait_for_steps ctrl_c
+kill -INT $job
+code=0
+wait $job || code=$?
+[ $code = 85 ] || { cat ctrl_c.txt; fail "Ctrl-C: exit code $code, expected 85"; }
+[ -s ctrl_c/checkpoints/latest/model.safetensors ] || fail "Ctrl-C: no checkpoint"
+start 2 "$weft" train run.yaml --set run.dir=usr1 --set train.steps=1000000 >usr1.txt 2>&1 &
 mpi=$!
-for _ in $(seq 200); do
-  [ "$(grep -c '"step"' through/metrics.jsonl 2>/dev/null || true)" -ge 5 ] 2>/dev/null && break
-  sleep 0.1
-done
-kill -TERM $mpi
-wait $mpi || true
-grep -q '"reason":"signal"' through/metrics.jsonl || fail "SIGTERM to mpirun: the run did not end by itself"
-[ -s through/checkpoints/latest/model.safetensors ] || fail "SIGTERM to mpirun: no checkpoint"
+wait_for_steps usr1
+kill -USR1 $mpi
+code=0
+wait $mpi || code=$?
+[ $code = 85 ] || { cat usr1.txt; fail "SIGUSR1 to mpirun: exit code $code, expected 85"; }
 echo ok
