@@ -48,4 +48,5 @@ for c in "" train eval generate data "data prepare" "data info" "data synth" rep
 done
 "$weft" info --json | python3 -m json.tool >/dev/null
 "$weft" train --keys >keys.txt && grep -q 'train.reproducible' keys.txt || fail "--keys"
+sed -n '/^```$/,/^```$/{/^```$/!p}' "$top/docs/run-file.md" | cmp - keys.txt || fail "docs/run-file.md is not what --keys prints"
 echo ok
