@@ -74,6 +74,13 @@ static inline int attn_sees(const struct attn_sight *s, int64_t begin, int64_t e
     return s->first < end && s->end > begin;
 }
 
+/* Rows of q, k, v lie apart by the width of the model, often a multiple of 1 KiB: every row is another cache
+ * line of the same few sets, and no hardware prefetcher sees the next one. */
+static inline void attn_prefetch(weft_dtype t, const void *src, int64_t at, int64_t hd) {
+    int64_t line = t == WEFT_F32 ? 16 : 32, elem = t == WEFT_F32 ? 4 : 2;
+    for (int64_t c = 0; c < hd; c += line) __builtin_prefetch((const char *)src + (at + c) * elem);
+}
+
 /* --- scratch --- */
 
 /* Places `floats` more floats after *used bytes, on a cache line. SIZE_MAX sticks: what overflows cannot be

@@ -7,6 +7,8 @@
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/vmath.h"
 
+#define AHEAD 16 /* keys: the prefetch covers the latency of memory */
+
 struct row {
     int64_t head, token, lo, hi;
     float m, l;
@@ -67,6 +69,11 @@ VEC_INLINE void decode_pair(const struct attn *a, const struct attn_decode_scrat
         int64_t last = end - block < ATTN_BLOCK ? end - block : ATTN_BLOCK;
         for (int64_t key = begin > block ? begin - block : 0; key < last; key++) {
             int64_t at = attn_at(d->sk, b, block + key, key_head);
+            if (key + AHEAD < last) {
+                int64_t ahead = block + key + AHEAD;
+                attn_prefetch(t, a->k, attn_at(d->sk, b, ahead, key_head), hd);
+                attn_prefetch(t, a->v, attn_at(d->sv, b, ahead, key_head), hd);
+            }
             for (int64_t i = 0; i < n; i++)
                 w->s[i * ATTN_BLOCK + key] = dot(w->q + i * stride, t, a->k, at, hd);
         }

@@ -24,13 +24,6 @@ VEC_INLINE void attn_store(float *p, int width, __m256 a) {
     }
 }
 
-/* Rows of q, k, v lie apart by the width of the model, often a multiple of 1 KiB: every row is another cache
- * line of the same few sets, and no hardware prefetcher sees the next one. */
-VEC_INLINE void attn_prefetch(weft_dtype t, const void *src, int64_t at, int64_t hd) {
-    int64_t line = t == WEFT_F32 ? 16 : 32, elem = t == WEFT_F32 ? 4 : 2;
-    for (int64_t c = 0; c < hd; c += line) _mm_prefetch((const char *)src + (at + c) * elem, _MM_HINT_T0);
-}
-
 /* Tokens 0 .. total of src (element 0 of the first at `at`), of which `valid` exist, as panels of `width`
  * tokens. */
 VEC_INLINE void attn_pack_across(float *dst, int width, weft_dtype t, const void *src, int64_t at,

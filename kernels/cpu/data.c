@@ -159,49 +159,48 @@ static weft_status op_scale_copy(weft_exec *x, size_t n, float w, const float *s
     return WEFT_OK;
 }
 
-/* --- transpose: 8x8 tiles through registers, strips of 8 columns so that a line of dst is written whole ---
- */
+/* --- transpose: 8x8 tiles through registers, in blocks of 64x64: lines and pages stay in reach
+ * --- */
 
-/* Rows [begin, end) of dst, that is columns of src; begin is a multiple of 8. */
-static void transpose_4(void *arg, int64_t begin, int64_t end) {
-    const struct move *c = arg;
-    const float *src = c->src;
-    float *dst = c->dst;
-    int64_t rows = c->rows, cols = c->cols;
-    for (int64_t j = begin; j < end; j += 8)
-        for (int64_t i = 0; i < rows; i += 8) {
-            if (j + 8 <= cols && i + 8 <= rows) {
-                tile8_transpose_f32(src + i * cols + j, cols, dst + j * rows + i, rows);
-                continue;
-            }
-            for (int64_t jj = j; jj < j + 8 && jj < cols; jj++)
-                for (int64_t ii = i; ii < i + 8 && ii < rows; ii++)
-                    memcpy(dst + jj * rows + ii, src + ii * cols + jj, 4); /* may hold any bits */
-        }
+#define SIDE 64
+
+/* One tile of up to 8x8 elements from src[i, j], for the edges. */
+VEC_INLINE void transpose_edge(const struct move *c, size_t elem, int64_t i, int64_t j) {
+    for (int64_t jj = j; jj < j + 8 && jj < c->cols; jj++)
+        for (int64_t ii = i; ii < i + 8 && ii < c->rows; ii++)
+            memcpy((char *)c->dst + (size_t)(jj * c->rows + ii) * elem,
+                   (const char *)c->src + (size_t)(ii * c->cols + jj) * elem, elem);
 }
 
-static void transpose_2(void *arg, int64_t begin, int64_t end) {
-    const struct move *c = arg;
-    const uint16_t *src = c->src;
-    uint16_t *dst = c->dst;
+/* Rows [begin, end) of dst, that is columns of src; begin is a multiple of SIDE. */
+VEC_INLINE void transpose(const struct move *c, int64_t begin, int64_t end, size_t elem) {
     int64_t rows = c->rows, cols = c->cols;
-    for (int64_t j = begin; j < end; j += 8)
-        for (int64_t i = 0; i < rows; i += 8) {
-            if (j + 8 <= cols && i + 8 <= rows) {
-                tile8_transpose_u16(src + i * cols + j, cols, dst + j * rows + i, rows);
-                continue;
-            }
-            for (int64_t jj = j; jj < j + 8 && jj < cols; jj++)
-                for (int64_t ii = i; ii < i + 8 && ii < rows; ii++) dst[jj * rows + ii] = src[ii * cols + jj];
-        }
+    for (int64_t j0 = begin; j0 < end; j0 += SIDE)
+        for (int64_t i0 = 0; i0 < rows; i0 += SIDE)
+            for (int64_t j = j0; j < j0 + SIDE && j < end; j += 8)
+                for (int64_t i = i0; i < i0 + SIDE && i < rows; i += 8) {
+                    int64_t from = i * cols + j, to = j * rows + i;
+                    if (j + 8 > cols || i + 8 > rows)
+                        transpose_edge(c, elem, i, j);
+                    else if (elem == 4)
+                        tile8_transpose_f32((const float *)c->src + from, cols, (float *)c->dst + to, rows);
+                    else
+                        tile8_transpose_u16((const uint16_t *)c->src + from, cols, (uint16_t *)c->dst + to,
+                                            rows);
+                }
+}
+static void transpose_2(void *arg, int64_t begin, int64_t end) {
+    transpose(arg, begin, end, 2);
+}
+static void transpose_4(void *arg, int64_t begin, int64_t end) {
+    transpose(arg, begin, end, 4);
 }
 
 static weft_status op_transpose(weft_exec *x, size_t elem, int64_t rows, int64_t cols, const void *src,
                                 void *dst) {
     struct move c = {.src = src, .dst = dst, .rows = rows, .cols = cols};
     WEFT_TRY(weft_check_transpose(elem, rows, cols, src, dst));
-    if (rows > 0)
-        ops_for(x, cols, 8, ops_round_up(ops_rows(rows), 8), elem == 4 ? transpose_4 : transpose_2, &c);
+    if (rows > 0) ops_for(x, cols, SIDE, ops_rows(rows), elem == 4 ? transpose_4 : transpose_2, &c);
     return WEFT_OK;
 }
 
