@@ -96,12 +96,14 @@ static weft_status check_text(reader *r, const char *text, size_t n) {
 
 /* ---- events ---- */
 
+static enum fy_scalar_style style_of(const struct fy_event *e) {
+    if (e->type != FYET_SCALAR || !e->scalar.value) return FYSS_PLAIN;
+    return fy_scalar_token_get_style(e->scalar.value);
+}
+
 /* libfyaml's tokens of quoted strings and aliases begin behind the quote and the star. */
-static int is_behind_mark(struct fy_event *e) {
-    if (e->type == FYET_ALIAS) return 1;
-    if (e->type != FYET_SCALAR || !e->scalar.value) return 0;
-    enum fy_scalar_style style = fy_scalar_token_get_style(e->scalar.value);
-    return style == FYSS_SINGLE_QUOTED || style == FYSS_DOUBLE_QUOTED;
+static int is_behind_mark(const struct fy_event *e) {
+    return e->type == FYET_ALIAS || style_of(e) == FYSS_SINGLE_QUOTED || style_of(e) == FYSS_DOUBLE_QUOTED;
 }
 
 /* Moves to the next event. Refuses what a run file has no use for. */
@@ -116,6 +118,9 @@ static weft_status next(reader *r) {
         return fail_here(r, "anchors and aliases are not read here; write the value out");
     if (fy_event_get_tag_token(r->event))
         return fail_here(r, "tags are not read here; the key decides the type");
+    /* libfyaml 0.7.12 reads memory that it has not set where such a block is nothing but spaces. */
+    if (style_of(r->event) == FYSS_LITERAL || style_of(r->event) == FYSS_FOLDED)
+        return fail_here(r, "blocks of text (| and >) are not read here; write a quoted string");
     return WEFT_OK;
 }
 
@@ -134,7 +139,7 @@ static weft_status scalar(reader *r, config_scalar *v) {
     if (!copy) return WEFT_ERR_NOMEM;
     if (n) memcpy(copy, s, n);
     v->text = copy;
-    v->plain = !t || fy_scalar_token_get_style(t) == FYSS_PLAIN || fy_scalar_token_get_style(t) == FYSS_ANY;
+    v->plain = style_of(r->event) == FYSS_PLAIN;
     return WEFT_OK;
 }
 
@@ -277,27 +282,34 @@ static weft_status read_stream(reader *r, size_t k) {
     return WEFT_OK;
 }
 
-/* k: the key whose value the text is, or nkeys for a file. */
-static weft_status read_text(weft_config *c, const char *name, const char *text, size_t n, size_t k) {
-    reader r = {.c = c, .name = name, .is_file = k == c->nkeys, .line = 1, .column = 1};
-    weft_status s = check_text(&r, text, n);
-    if (s < 0) return s;
+/* Starts libfyaml on text[0..n), quietly. */
+static weft_status open_reader(reader *r, const char *text, size_t n) {
     struct fy_diag_cfg quiet;
     fy_diag_cfg_default(&quiet);
     quiet.fp = NULL;
     quiet.level = FYET_ERROR;
-    r.diag = fy_diag_create(&quiet);
-    if (r.diag) fy_diag_set_collect_errors(r.diag, true);
+    r->diag = fy_diag_create(&quiet);
+    if (r->diag) fy_diag_set_collect_errors(r->diag, true);
     struct fy_parse_cfg cfg = {.flags = FYPCF_QUIET | FYPCF_COLLECT_DIAG | FYPCF_DEFAULT_VERSION_1_2,
-                               .diag = r.diag};
-    r.parser = r.diag ? fy_parser_create(&cfg) : NULL;
-    if (!r.parser || fy_parser_set_string(r.parser, text, n) != 0)
-        s = weft_fail(WEFT_ERR_NOMEM, "%s: the YAML reader did not start", name);
-    else
-        s = read_stream(&r, k);
-    if (r.event) fy_parser_event_free(r.parser, r.event);
-    if (r.parser) fy_parser_destroy(r.parser);
-    if (r.diag) fy_diag_destroy(r.diag);
+                               .diag = r->diag};
+    r->parser = r->diag ? fy_parser_create(&cfg) : NULL;
+    if (r->parser && fy_parser_set_string(r->parser, text, n) == 0) return WEFT_OK;
+    return weft_fail(WEFT_ERR_NOMEM, "%s: the YAML reader did not start", r->name);
+}
+
+static void close_reader(reader *r) {
+    if (r->event) fy_parser_event_free(r->parser, r->event);
+    if (r->parser) fy_parser_destroy(r->parser);
+    if (r->diag) fy_diag_destroy(r->diag);
+}
+
+/* k: the key whose value the text is, or nkeys for a file. */
+static weft_status read_text(weft_config *c, const char *name, const char *text, size_t n, size_t k) {
+    reader r = {.c = c, .name = name, .is_file = k == c->nkeys, .line = 1, .column = 1};
+    WEFT_TRY(check_text(&r, text, n));
+    weft_status s = open_reader(&r, text, n);
+    if (s == WEFT_OK) s = read_stream(&r, k);
+    close_reader(&r);
     return s;
 }
 

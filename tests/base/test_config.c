@@ -225,6 +225,10 @@ static void what_yaml_could_do_is_refused(void **state) {
                       "run.yaml:1:16: anchors and aliases are not read here; write the value out");
     assert_text_fails("name: !!str x", "run.yaml:1:13: tags are not read here; the key decides the type");
     assert_text_fails("model.layers: 3\n---\nname: x", "run.yaml:2:1: a second document; a run file is one");
+    assert_text_fails("name: |\n  block\n   ",
+                      "run.yaml:2:1: blocks of text (| and >) are not read here; write a quoted string");
+    assert_text_fails("name: >-\n  folded",
+                      "run.yaml:2:1: blocks of text (| and >) are not read here; write a quoted string");
     assert_text_fails("? [a]\n: b", "run.yaml:1:3: a key must be a plain name");
     assert_text_fails("name: \"a\\0b\"", "run.yaml:1:7: a zero byte inside a string");
     assert_text_fails("name: a\x01",
@@ -438,9 +442,12 @@ static void any_string_survives_the_dump(void **state) {
 static void mutated_files_never_break_the_reader(void **state) {
     static const char *const seeds[] = {
         "name: \"a \\\"b\\\" \\u00e9\\x01\"\nmodel:\n  layers: 12\n  bias: off\noptim: {lr: 1e-3, kind: "
-        "muon}\ndata:\n  files:\n    - one\n"
-        "    - 'two, three'\n  stop: |\n    block\n     text\ntokens: 3G\n",
-        "---\nmodel: {layers: 3}\n# comment\nname: >-\n  folded\n  text\n\ndata:\n  files: [a, \"b\", "
+        "muon}\n"
+        "data:\n  files:\n    - one\n    - 'two, three'\n  stop:\n    - \"over\n       two lines\"\ntokens: "
+        "3G\n",
+        "---\nmodel: {layers: 3}\n# comment\nname: plain\n  over two\n\ndata:\n  files: [a, \"b\", 'c']\n  "
+        "stop: |\n...\n",
+        "---\nmodel: {layers: 3}\n# comment\nname: plain\n  over two\n\ndata:\n  files: [a, \"b\", "
         "'c']\n...\n",
     };
     uint64_t seed = test_seed(), k = 0;
@@ -448,8 +455,8 @@ static void mutated_files_never_break_the_reader(void **state) {
     (void)state;
     for (int trial = 0; trial < 6000; trial++) {
         char text[600];
-        size_t n = strlen(seeds[trial % 2]);
-        memcpy(text, seeds[trial % 2], n);
+        size_t n = strlen(seeds[trial % 3]);
+        memcpy(text, seeds[trial % 3], n);
         for (uint64_t edits = 1 + weft_rng_u64(seed, 6, k++) % 3; edits--;) {
             static const char bytes[] = ":#-?[]{},&*!|>'\"%@\n\t \\~0\xc3\xff";
             size_t at = weft_rng_u64(seed, 6, k++) % n, from = weft_rng_u64(seed, 6, k++) % n;
