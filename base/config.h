@@ -3,7 +3,8 @@
  * Unknown keys, wrong types and values out of range are errors that name file, line, column, the value found,
  * what was expected, and the nearest known key. The table is also the documentation (weft_config_help) and
  * the source of the resolved configuration that goes into every checkpoint and report (weft_config_dump).
- * YAML itself is libfyaml's. */
+ * YAML itself is libfyaml's, without anchors, aliases, tags and blocks of text (| and >): each is an error
+ * that says so. A set's value is literal unless it begins with a quote or a bracket. */
 #ifndef WEFT_BASE_CONFIG_H
 #define WEFT_BASE_CONFIG_H
 
