@@ -13,7 +13,8 @@
 weft_status weft_file_read(const char *path, size_t max, char **data, size_t *n);
 
 /* Writes path as a whole: a temporary file beside it, fsync, rename, fsync of the directory. On any error the
- * old file is untouched and the temporary one removed. SPACE, ACCESS, NOTFOUND, IO. Any thread. */
+ * old file is untouched and the temporary one removed. SPACE, ACCESS (a missing directory, too), IO. Any
+ * thread. */
 weft_status weft_file_write(const char *path, const void *data, size_t n);
 
 /* write(2)s or pwrite(2)s all n bytes, resuming after short writes. `path` is for the message. */

@@ -19,7 +19,7 @@ weft_status append_open(append_file *f, const char *dir, const char *name) {
     f->fd = open(f->path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     weft_status s = WEFT_OK;
     if (f->fd < 0)
-        s = weft_fail_errno(errno, "opening %s", f->path);
+        s = weft_fail_create(errno, "opening %s", f->path);
     else if (fstat(f->fd, &st) < 0)
         s = weft_fail_errno(errno, "reading %s", f->path);
     else if (!S_ISREG(st.st_mode))

@@ -45,7 +45,7 @@ static void bad_paths_are_named(void **state) {
     char *data, *path = weft_path_join(*state, "no/f");
     size_t n;
     assert_error(weft_file_read(path, 9, &data, &n), WEFT_ERR_NOTFOUND, path);
-    assert_error(weft_file_write(path, "x", 1), WEFT_ERR_NOTFOUND, path);
+    assert_error(weft_file_write(path, "x", 1), WEFT_ERR_ACCESS, path);
     assert_error(weft_file_read(*state, 9, &data, &n), WEFT_ERR_FORMAT, "not a regular file");
     free(path);
 }

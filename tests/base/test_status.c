@@ -60,6 +60,8 @@ static void errno_decides_the_status(void **state) {
         assert_memory_equal(weft_last_error(), "opening f: ", 11);
         assert_non_null(strstr(weft_last_error(), strerror(cases[i].e)));
     }
+    assert_int_equal(weft_fail_create(ENOENT, "creating %s", "d/f"), WEFT_ERR_ACCESS);
+    assert_int_equal(weft_fail_create(ENOSPC, "creating %s", "d/f"), WEFT_ERR_SPACE);
 }
 
 static void every_status_has_a_name_and_a_code(void **state) {

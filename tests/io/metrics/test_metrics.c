@@ -198,7 +198,7 @@ static void a_failed_sync_is_told_once(void **state) {
 static void opening_fails_without_a_trace(void **state) {
     weft_metrics *m = (weft_metrics *)1;
     char *none = weft_path_join(*state, "none");
-    assert_error(weft_metrics_open(none, "s", 0, &m), WEFT_ERR_NOTFOUND, "none");
+    assert_error(weft_metrics_open(none, "s", 0, &m), WEFT_ERR_ACCESS, "none");
     assert_null(m);
     assert_error(weft_metrics_open(*state, "\xff", 0, &m), WEFT_ERR_ARG, "site name");
     weft_status s = WEFT_ERR_NOMEM;
