@@ -35,7 +35,8 @@ typedef struct weft_exec weft_exec;
 
 typedef struct weft_backend_opts {
     uint32_t size;
-    const char *isa; /* NULL: best; else "avx2", "avx512", "avx512bf16": at most this. WEFT_ISA overrides. cpu only */
+    /* NULL: best; else "avx2", "avx512", "avx512bf16": at most this. WEFT_ISA overrides. cpu only */
+    const char *isa;
 } weft_backend_opts;
 
 typedef struct weft_backend_desc {
@@ -52,7 +53,8 @@ typedef struct weft_exec_opts {
     int threads;    /* members of the team, the caller included; 0: 1 */
     int pin;        /* pin workers to the cores of the affinity mask (only if there are at least `threads`) */
     size_t scratch; /* bytes, the maximum of weft_op_scratch over the ops to come */
-    void (*tick)(void *arg); /* called by member 0 between blocks of long ops, at most every tick_us; NULL: never */
+    /* called by member 0 between blocks of long ops, at most every tick_us; NULL: never */
+    void (*tick)(void *arg);
     void *tick_arg;
     uint32_t tick_us;
 } weft_exec_opts;
@@ -67,8 +69,15 @@ void weft_exec_destroy(weft_exec *x);
 int weft_exec_threads(const weft_exec *x);
 
 typedef enum weft_op_id {
-    WEFT_OP_GEMM, WEFT_OP_EMBED_BWD, WEFT_OP_NORM_BWD, WEFT_OP_ATTN_FWD, WEFT_OP_ATTN_BWD, WEFT_OP_LOSS,
-    WEFT_OP_SUMSQ, WEFT_OP_NEWTON_SCHULZ, WEFT_OP_COUNT
+    WEFT_OP_GEMM,
+    WEFT_OP_EMBED_BWD,
+    WEFT_OP_NORM_BWD,
+    WEFT_OP_ATTN_FWD,
+    WEFT_OP_ATTN_BWD,
+    WEFT_OP_LOSS,
+    WEFT_OP_SUMSQ,
+    WEFT_OP_NEWTON_SCHULZ,
+    WEFT_OP_COUNT
 } weft_op_id;
 /* Scratch bytes of op with this descriptor and a team of `threads`; 0 if it needs none. Any thread. */
 size_t weft_op_scratch(const weft_backend *b, weft_op_id op, const void *desc, int threads);
@@ -204,32 +213,34 @@ struct weft_ops {
                              const void *dout, float *dwte, float *dwpe);
 
     /* out = norm(in) * gamma + beta (beta NULL: none). mean, rstd: f32 [rows]; mean NULL for RMS. */
-    weft_status (*norm_fwd)(weft_exec *x, const weft_norm_desc *d, const void *in, const void *gamma, const void *beta,
-                            void *out, float *mean, float *rstd);
+    weft_status (*norm_fwd)(weft_exec *x, const weft_norm_desc *d, const void *in, const void *gamma,
+                            const void *beta, void *out, float *mean, float *rstd);
     /* din = d/din (+ dres, the gradient that arrives by the residual path; NULL: none; din may be dres);
      * dgamma, dbeta += (f32, partials per 64 rows, then a pairwise tree). */
-    weft_status (*norm_bwd)(weft_exec *x, const weft_norm_desc *d, const void *dout, const void *in, const void *gamma,
-                            const float *mean, const float *rstd, const void *dres, void *din, float *dgamma,
-                            float *dbeta);
+    weft_status (*norm_bwd)(weft_exec *x, const weft_norm_desc *d, const void *dout, const void *in,
+                            const void *gamma, const float *mean, const float *rstd, const void *dres,
+                            void *din, float *dgamma, float *dbeta);
 
     /* n elements. GELU: out = gelu_tanh(a). */
     weft_status (*gelu_fwd)(weft_exec *x, weft_dtype t, size_t n, const void *a, void *out);
     weft_status (*gelu_bwd)(weft_exec *x, weft_dtype t, size_t n, const void *dout, const void *a, void *da);
     /* SwiGLU on gu[rows, 2*cols] = gate|up: out[rows, cols] = silu(gate) * up; dgu may be gu. */
-    weft_status (*swiglu_fwd)(weft_exec *x, weft_dtype t, int64_t rows, int64_t cols, const void *gu, void *out);
-    weft_status (*swiglu_bwd)(weft_exec *x, weft_dtype t, int64_t rows, int64_t cols, const void *dout, const void *gu,
-                              void *dgu);
+    weft_status (*swiglu_fwd)(weft_exec *x, weft_dtype t, int64_t rows, int64_t cols, const void *gu,
+                              void *out);
+    weft_status (*swiglu_bwd)(weft_exec *x, weft_dtype t, int64_t rows, int64_t cols, const void *dout,
+                              const void *gu, void *dgu);
 
     /* In place. cos_sin: f32 [positions, hd]: hd/2 cosines, then hd/2 sines; pos[token] < positions (checked by the
      * caller at plan time). */
-    weft_status (*rope)(weft_exec *x, const weft_rope_desc *d, const int32_t *pos, const float *cos_sin, void *v);
+    weft_status (*rope)(weft_exec *x, const weft_rope_desc *d, const int32_t *pos, const float *cos_sin,
+                        void *v);
 
-    weft_status (*attn_fwd)(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k, const void *v,
-                            const int32_t *doc_start, void *o, float *lse);
+    weft_status (*attn_fwd)(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k,
+                            const void *v, const int32_t *doc_start, void *o, float *lse);
     /* dq, dk, dv are written (not accumulated), with the strides of q, k, v; do_ has those of o. */
-    weft_status (*attn_bwd)(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k, const void *v,
-                            const int32_t *doc_start, const void *o, const float *lse, const void *do_, void *dq,
-                            void *dk, void *dv);
+    weft_status (*attn_bwd)(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k,
+                            const void *v, const int32_t *doc_start, const void *o, const float *lse,
+                            const void *do_, void *dq, void *dk, void *dv);
 
     /* z[tokens, vocab_padded] = h[tokens, channels] w^T (dtype t); lse[i] = log sum exp of the stored row over the
      * columns < vocab; z_target[i] = z[i, target[i]] (0 if ignored). The loss of a row is lse - z_target.
@@ -237,12 +248,13 @@ struct weft_ops {
     weft_status (*loss_stats)(weft_exec *x, const weft_loss_desc *d, const void *h, const void *w,
                               const int32_t *target, void *z, float *lse, float *z_target);
     /* In place: z = (exp(z - lse) - [column = target]) * grad_scale; 0 in padded columns and ignored rows. */
-    weft_status (*loss_grad)(weft_exec *x, const weft_loss_desc *d, const float *lse, const int32_t *target, void *z);
+    weft_status (*loss_grad)(weft_exec *x, const weft_loss_desc *d, const float *lse, const int32_t *target,
+                             void *z);
 
     /* master, m, v: f32 [n]; g: f32 [n]; w: bf16 copy of the new master, or NULL. clip and skip are read from memory:
      * skip != 0 leaves everything as it is. */
-    weft_status (*adamw)(weft_exec *x, const weft_adamw_desc *d, float *master, float *m, float *v, const float *g,
-                         uint16_t *w, const float *clip, const uint32_t *skip);
+    weft_status (*adamw)(weft_exec *x, const weft_adamw_desc *d, float *master, float *m, float *v,
+                         const float *g, uint16_t *w, const float *clip, const uint32_t *skip);
     weft_status (*newton_schulz)(weft_exec *x, const weft_newton_schulz_desc *d, float *v);
     /* Sum of squares in double: blocks of 16384 elements in 16 fp32 lanes, block results in a pairwise double tree.
      * absmax: the largest |v|; NaN if any is NaN. */
@@ -254,15 +266,16 @@ struct weft_ops {
     /* y = a*x + b*y, f32, with one fma(a, x, b*y). b = 0 does not read y. */
     weft_status (*axpby)(weft_exec *x, size_t n, float a, const float *v, float b, float *y);
     /* dst[cols, rows] = src[rows, cols]^T; elements of 2 or 4 bytes. */
-    weft_status (*transpose)(weft_exec *x, size_t elem, int64_t rows, int64_t cols, const void *src, void *dst);
+    weft_status (*transpose)(weft_exec *x, size_t elem, int64_t rows, int64_t cols, const void *src,
+                             void *dst);
     /* ndim <= 8; copies ext[] elements of `elem` bytes between strided layouts (strides in elements). */
     weft_status (*box_copy)(weft_exec *x, size_t elem, uint32_t ndim, const int64_t *ext, const void *src,
                             const int64_t *src_stride, void *dst, const int64_t *dst_stride);
 
     /* dst = tree over src[0..p): adjacent pairs first, an odd one carried up; p = 1..16; bf16 and f16 accumulate in fp32
      * and round once. dst may be one of the sources. SUM MIN MAX for all types; BOR BAND LAND for integers. */
-    weft_status (*reduce_p)(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src, void *dst,
-                            size_t n);
+    weft_status (*reduce_p)(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src,
+                            void *dst, size_t n);
     /* dst = w * src (f32); w = 0 writes zeros without reading. May be in place. */
     weft_status (*scale_copy)(weft_exec *x, size_t n, float w, const float *src, float *dst);
 

@@ -18,7 +18,7 @@
 typedef struct weft_shard_info {
     uint64_t tokens, docs, source_bytes; /* source_bytes: raw text bytes that the tokens stand for */
     uint32_t vocab;
-    int64_t eot; /* -1: none */
+    int64_t eot;        /* -1: none */
     uint64_t tokenizer; /* weft_tok_fingerprint; 0: synthetic */
     int width;          /* bytes per token: 2 or 4 */
     double entropy;     /* synthetic: bits per token of the source; else NaN */
@@ -53,7 +53,8 @@ void weft_text_close(weft_text *t);
 
 typedef struct weft_prepare_opts {
     uint32_t size;
-    double holdout;        /* share of the text held out, in [0, 0.5]; from the END of every document if there are few
+    double
+        holdout; /* share of the text held out, in [0, 0.5]; from the END of every document if there are few
                               (< 100), else whole documents chosen by hash of their index */
     const char *source, *licence, *site;
     void (*progress)(void *arg, const char *phase, double fraction);
@@ -61,13 +62,13 @@ typedef struct weft_prepare_opts {
 } weft_prepare_opts;
 
 /* Tokenizes text into DIR/train.wtok.h5 and, if holdout > 0, DIR/valid.wtok.h5. A document becomes eot + its ids. */
-weft_status weft_data_prepare(weft_text *text, const weft_tok *tok, const char *dir, const weft_prepare_opts *o,
-                              weft_shard_info *train, weft_shard_info *valid);
+weft_status weft_data_prepare(weft_text *text, const weft_tok *tok, const char *dir,
+                              const weft_prepare_opts *o, weft_shard_info *train, weft_shard_info *valid);
 
 /* A synthetic shard: a first-order Markov chain over `vocab` symbols whose rows are seeded Philox draws; its entropy
  * rate in bits per token is computed exactly (stationary distribution) and stored. */
-weft_status weft_data_synth(const char *path, uint32_t vocab, uint64_t tokens, uint64_t seed, double concentration,
-                            weft_shard_info *info);
+weft_status weft_data_synth(const char *path, uint32_t vocab, uint64_t tokens, uint64_t seed,
+                            double concentration, weft_shard_info *info);
 
 /* --- sampler ---------------------------------------------------------------------------------------------------- */
 
@@ -83,10 +84,10 @@ typedef struct weft_source_spec { /* one weighted source ("site" in the formula)
 /* Opens and maps the shards; context = T: a sample is T+1 tokens (inputs and targets overlap by one), windows step T and
  * never cross a shard. block: a power of two of samples, frozen (decisions.md: independent of the batch size); 0: 1024.
  * All shards must have the same vocab and tokenizer (VOCAB). */
-weft_status weft_data_open(const weft_source_spec *src, size_t nsrc, int64_t context, uint64_t seed, uint64_t block,
-                           weft_data **out);
+weft_status weft_data_open(const weft_source_spec *src, size_t nsrc, int64_t context, uint64_t seed,
+                           uint64_t block, weft_data **out);
 void weft_data_close(weft_data *d);
-const weft_shard_info *weft_data_info(const weft_data *d); /* totals over all shards */
+const weft_shard_info *weft_data_info(const weft_data *d);     /* totals over all shards */
 uint64_t weft_data_windows(const weft_data *d, size_t source); /* samples in one epoch of a source */
 
 /* The formula: source and window of global sample g. O(1), pure. Any thread. */

@@ -15,9 +15,9 @@ typedef struct weft_model_desc {
     int64_t ffn;                                       /* inner width of the MLP */
     int64_t context;                                   /* most positions (gpt2: rows of the position table) */
     int64_t vocab;                                     /* true vocabulary */
-    int64_t vocab_padded;                              /* rows held in memory: vocab rounded up to 64; never written out */
-    int tied;                                          /* head = embed.tok.weight */
-    int bias;                                          /* gpt2: 1. llama: attention_bias == mlp_bias == 0 only */
+    int64_t vocab_padded; /* rows held in memory: vocab rounded up to 64; never written out */
+    int tied;             /* head = embed.tok.weight */
+    int bias;             /* gpt2: 1. llama: attention_bias == mlp_bias == 0 only */
     double norm_eps, rope_theta, init_std;
     int64_t bos, eos; /* -1: none */
     int rope_llama3;  /* Llama-3 frequency scaling: the four numbers below */

@@ -17,7 +17,7 @@ typedef struct weft_st_tensor {
     weft_dtype t;     /* WEFT_DTYPE_COUNT if weft does not compute with it */
     uint32_t ndim;
     int64_t shape[8];
-    int64_t at;    /* byte offset in the file */
+    int64_t at; /* byte offset in the file */
     size_t bytes;
 } weft_st_tensor;
 
@@ -32,7 +32,8 @@ const weft_st_tensor *weft_st_find(const weft_st *f, const char *name); /* NULL:
 const char *weft_st_metadata(const weft_st *f, const char *key);        /* NULL: not there */
 /* Reads the elements [first, first + n) of t, converted to `to` (f32 or bf16; from F32, BF16, F16, F64), or as they are if
  * `to` is t's own dtype. Any thread. UNSUPPORTED: a dtype that cannot be converted. */
-weft_status weft_st_read(const weft_st *f, const weft_st_tensor *t, int64_t first, int64_t n, weft_dtype to, void *dst);
+weft_status weft_st_read(const weft_st *f, const weft_st_tensor *t, int64_t first, int64_t n, weft_dtype to,
+                         void *dst);
 
 typedef struct weft_st_source { /* one tensor to write */
     const char *name;
@@ -44,6 +45,7 @@ typedef struct weft_st_source { /* one tensor to write */
 
 /* Writes all tensors (in the library's own order: dtype descending, then name) with "__metadata__" {"format":"pt", and
  * the nmeta pairs}. Temporary file, fsync, rename. */
-weft_status weft_st_write(const char *path, const weft_st_source *t, size_t n, const char *const (*meta)[2], size_t nmeta);
+weft_status weft_st_write(const char *path, const weft_st_source *t, size_t n, const char *const (*meta)[2],
+                          size_t nmeta);
 
 #endif

@@ -198,7 +198,9 @@ int tok_split_of_pattern(const char *pattern, weft_tok_split *split) {
     return 0;
 }
 
-int tok_is_space(const uint8_t *s, size_t n) { return run_end(s, n, 0, SPACE) == n; }
+int tok_is_space(const uint8_t *s, size_t n) {
+    return run_end(s, n, 0, SPACE) == n;
+}
 
 int tok_valid_utf8(const uint8_t *s, size_t n) {
     for (size_t at = 0; at < n;) {

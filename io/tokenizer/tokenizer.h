@@ -21,8 +21,8 @@ typedef struct weft_tok_opts {
     uint32_t vocab;         /* wanted size, specials and the 256 bytes included; >= 256 + nspecial */
     uint32_t min_frequency; /* merges rarer than this are not made; 0 is 1 */
     weft_tok_split split;
-    int threads;                  /* result does not depend on it; 0: 1 */
-    const char *const *specials;  /* their ids are 0..nspecial-1 */
+    int threads;                 /* result does not depend on it; 0: 1 */
+    const char *const *specials; /* their ids are 0..nspecial-1 */
     size_t nspecial;
     void (*progress)(void *arg, const char *phase, double fraction); /* NULL: silent */
     void *progress_arg;
@@ -33,7 +33,10 @@ typedef weft_status (*weft_read_fn)(void *arg, const char **text, size_t *n);
 
 /* Flags of encode and save. */
 enum { WEFT_TOK_SPECIALS = 1 /* recognise the text of special tokens */ };
-enum { WEFT_TOK_JSON = 1 /* tokenizer.json, tokenizer_config.json */, WEFT_TOK_VOCAB_MERGES = 2 /* vocab.json, merges.txt */ };
+enum {
+    WEFT_TOK_JSON = 1 /* tokenizer.json, tokenizer_config.json */,
+    WEFT_TOK_VOCAB_MERGES = 2 /* vocab.json, merges.txt */
+};
 
 /* path: a tokenizer.json, a .tiktoken file, a merges.txt or vocab.json (the other beside it), or a directory holding
  * one of these. NOTFOUND, FORMAT, UNSUPPORTED (names the feature). Any thread. */
@@ -58,10 +61,11 @@ uint64_t weft_tok_fingerprint(const weft_tok *t);
 /* Appends ids of s[0..n) to ids[0..cap); *k = number of ids. NOMEM if cap is too small (n + 1 always suffices, one
  * id per byte at most); then nothing is promised about ids. Any byte string is valid input. Any thread, several at
  * once (the piece cache is per call). */
-weft_status weft_tok_encode(const weft_tok *t, const void *s, size_t n, uint32_t flags, uint32_t *ids, size_t cap,
-                            size_t *k);
+weft_status weft_tok_encode(const weft_tok *t, const void *s, size_t n, uint32_t flags, uint32_t *ids,
+                            size_t cap, size_t *k);
 /* Bytes of the ids into buf[0..cap); *k = number of bytes needed (buf may be NULL with cap 0). VOCAB: an id that does
  * not exist. NOMEM: cap too small. Any thread. */
-weft_status weft_tok_decode(const weft_tok *t, const uint32_t *ids, size_t n, void *buf, size_t cap, size_t *k);
+weft_status weft_tok_decode(const weft_tok *t, const uint32_t *ids, size_t n, void *buf, size_t cap,
+                            size_t *k);
 
 #endif
