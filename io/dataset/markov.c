@@ -116,8 +116,9 @@ static double lazy_step(const markov *m, const double *from, double *to) {
 }
 
 weft_status markov_entropy(const markov *m, double *bits) {
-    double *pi = weft_calloc(2 * (size_t)m->vocab, sizeof *pi), *other = pi + m->vocab, moved = 1, h = 0;
+    double *pi = weft_calloc(2 * (size_t)m->vocab, sizeof *pi), moved = 1, h = 0;
     if (!pi) return WEFT_ERR_NOMEM;
+    double *other = pi + m->vocab;
     for (uint32_t i = 0; i < m->vocab; i++) pi[i] = 1.0 / m->vocab;
     for (int n = 0; n < 2000 && moved > 1e-12; n++) {
         moved = lazy_step(m, pi, other);

@@ -305,8 +305,9 @@ static weft_status check_tied_copy(view *v, const stored *embed) {
     const stored *head = view_find(v, "lm_head.weight");
     if (!head) return WEFT_OK;
     int same = head->t->t == embed->t->t && shape_is(head->t, embed->t->ndim, embed->t->shape);
-    float *a = weft_calloc(2 * 16384, sizeof *a), *b = a + 16384;
+    float *a = weft_calloc(2 * 16384, sizeof *a);
     if (!a) return WEFT_ERR_NOMEM;
+    float *b = a + 16384;
     weft_status s = WEFT_OK;
     int64_t n = same ? head->t->shape[0] * head->t->shape[1] : 0;
     for (int64_t i = 0, k; s == WEFT_OK && same && i < n; i += k) {

@@ -111,10 +111,10 @@ static void *count_chunks(void *arg) {
  * started the others do its share. */
 static weft_status run_batch(counter *c) {
     pthread_t id[MAX_THREADS];
-    worker w[MAX_THREADS];
+    worker w[MAX_THREADS] = {{c, &c->tables[0], WEFT_OK}};
     int started = 1;
     atomic_store_explicit(&c->next, 0, memory_order_relaxed);
-    for (int i = 0; i < c->threads; i++) w[i] = (worker){c, &c->tables[i], WEFT_OK};
+    for (int i = 1; i < c->threads; i++) w[i] = (worker){c, &c->tables[i], WEFT_OK};
     while (started < c->threads && (size_t)started < c->nchunks) {
         if (pthread_create(&id[started], NULL, count_chunks, &w[started]) != 0) break;
         started++;
