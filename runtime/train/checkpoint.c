@@ -116,6 +116,9 @@ static weft_status read_moments(const char *path, weft_optim *o) {
         else
             s = weft_st_read(f, t, 0, count, WEFT_F32, list[i].ptr);
     }
+    if (s >= 0 && weft_st_count(f) != n) /* AdamW's first moments have the names of Muon's momentum */
+        s = weft_fail(WEFT_ERR_SHAPE, "%s holds %zu tensors, not %zu: it was saved by another optimiser",
+                      path, weft_st_count(f), n);
     weft_st_close(f);
     free(list);
     return s;
@@ -161,6 +164,19 @@ static void prune(const char *dir, int64_t keep) {
     }
 }
 
+/* What a run that was killed while it saved has left; one run writes here at a time. */
+static void remove_unfinished(const char *dir) {
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (strncmp(e->d_name, "step_", 5) || !strstr(e->d_name, ".tmp-")) continue;
+        char *path = weft_path_join(dir, e->d_name);
+        if (!path || weft_remove_tree(path) < 0)
+            weft_warn("unfinished checkpoint not removed: %s", weft_last_error());
+        free(path);
+    }
+    if (d) closedir(d);
+}
+
 static void point_latest(const char *dir, const char *name) {
     char *link = weft_path_join(dir, "latest"), *tmp = weft_path_join(dir, "latest.tmp");
     if (link && tmp) {
@@ -196,7 +212,7 @@ weft_status weft_checkpoint_save(const char *dir, weft_model *m, weft_optim *o, 
     snprintf(tmp_name, sizeof tmp_name, "%s.tmp-%ld", name, (long)getpid());
     char *final = weft_path_join(dir, name), *tmp = weft_path_join(dir, tmp_name);
     weft_status s = final && tmp ? WEFT_OK : WEFT_ERR_NOMEM;
-    if (s >= 0) s = weft_remove_tree(tmp);
+    if (s >= 0) remove_unfinished(dir);
     if (s >= 0) s = fill(tmp, m, o, st, data_json, config_yaml, tokenizer);
     if (s >= 0)
         s = weft_remove_tree(

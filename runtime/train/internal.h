@@ -49,7 +49,8 @@ struct weft_trainer {
     double *losses;    /* [2 micro_total + 3]: loss and count of every micro-batch, stop flag, clock, free */
 
     weft_train_state st;
-    double peak_flops; /* measured, of all ranks */
+    int64_t resumed_at; /* step that this process began at */
+    double peak_flops;  /* measured, of all ranks */
     double began; /* weft_now() at the first step of this process, less the elapsed time of earlier ones */
     double phase[PHASES];
     double last_bpb, last_valid;

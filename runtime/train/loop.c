@@ -139,8 +139,15 @@ static weft_status guard_report(weft_trainer *t, const step_result *r) {
         event(t, "skip", json);
     }
     if (t->st.guard.in_a_row < t->c->optim.give_up) return WEFT_OK;
-    return weft_fail(WEFT_ERR_DIVERGED, "%lld steps in a row were skipped (%s); the last good state is in %s",
-                     (long long)t->st.guard.in_a_row, why[r->verdict], t->checkpoints);
+    char *newest = weft_checkpoint_newest(t->checkpoints);
+    weft_status s = weft_fail(
+        WEFT_ERR_DIVERGED,
+        "%lld steps in a row were skipped (%s); %s%s. Try a smaller optim.lr, or a larger "
+        "optim.guard if the data is to blame",
+        (long long)t->st.guard.in_a_row, why[r->verdict],
+        newest ? "the last checkpoint is " : "no checkpoint was saved (save.every)", newest ? newest : "");
+    free(newest);
+    return s;
 }
 
 static int due(int64_t step, int64_t every) {
@@ -194,6 +201,16 @@ static void write_report(weft_trainer *t) {
     if (weft_report_write(t->dir, path) < 0) weft_warn("no report: %s", weft_last_error());
 }
 
+/* The records of a run that ends before its last step. */
+static void end_early(weft_trainer *t, const char *reason) {
+    if (t->rank != 0) return;
+    char json[64];
+    snprintf(json, sizeof json, "\"reason\":\"%s\"", reason);
+    event(t, "end", json);
+    if (trainer_write_run_json(t, NULL) < 0) weft_warn("run.json: %s", weft_last_error());
+    write_report(t);
+}
+
 weft_status weft_trainer_run(weft_trainer *t, int *outcome) {
     meter m = {.printed = weft_now(), .terminal = on_terminal()};
     int64_t saved_at = t->st.step;
@@ -206,21 +223,23 @@ weft_status weft_trainer_run(weft_trainer *t, int *outcome) {
         int stop = r.stop, last = stop || finished(t);
         if (t->rank == 0) show_progress(t, &m, &r, last);
         if (due(t->st.step, t->c->eval.every) && !last) WEFT_TRY(evaluate(t, t->c->eval.windows, &m));
-        if (due(t->st.step, t->c->log.every) || last || r.verdict != WEFT_ACCEPT) {
+        int evaluated = t->valid && due(t->st.step, t->c->eval.every); /* belongs to this step's record */
+        if (due(t->st.step, t->c->log.every) || evaluated || last || r.verdict != WEFT_ACCEPT) {
             weft_status s = record(t, &r);
             if (s < 0) weft_warn("metrics: %s", weft_last_error());
         }
-        WEFT_TRY(guard_report(t, &r));
+        weft_status verdict = guard_report(t, &r);
+        if (verdict < 0) {
+            end_early(t, "diverged");
+            return verdict;
+        }
         if (stop || due(t->st.step, t->c->save.every)) {
             weft_status s = save(t);
             if (s >= 0) saved_at = t->st.step;
             if (stop && s < 0) return s; /* asked to save and stop, and could not save */
         }
         if (stop) {
-            event(t, "end", "\"reason\":\"signal\"");
-            if (t->rank == 0 && trainer_write_run_json(t, NULL) < 0)
-                weft_warn("run.json: %s", weft_last_error());
-            if (t->rank == 0) write_report(t);
+            end_early(t, "signal");
             *outcome = WEFT_TRAIN_STOPPED;
             return WEFT_OK;
         }

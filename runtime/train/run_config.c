@@ -118,6 +118,12 @@ weft_status weft_run_config_load(const char *path, const char *const *sets, size
         s = weft_fail(WEFT_ERR_CONFIG,
                       "%s: train.time_limit follows the clock, so it cannot go with train.reproducible",
                       path ? path : "--set");
+    else if (c->train.reproducible && !c->train.micro_batch)
+        s = weft_fail(
+            WEFT_ERR_CONFIG,
+            "%s: train.reproducible needs train.micro_batch: a rank's whole share, which is meant if it is "
+            "left out, is another number of sequences on another number of ranks",
+            path ? path : "--set");
     if (s < 0) {
         weft_config_destroy(*config);
         *config = NULL;

@@ -16,6 +16,20 @@ static int64_t round_up(int64_t n, int64_t a) {
     return (n + a - 1) / a * a;
 }
 
+/* Ids below the model's vocabulary may still be another tokenizer's. */
+static weft_status check_tokenizer(const char *dir, const weft_shard_info *data) {
+    weft_tok *tok = NULL;
+    weft_status s = weft_tok_load(dir, &tok);
+    if (s == WEFT_ERR_NOTFOUND) return WEFT_OK;
+    if (s >= 0 && data->tokenizer && weft_tok_fingerprint(tok) != data->tokenizer)
+        s = weft_fail(
+            WEFT_ERR_VOCAB,
+            "the data was not made with the tokenizer of the model %s: weft data prepare --tokenizer %s", dir,
+            dir);
+    weft_tok_destroy(tok);
+    return s;
+}
+
 static weft_status describe_model(const weft_run_config *c, const weft_data *data, weft_model_desc *d) {
     uint32_t vocab = weft_data_info(data)->vocab;
     if (c->model.from) {
@@ -26,7 +40,7 @@ static weft_status describe_model(const weft_run_config *c, const weft_data *dat
                              "prepare the data "
                              "with the model's own tokenizer (weft data prepare --tokenizer %s)",
                              vocab, c->model.from, (long long)d->vocab, c->model.from);
-        return WEFT_OK;
+        return check_tokenizer(c->model.from, weft_data_info(data));
     }
     int gpt2 = c->model.family == WEFT_GPT2;
     memset(d, 0, sizeof *d);
@@ -183,12 +197,18 @@ static weft_status finite_or_fail(weft_trainer *t) {
 
 static weft_status initial_weights(weft_trainer *t) {
     const weft_params *p = weft_model_params(t->model);
-    char *newest = t->c->save.resume ? weft_checkpoint_newest(t->checkpoints) : NULL;
+    char *newest = weft_checkpoint_newest(t->checkpoints);
     weft_status s;
-    if (newest) {
+    if (newest && !t->c->save.resume) { /* its later steps would count as the newest, and ours be pruned */
+        s = weft_fail(WEFT_ERR_CONFIG,
+                      "save.resume is false, but %s is there: remove %s or choose another run.dir", newest,
+                      t->checkpoints);
+    } else if (newest) {
         char *stream = NULL;
         s = weft_checkpoint_load(newest, t->model, t->optim, &t->st, &stream);
         if (s >= 0) s = weft_data_restore(t->data, stream);
+        t->resumed_at = t->st.step;
+        if (s < 0) s = weft_context(s, "resuming %s (to begin anew, choose another run.dir)", newest);
         if (s >= 0 && t->rank == 0) weft_info("resumed %s at step %lld", newest, (long long)t->st.step);
         free(stream);
     } else if (t->c->model.from) {

@@ -78,7 +78,7 @@ static void run_table(const weft_trainer *t, json_t *tables) {
             c->train.time_limit);
     else
         row(r, "length", "%lld steps", (long long)c->train.steps);
-    if (t->st.step) row(r, "resumed at", "step %lld", (long long)t->st.step);
+    if (t->resumed_at) row(r, "resumed at", "step %lld", (long long)t->resumed_at);
     row(r, "optimiser", "%s, lr %g to %g, %s", optims[c->optim.kind], c->optim.lr, c->optim.min_lr,
         schedules[c->optim.schedule]);
     row(r, "gradient sum", "%s",
@@ -158,17 +158,46 @@ static void print_tables(json_t *tables) {
     fflush(stdout);
 }
 
-static json_t *baselines(const weft_trainer *t) {
+static weft_status read_baselines(const weft_trainer *t, json_t **j) {
     char *text = NULL;
     size_t n = 0;
-    if (!t->c->data.baselines || weft_file_read(t->c->data.baselines, 1 << 20, &text, &n) < 0)
-        return json_object();
-    json_t *j = json_loadb(text, n, 0, NULL);
+    json_error_t e;
+    *j = json_object();
+    if (!t->c->data.baselines) return WEFT_OK;
+    WEFT_TRY_CTX(weft_file_read(t->c->data.baselines, 1 << 20, &text, &n), "data.baselines");
+    json_decref(*j);
+    *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
     free(text);
-    return j ? j : json_object();
+    if (json_is_object(*j)) return WEFT_OK;
+    weft_status s =
+        weft_fail(WEFT_ERR_FORMAT, "data.baselines %s:%d:%d: %s", t->c->data.baselines, *j ? 1 : e.line,
+                  *j ? 1 : e.column, *j ? "not an object of names and bits per byte" : e.text);
+    json_decref(*j);
+    *j = NULL;
+    return s;
+}
+
+/* Text as JSON: what is no UTF-8 (the end of a sample, bytes of a path) becomes U+FFFD. */
+static json_t *json_text(const char *text) {
+    size_t n = strlen(text), k = 0;
+    char *out = weft_calloc(3 * n + 1, 1);
+    for (size_t i = 0; out && i < n;) {
+        size_t len = 4;
+        json_t *whole = NULL;
+        while (len && !(i + len <= n && (whole = json_stringn(text + i, len)))) len--;
+        memcpy(out + k, len ? text + i : "\xEF\xBF\xBD", len ? len : 3);
+        k += len ? len : 3;
+        i += len ? len : 1;
+        json_decref(whole);
+    }
+    json_t *j = out ? json_stringn(out, k) : NULL;
+    free(out);
+    return j;
 }
 
 weft_status trainer_write_run_json(weft_trainer *t, const char *sample) {
+    json_t *lines = NULL;
+    WEFT_TRY(read_baselines(t, &lines));
     json_t *tables = tables_of(t);
     if (t->st.step) {
         struct rusage u;
@@ -181,11 +210,10 @@ weft_status trainer_write_run_json(weft_trainer *t, const char *sample) {
         row(r, "tokens", "%s", si((double)t->st.tokens, a));
         row(r, "updates skipped by the guard", "%lld", (long long)t->st.guard.skipped);
     }
-    json_t *j = json_pack("{s:s, s:s, s:f, s:o, s:o, s:[]}", "title", t->c->run.name, "command",
-                          t->o.command ? t->o.command : "", "started", weft_wall() - t->st.elapsed, "tables",
-                          tables, "lines", baselines(t), "samples");
-    if (sample)
-        json_array_append_new(json_object_get(j, "samples"), json_stringn_nocheck(sample, strlen(sample)));
+    json_t *j = json_pack("{s:s, s:o, s:f, s:o, s:o, s:[]}", "title", t->c->run.name, "command",
+                          json_text(t->o.command ? t->o.command : ""), "started", weft_wall() - t->st.elapsed,
+                          "tables", tables, "lines", lines, "samples");
+    if (sample) json_array_append_new(json_object_get(j, "samples"), json_text(sample));
     char *text = j ? json_dumps(j, JSON_INDENT(1)) : NULL;
     char *path = weft_path_join(t->dir, "run.json");
     weft_status s = text && path ? weft_file_write(path, text, strlen(text)) : WEFT_ERR_NOMEM;

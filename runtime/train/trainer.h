@@ -29,7 +29,7 @@ enum { WEFT_TRAIN_DONE = 0, WEFT_TRAIN_STOPPED = 1 };
 /* config is borrowed and must outlive the trainer. */
 weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_config *c,
                                 const weft_config *config, weft_trainer **t);
-/* *outcome: DONE or STOPPED. DIVERGED: the guard gave up (a checkpoint of the last good state stays). */
+/* *outcome: DONE or STOPPED. DIVERGED: the guard gave up; what was saved before stays. */
 weft_status weft_trainer_run(weft_trainer *t, int *outcome);
 void weft_trainer_destroy(weft_trainer *t);
 
