@@ -151,9 +151,10 @@ int main(int argc, char **argv) {
     double *seconds = calloc((size_t)a.steps, sizeof *seconds),
            *peaks = calloc((size_t)a.steps, sizeof *peaks);
     double comm = 0, optim = 0;
-    for (int64_t step = -2; step < a.steps; step++) { /* two steps warm up */
+    const int64_t warm = a.context < 512 ? 2 : 1; /* steps that are not counted */
+    for (int64_t step = -warm; step < a.steps; step++) {
         for (int64_t i = 0; i < n; i++)
-            tok[i] = (int32_t)(weft_rng_u64((uint64_t)(step + 2), (uint64_t)rank, (uint64_t)i) %
+            tok[i] = (int32_t)(weft_rng_u64((uint64_t)(step + warm), (uint64_t)rank, (uint64_t)i) %
                                (uint64_t)d.vocab);
         if (step == 0) {
             memset(weft_model_times(m), 0, WEFT_TIME_KINDS * sizeof(double));
