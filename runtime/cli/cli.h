@@ -4,6 +4,7 @@
 #define WEFT_RUNTIME_CLI_H
 
 #include <argp.h>
+#include <jansson.h>
 #include <signal.h>
 
 #include "weft/comm.h"
@@ -30,6 +31,12 @@ void cli_parse(const struct argp *argp, int argc, char **argv, void *input);
 long long cli_int(const struct argp_state *state, const char *option, const char *text, long long lo,
                   long long hi);
 double cli_float(const struct argp_state *state, const char *option, const char *text, double lo, double hi);
+
+/* Text and numbers for JSON: null where a string is no UTF-8 (a path may be any bytes) or a number is not finite. */
+json_t *cli_json_text(const char *text);
+json_t *cli_json_number(double v);
+/* Prints j as one line and frees it; NULL, or what cannot be said in JSON, is an error. Returns the exit code. */
+int cli_json_print(json_t *j);
 
 /* --- the MPI job
  * ---------------------------------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 /* Arguments, errors, signals and the MPI job of the commands; see cli.h. */
 #include <errno.h>
 #include <hdf5.h>
+#include <math.h>
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +39,24 @@ double cli_float(const struct argp_state *state, const char *option, const char 
     if (errno || *end || end == text || !(v >= lo && v <= hi))
         argp_error(state, "%s takes a number from %g to %g, not '%s'", option, lo, hi, text);
     return v;
+}
+
+json_t *cli_json_text(const char *text) {
+    json_t *j = json_string(text);
+    return j ? j : json_null();
+}
+
+json_t *cli_json_number(double v) {
+    return isfinite(v) ? json_real(v) : json_null();
+}
+
+int cli_json_print(json_t *j) {
+    char *text = j ? json_dumps(j, JSON_PRESERVE_ORDER) : NULL;
+    json_decref(j);
+    if (!text) return cli_fail(weft_fail(WEFT_ERR_NOMEM, "out of memory printing JSON"));
+    puts(text);
+    free(text);
+    return 0;
 }
 
 static volatile sig_atomic_t stop_requested;

@@ -1,5 +1,4 @@
 /* weft data: prepare, info, synth. */
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,19 +16,16 @@
 
 static void print_shard(const char *path, const weft_shard_info *i, int json) {
     if (json) {
-        json_t *j =
-            json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:s, s:s}", "path", path, "tokens",
-                      (json_int_t)i->tokens, "docs", (json_int_t)i->docs, "source_bytes",
-                      (json_int_t)i->source_bytes, "vocab", (json_int_t)i->vocab, "eot", (json_int_t)i->eot,
-                      "token_bytes", i->width, "source", i->source, "licence", i->licence, "site", i->site);
+        json_t *j = json_pack(
+            "{s:o, s:I, s:I, s:I, s:I, s:I, s:i, s:o, s:o, s:o}", "path", cli_json_text(path), "tokens",
+            (json_int_t)i->tokens, "docs", (json_int_t)i->docs, "source_bytes", (json_int_t)i->source_bytes,
+            "vocab", (json_int_t)i->vocab, "eot", (json_int_t)i->eot, "token_bytes", i->width, "source",
+            cli_json_text(i->source), "licence", cli_json_text(i->licence), "site", cli_json_text(i->site));
         char fingerprint[32];
         snprintf(fingerprint, sizeof fingerprint, "%016llx", (unsigned long long)i->tokenizer);
         json_object_set_new(j, "tokenizer", json_string(fingerprint));
         if (isfinite(i->entropy)) json_object_set_new(j, "entropy_bits_per_token", json_real(i->entropy));
-        char *text = json_dumps(j, JSON_PRESERVE_ORDER);
-        puts(text);
-        free(text);
-        json_decref(j);
+        cli_json_print(j);
         return;
     }
     printf("%s\n  tokens        %llu in %llu documents, %d bytes each\n", path, (unsigned long long)i->tokens,

@@ -1,6 +1,5 @@
 /* weft doctor: looks for what makes runs slow, fragile or impossible, and says how to mend it. */
 #include <dirent.h>
-#include <jansson.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,10 +163,7 @@ int cli_doctor(int argc, char **argv) {
         if (json) {
             json_t *j = json_pack("{s:s, s:s, s:s, s:s}", "subject", f[i].subject, "verdict", mark[f[i].v],
                                   "found", f[i].found, "mend", f[i].mend);
-            char *text = json_dumps(j, JSON_PRESERVE_ORDER);
-            puts(text);
-            free(text);
-            json_decref(j);
+            cli_json_print(j);
             continue;
         }
         printf("%-5s %-20s %s\n", mark[f[i].v], f[i].subject, f[i].found);

@@ -1,5 +1,4 @@
 /* weft eval: held-out loss of a model directory on a token shard. */
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,14 +76,12 @@ static void print(const arguments *a, const weft_evaluation *e) {
         printf("  %.0f tokens in %.1f s\n", e->tokens, e->seconds);
         return;
     }
-    json_t *j = json_pack("{s:s, s:s, s:f, s:f, s:I, s:I, s:f}", "model", a->model, "shard", a->shard, "loss",
-                          e->loss, "perplexity", exp(e->loss), "tokens", (json_int_t)e->tokens, "windows",
+    json_t *j = json_pack("{s:o, s:o, s:o, s:o, s:I, s:I, s:f}", "model", cli_json_text(a->model), "shard",
+                          cli_json_text(a->shard), "loss", cli_json_number(e->loss), "perplexity",
+                          cli_json_number(exp(e->loss)), "tokens", (json_int_t)e->tokens, "windows",
                           (json_int_t)e->windows, "seconds", e->seconds);
     if (isfinite(e->bits_per_byte)) json_object_set_new(j, "bits_per_byte", json_real(e->bits_per_byte));
-    char *text = json_dumps(j, 0);
-    puts(text);
-    free(text);
-    json_decref(j);
+    cli_json_print(j);
 }
 
 static weft_status evaluate(const arguments *a, cli_job *job, weft_session *session, weft_data **d,

@@ -1,5 +1,4 @@
 /* weft generate: continue a text. One process, no MPI. */
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -77,16 +76,11 @@ static void write_piece(void *arg, const char *bytes, size_t n) {
 }
 
 static void print_json(const arguments *a, const weft_generated *r) {
-    json_t *j =
-        json_pack("{s:s, s:s, s:I, s:I, s:f, s:f}", "model", a->model, "prompt", a->g.prompt, "prompt_tokens",
-                  (json_int_t)r->prompt_tokens, "new_tokens", (json_int_t)r->new_tokens, "seconds",
-                  r->seconds, "tokens_per_s", (double)r->new_tokens / r->seconds);
-    json_t *text = json_string(r->text); /* NULL if the bytes are no UTF-8, as a model may well produce */
-    json_object_set_new(j, "text", text ? text : json_null());
-    char *line = json_dumps(j, 0);
-    puts(line);
-    free(line);
-    json_decref(j);
+    json_t *j = json_pack("{s:o, s:o, s:I, s:I, s:f, s:f, s:o}", "model", cli_json_text(a->model), "prompt",
+                          cli_json_text(a->g.prompt), "prompt_tokens", (json_int_t)r->prompt_tokens,
+                          "new_tokens", (json_int_t)r->new_tokens, "seconds", r->seconds, "tokens_per_s",
+                          (double)r->new_tokens / r->seconds, "text", cli_json_text(r->text));
+    cli_json_print(j);
 }
 
 int cli_generate(int argc, char **argv) {

@@ -1,6 +1,5 @@
 /* weft info: what was found, and what it can do. */
 #include <hdf5.h>
-#include <jansson.h>
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,11 +78,7 @@ int cli_info(int argc, char **argv) {
                               "cores", d.cores, "threads", threads, "l1d", (json_int_t)d.l1d, "l2",
                               (json_int_t)d.l2, "l3", (json_int_t)d.l3, "peak_fp32", flops[0], "peak_bf16",
                               flops[1], "mpi", mpi, "kernels_contract", (int)d.contract, "cuda", 0);
-        char *text = json_dumps(j, JSON_PRESERVE_ORDER);
-        puts(text);
-        free(text);
-        json_decref(j);
-        return 0;
+        return cli_json_print(j);
     }
     printf("weft          %s\nprocessor     %s, %d cores allowed\n", weft_version(), d.model, d.cores);
     printf("caches        L1d %zu KiB, L2 %zu KiB, L3 %zu KiB\n", d.l1d >> 10, d.l2 >> 10, d.l3 >> 10);

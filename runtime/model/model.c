@@ -27,7 +27,7 @@ static weft_status check(const weft_model_desc *d, const weft_model_opts *o) {
                          "model: gpt2 needs heads * head_dim = hidden (%lld * %lld is not %lld)",
                          (long long)d->heads, (long long)d->head_dim, (long long)d->hidden);
     if (o->batch < 1 || o->context < 1 || o->context > d->context)
-        return weft_fail(WEFT_ERR_CONFIG, "training context %lld must be between 1 and the model's %lld",
+        return weft_fail(WEFT_ERR_CONFIG, "a context of %lld tokens: it must be between 1 and the model's %lld",
                          (long long)o->context, (long long)d->context);
     return WEFT_OK;
 }

@@ -94,7 +94,8 @@ const weft_config_key weft_run_keys[] = {
 
     INT("save.every", save.every, "0", 0, 1e12, "steps between checkpoints; 0: only at the end"),
     INT("save.keep", save.keep, "2", 1, 1e6, "newest checkpoints that are kept"),
-    BOOL("save.resume", save.resume, "true", "go on from the newest checkpoint in run.dir"),
+    BOOL("save.resume", save.resume, "true",
+         "go on from the newest checkpoint in run.dir; false: refuse a directory that has one"),
 
     INT("log.every", log.every, "1", 1, 1e9, "steps between records in metrics.jsonl"),
     BOOL("log.tensorboard", log.tensorboard, "false", "also write a TensorBoard event file"),

@@ -17,6 +17,11 @@ expect 78 'train.steps' "$weft" train run.yaml --set train.steps=-4
 expect 78 'not a multiple' "$weft" train run.yaml --set train.micro_batch=3 --set train.reproducible=false
 expect 78 'multiple of' "$weft" train run.yaml --set model.heads=5 --set model.head_dim=0
 
+expect 78 'needs train.micro_batch' "$weft" train run.yaml --set train.micro_batch=0
+expect 66 'data.baselines.*none.json' "$weft" train -q run.yaml --set run.dir=lines --set data.baselines=none.json
+echo '[1]' >list.json
+expect 65 'list.json.*not an object' "$weft" train -q run.yaml --set run.dir=lines --set data.baselines=list.json
+
 # data
 expect 66 'nodata.wtok.h5' "$weft" train run.yaml --set data.train=nodata.wtok.h5
 head -c 20000 synth.wtok.h5 >cut.wtok.h5
@@ -57,6 +62,28 @@ open(sys.argv[1], 'wb').write(raw)
 P
 expect 96 'final_norm.weight.*not finite' tune
 [ ! -e tuned/checkpoints/latest ] || fail "a checkpoint was written from bad input"
+
+# a checkpoint that does not belong to the run: nothing is taken from it, nothing in its place is lost
+"$weft" train -q run.yaml --set run.dir=old --set train.steps=2
+mkdir old/checkpoints/step_0000000001.tmp-1
+expect 94 'another optimiser' "$weft" train -q run.yaml --set run.dir=old --set train.steps=4 --set optim.name=muon
+expect 65 'resuming .*another run.dir' "$weft" train -q run.yaml --set run.dir=old --set run.seed=4
+expect 78 'step_0000000002 is there' "$weft" train -q run.yaml --set run.dir=old --set save.resume=false
+[ "$(ls old/checkpoints | wc -l)" = 3 ] && [ -s old/checkpoints/latest/model.safetensors ] || fail "an old run was touched"
+expect 0 '' "$weft" train -q run.yaml --set run.dir=old --set train.steps=3
+[ -z "$(find old -name '*tmp*')" ] || fail "what a killed run left behind was not removed"
+
+# steps that the guard refuses: a record of how it ended
+expect 93 'no checkpoint was saved' "$weft" train -q run.yaml --set run.dir=wild --set train.steps=400 --set optim.guard=1e-6 --set optim.give_up=1
+grep -q '"reason":"diverged"' wild/metrics.jsonl && [ -s wild/report.html ] || fail "guard: no record of the end"
+
+# names that are no UTF-8 are no reason to crash
+odd=$'odd\351'
+ln -s old/checkpoints/latest "$odd"
+expect 0 '"model": null' "$weft" eval "$odd" synth.wtok.h5 --json --windows 2
+expect 0 '"path": null' "$weft" data synth "$odd.h5" --json
+cp run.yaml "$odd.yaml"
+expect 0 '' "$weft" train -q "$odd.yaml" --set run.dir=odd --set train.steps=1
 
 # places that cannot be written, and a full disk
 touch file

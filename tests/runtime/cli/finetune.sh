@@ -41,10 +41,13 @@ a, b = json.load(open('gen.json')), json.load(open('gen2.json'))
 assert a['text'] is None or a['text'].startswith('And God said'), a
 assert a['text'] == b['text'] and 0 < a['new_tokens'] <= 30
 P
+"$weft" data prepare text.txt --out other --vocab 300 >/dev/null
+expect 95 'not made with the tokenizer of the model base' "$weft" train -q run.yaml --set run.dir=x --set model.from=base/checkpoints/latest \
+  --set data.train=other/train.wtok.h5 --set data.valid= --set data.tokenizer=
 expect 66 'tokenizer' "$weft" generate "$top/tests/io/exchange/golden/llama"
 for c in "" train eval generate data "data prepare" "data info" "data synth" report info doctor; do
   "$weft" $c --help >help.txt || fail "weft $c --help"
-  [ -z "$c" ] || [ "$c" = data ] || grep -q 'Example:' help.txt || fail "weft $c --help has no example"
+  [ -z "$c" ] || [ "$c" = data ] || grep -qE 'Examples?:' help.txt || fail "weft $c --help has no example"
 done
 "$weft" info --json | python3 -m json.tool >/dev/null
 "$weft" train --keys >keys.txt && grep -q 'train.reproducible' keys.txt || fail "--keys"

@@ -15,6 +15,11 @@ mv cut/checkpoints/step_0000000006 later
 ranks 2 "$weft" train -q run.yaml --set run.dir=cut --set optim.schedule=constant --set optim.warmup=0
 cmp -s cut/checkpoints/latest/model.safetensors whole0/checkpoints/latest/model.safetensors && fail "the position of the data changes nothing"
 
+# every evaluation is in the record of its own step, whichever steps are recorded
+ranks 1 "$weft" train -q run.yaml --set run.dir=logged --set train.steps=8 --set log.every=5 --set eval.every=3
+[ "$(grep -o '"step":[0-9]*.*"loss/valid"' logged/metrics.jsonl | sed 's/,.*//' | tr '\n' ' ')" = '"step":3 "step":6 "step":8 ' ] ||
+  fail "evaluations are not recorded at their steps"
+
 for sig in TERM INT; do
   dir=signal_$sig
   start 2 "$weft" train run.yaml --set run.dir=$dir --set train.steps=1000000 >$dir.txt 2>&1 &
