@@ -207,7 +207,7 @@ static weft_status read_mapping(reader *r, int depth);
 /* A known section whose name ends at the current key event: its mapping, or nothing. */
 static weft_status read_section(reader *r, int depth) {
     char text[CONFIG_NAME_MAX + 96];
-    config_scalar v;
+    config_scalar v = {0};
     WEFT_TRY(open_section(r));
     WEFT_TRY(next(r));
     if (type_of(r) == FYET_MAPPING_START) return read_mapping(r, depth + 1);
@@ -222,7 +222,7 @@ static weft_status read_section(reader *r, int depth) {
 static weft_status read_member(reader *r, int depth) {
     weft_config *c = r->c;
     char place[PLACE_MAX];
-    config_scalar name;
+    config_scalar name = {0};
     place_of(r, place);
     if (type_of(r) != FYET_SCALAR) return fail_here(r, "a key must be a plain name");
     WEFT_TRY(scalar(r, &name));

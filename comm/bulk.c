@@ -7,6 +7,7 @@
  * engine that reorders. */
 #include "comm/bulk.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,6 +180,7 @@ static weft_status compare_plan(weft_bulk *b) {
     plan_tensor *t = weft_calloc((size_t)b->nt, sizeof *t);
     weft_status s = weft_ctrl_agree(g, t ? WEFT_OK : WEFT_ERR_NOMEM);
     if (s < 0) goto out;
+    assert(t);
     for (int i = 0; i < b->nt; i++)
         t[i] = (plan_tensor){b->tensor[i].n, (uint64_t)b->tensor[i].t, b->tensor[i].prio};
     WEFT_GOTO(weft_ctrl_bcast(g, t, (size_t)b->nt * sizeof *t, 0), out);

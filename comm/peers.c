@@ -5,6 +5,7 @@
  * only until all ranks of the node are attached. */
 #include "comm/peers.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -266,6 +267,7 @@ static weft_status fill_peers(peers *p) {
     for (int r = 0; p->alarm_send && r < p->n; r++) p->alarm_send[r] = MPI_REQUEST_NULL;
     weft_status s = p->id && p->node && p->slot && p->alarm_send ? identify(p, &mine) : WEFT_ERR_NOMEM;
     WEFT_TRY(weft_ctrl_agree(p->ctx->all, s));
+    assert(p->id && p->node && p->slot && p->alarm_send);
     WEFT_TRY(exchange(p, &mine));
     find_nodes(p);
     WEFT_TRY(attach(p, &mine));

@@ -301,7 +301,7 @@ static weft_status write_front(weft_container_writer *w) {
                       n);
     else if (!(front = weft_calloc((size_t)w->block, 1)))
         s = WEFT_ERR_NOMEM;
-    if (s == WEFT_OK) {
+    if (front) {
         container_prefix p = {.version = CONTAINER_VERSION,
                               .block = (uint32_t)w->block,
                               .file_bytes = (uint64_t)w->file_bytes,

@@ -2,6 +2,7 @@
  * the same one and no period. Entropy rate: Shannon 1948. */
 #include "io/dataset/markov.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,7 @@ static void fill_probabilities(markov *m, uint32_t i, double concentration) {
     double w[MARKOV_FAN], sum = 0;
     uint64_t q[MARKOV_FAN], total = 0, stream = weft_rng_stream("markov.row");
     double top = -INFINITY;
+    assert(m->fan > 0);
     for (uint32_t k = 0; k < m->fan; k++) {
         w[k] = weft_rng_normal(m->seed, stream, (uint64_t)i * MARKOV_FAN + k) / concentration;
         if (w[k] > top) top = w[k];

@@ -1,6 +1,7 @@
 /* The mixture; see schedule.h. Part of perm=1: a changed line changes every run. */
 #include "io/dataset/schedule.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -35,6 +36,7 @@ void schedule_free(schedule *s) {
 
 void schedule_counts(const schedule_entry *e, size_t sources, uint64_t n, uint64_t *count) {
     uint64_t rest[SCHEDULE_MAX_SOURCES], sum = 0;
+    assert(sources > 0);
     for (size_t s = 0; s < sources; s++) {
         u128 x = (u128)n * e->weight[s];
         count[s] = (uint64_t)(x / e->total);
