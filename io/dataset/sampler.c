@@ -194,8 +194,8 @@ weft_status weft_data_get(const weft_data *d, const uint64_t *g, size_t n, int32
     b.entry = NULL;
     const size_t row = (size_t)d->context + 1;
     for (size_t k = 0; k < n; k++) {
-        uint32_t source;
-        uint64_t w;
+        uint32_t source = 0;
+        uint64_t w = 0;
         WEFT_TRY(locate(d, &b, g[k], &source, &w));
         const weft_shard *h = shard_of(&d->source[source], d->source[source].window, &w);
         WEFT_TRY_CTX(shard_copy(h, w * (uint64_t)d->context, row, tok + k * row), "sample %" PRIu64, g[k]);
@@ -219,8 +219,8 @@ void weft_data_prefetch(const weft_data *d, const uint64_t *g, size_t n) {
     b.entry = NULL;
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     for (size_t k = 0; k < n; k++) {
-        uint32_t source;
-        uint64_t w;
+        uint32_t source = 0;
+        uint64_t w = 0;
         if (locate(d, &b, g[k], &source, &w) < 0) return; /* get will say what is wrong */
         const weft_shard *h = shard_of(&d->source[source], d->source[source].window, &w);
         size_t width = (size_t)h->info.width, bytes = ((size_t)d->context + 1) * width;

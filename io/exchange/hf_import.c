@@ -142,7 +142,7 @@ static weft_status view_open(view *v, const char *dir) {
     }
     free(single);
     free(index);
-    if (s == WEFT_OK) qsort(v->t, v->n, sizeof *v->t, by_name);
+    if (s == WEFT_OK && v->n) qsort(v->t, v->n, sizeof *v->t, by_name);
     return s;
 }
 

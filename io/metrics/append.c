@@ -11,7 +11,7 @@
 #include "base/file.h"
 
 weft_status append_open(append_file *f, const char *dir, const char *name) {
-    struct stat st;
+    struct stat st = {0};
     memset(f, 0, sizeof *f);
     f->fd = -1;
     f->path = weft_path_join(dir, name);

@@ -1,4 +1,5 @@
 /* Which reader a path asks for, by its name; see weft_tok_load. */
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -113,6 +114,7 @@ weft_status weft_tok_load(const char *path, weft_tok **out) {
     if (!S_ISDIR(st.st_mode)) return load_file(path, out);
     char *file;
     WEFT_TRY(choose(path, &file));
+    assert(file);
     weft_status s = load_file(file, out);
     free(file);
     return s;

@@ -11,6 +11,7 @@
  * is taken, and a file that fits neither is refused.
  *
  * Special tokens are not in the file either; those of the well-known vocabularies are added by their size. */
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -180,6 +181,7 @@ static weft_status build(const char *name, const char *text, size_t n, uint8_t *
     WEFT_TRY(read_lines(name, text, n, NULL, NULL, &nranks, &nids));
     uint32_t all = ids_with_specials(nranks, nids);
     WEFT_TRY_CTX(tok_new(all, WEFT_SPLIT_CL100K, t), "%s", name);
+    assert(*t);
     WEFT_TRY(read_lines(name, text, n, *t, buf, &nranks, &nids));
     WEFT_TRY_CTX(tok_index(*t), "%s", name);
     WEFT_TRY_CTX(find_split(*t, nids), "%s", name);

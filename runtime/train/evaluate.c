@@ -3,6 +3,7 @@
  * ranks. */
 #include "runtime/train/evaluate.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -53,6 +54,7 @@ weft_status weft_evaluate(weft_model *m, const weft_data *d, weft_group *g, int6
     double *sums = weft_calloc(2 * (size_t)windows, sizeof *sums);
     weft_status s = sums ? evaluate_share(m, d, g, batch, context, windows, sums) : WEFT_ERR_NOMEM;
     s = weft_ctrl_agree(g, s);
+    assert(sums || s < 0);
     if (s >= 0) s = weft_ctrl_allreduce(g, sums, 2 * (size_t)windows, WEFT_F64, WEFT_SUM);
     if (s >= 0) {
         const weft_shard_info *info = weft_data_info(d);

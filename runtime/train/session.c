@@ -36,7 +36,7 @@ static weft_status load_weights(const char *dir, weft_session *s) {
     return st < 0 ? st : weft_model_refresh(s->model);
 }
 
-static weft_status open(const char *dir, const weft_session_opts *o, weft_session *s) {
+static weft_status open_all(const char *dir, const weft_session_opts *o, weft_session *s) {
     WEFT_TRY(weft_hf_config_read(dir, &s->desc));
     weft_backend_opts bo = {.size = sizeof bo};
     WEFT_TRY(weft_backend_open(o->device, &bo, &s->backend));
@@ -57,7 +57,7 @@ static weft_status open(const char *dir, const weft_session_opts *o, weft_sessio
 
 weft_status weft_session_open(const char *dir, const weft_session_opts *o, weft_session *s) {
     memset(s, 0, sizeof *s);
-    weft_status st = open(dir, o, s);
+    weft_status st = open_all(dir, o, s);
     if (st < 0) weft_session_close(s);
     return st;
 }
