@@ -10,7 +10,7 @@ function(weft_module name)
 endfunction()
 
 # weft_test(NAME SOURCES ... DEPS ... [RANKS n] [LABELS ...] [ARGS ...] [TIMEOUT s]): a cmocka program; RANKS runs it
-# under mpirun, oversubscribed if need be.
+# under mpirun, oversubscribed if need be. Tests labelled sanitize also run under the sanitizers (scripts/test --sanitize).
 function(weft_test name)
   cmake_parse_arguments(T "" "TIMEOUT" "SOURCES;DEPS;RANKS;LABELS;ARGS" ${ARGN})
   add_executable(test_${name} ${T_SOURCES})
@@ -18,10 +18,14 @@ function(weft_test name)
   if(NOT T_TIMEOUT)
     set(T_TIMEOUT 120)
   endif()
+  if(WEFT_SANITIZE)
+    math(EXPR T_TIMEOUT "4 * ${T_TIMEOUT}")
+  endif()
   if(T_RANKS)
     foreach(n ${T_RANKS})
       add_test(NAME ${name}.${n} COMMAND ${MPIEXEC_EXECUTABLE} ${WEFT_MPIRUN_FLAGS} -n ${n} $<TARGET_FILE:test_${name}> ${T_ARGS})
-      set_tests_properties(${name}.${n} PROPERTIES TIMEOUT ${T_TIMEOUT} PROCESSORS 2 LABELS "${T_LABELS}" SKIP_RETURN_CODE 77)
+      set_tests_properties(${name}.${n} PROPERTIES TIMEOUT ${T_TIMEOUT} PROCESSORS 2 LABELS "${T_LABELS}" SKIP_RETURN_CODE 77
+        ENVIRONMENT ASAN_OPTIONS=detect_leaks=0) # Open MPI leaks
     endforeach()
   else()
     add_test(NAME ${name} COMMAND test_${name} ${T_ARGS})
