@@ -23,15 +23,17 @@ static void forward(int sig) {
     asked = 1;
 }
 
-/* mpirun [--allow-run-as-root] --oversubscribe -n N /path/to/weft ARGS... */
+/* mpirun [--allow-run-as-root] --oversubscribe --bind-to none -n N /path/to/weft ARGS... */
 static char **command_line(const char *ranks, char *self, char *const *args) {
     size_t n = 0, k = 0;
     while (args[n]) n++;
-    char **v = weft_calloc(n + 8, sizeof *v);
+    char **v = weft_calloc(n + 10, sizeof *v);
     if (!v) return NULL;
     v[k++] = "mpirun";
     if (geteuid() == 0) v[k++] = "--allow-run-as-root";
     v[k++] = "--oversubscribe";
+    v[k++] = "--bind-to"; /* else one or two ranks get one core each, however many there are */
+    v[k++] = "none";
     v[k++] = "-n";
     v[k++] = (char *)ranks;
     v[k++] = self;

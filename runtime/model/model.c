@@ -27,7 +27,8 @@ static weft_status check(const weft_model_desc *d, const weft_model_opts *o) {
                          "model: gpt2 needs heads * head_dim = hidden (%lld * %lld is not %lld)",
                          (long long)d->heads, (long long)d->head_dim, (long long)d->hidden);
     if (o->batch < 1 || o->context < 1 || o->context > d->context)
-        return weft_fail(WEFT_ERR_CONFIG, "a context of %lld tokens: it must be between 1 and the model's %lld",
+        return weft_fail(WEFT_ERR_CONFIG,
+                         "a context of %lld tokens: it must be between 1 and the model's %lld",
                          (long long)o->context, (long long)d->context);
     return WEFT_OK;
 }
@@ -221,27 +222,34 @@ weft_status weft_model_bind(weft_model *m, const weft_arena *arena, weft_exec *x
     return WEFT_OK;
 }
 
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+/* The three products of a linear layer over n tokens: forward, input gradient, weight gradient (linear.c). */
+static size_t linear_scratch(const weft_model *m, int64_t n, int64_t in, int64_t out, int threads) {
+    weft_gemm_desc fwd = {
+        .size = sizeof fwd, .a = m->o.t, .b = m->o.t, .c = m->o.t, .m = n, .n = out, .k = in};
+    fwd.lda = fwd.ldb = in, fwd.ldc = out, fwd.trans_b = 1;
+    weft_gemm_desc dgrad = fwd, wgrad = fwd;
+    dgrad.n = in, dgrad.k = out, dgrad.lda = out, dgrad.ldc = in, dgrad.trans_b = 0;
+    wgrad.m = out, wgrad.n = in, wgrad.k = n, wgrad.lda = out, wgrad.ldc = in;
+    wgrad.c = WEFT_F32, wgrad.trans_a = 1, wgrad.trans_b = 0, wgrad.beta = 1;
+    size_t most = weft_op_scratch(m->backend, WEFT_OP_GEMM, &fwd, threads);
+    if (!m->o.training) return most;
+    most = larger(most, weft_op_scratch(m->backend, WEFT_OP_GEMM, &dgrad, threads));
+    return larger(most, weft_op_scratch(m->backend, WEFT_OP_GEMM, &wgrad, threads));
+}
+
 size_t weft_model_scratch(const weft_model *m, int threads) {
-    size_t most = 0, s;
-    int64_t widest = m->V > m->U ? m->V : m->U;
-    widest = widest > m->Q ? widest : m->Q;
-    int64_t rows[] = {m->N, m->chunk, widest}, inner[] = {m->C, m->F, m->N, m->A, m->U, m->Q, m->V};
-    for (size_t i = 0; i < 3; i++)
-        for (size_t k = 0; k < 7; k++) { /* every gemm of the model is within these bounds */
-            weft_gemm_desc g = {.size = sizeof g,
-                                .m = rows[i],
-                                .n = widest,
-                                .k = inner[k],
-                                .lda = inner[k],
-                                .ldb = inner[k],
-                                .ldc = widest,
-                                .a = m->o.t,
-                                .b = m->o.t,
-                                .c = m->o.t,
-                                .trans_b = 1};
-            s = weft_op_scratch(m->backend, WEFT_OP_GEMM, &g, threads);
-            most = s > most ? s : most;
-        }
+    size_t most = 0;
+    for (int64_t n = 1; n <= m->N; n++) { /* prompts have any length, and less may need more: a plan rounds */
+        most = larger(most, linear_scratch(m, n, m->C, m->Q, threads));
+        most = larger(most, linear_scratch(m, n, m->A, m->C, threads));
+        most = larger(most, linear_scratch(m, n, m->C, m->U, threads));
+        most = larger(most, linear_scratch(m, n, m->F, m->C, threads));
+        most = larger(most, linear_scratch(m, n, m->C, m->V, threads));
+    }
     weft_attn_desc a = {.size = sizeof a,
                         .batch = (int32_t)m->o.batch,
                         .hq = (int32_t)m->d.heads,
@@ -256,33 +264,28 @@ size_t weft_model_scratch(const weft_model *m, int threads) {
         a.sq[i] = a.sk[i] = a.sv[i] = i == 0 ? m->d.context * m->Q : i == 1 ? m->Q : m->d.head_dim;
         a.so[i] = i == 0 ? m->d.context * m->A : i == 1 ? m->A : m->d.head_dim;
     }
-    weft_op_id attn[] = {WEFT_OP_ATTN_FWD, WEFT_OP_ATTN_BWD};
-    for (int i = 0; i < 2; i++) {
-        s = weft_op_scratch(m->backend, attn[i], &a, threads);
-        most = s > most ? s : most;
-    }
+    most = larger(most, weft_op_scratch(m->backend, WEFT_OP_ATTN_FWD, &a, threads));
+    most = larger(most, weft_op_scratch(m->backend, WEFT_OP_ATTN_BWD, &a, threads));
+    a.tq = 1; /* generation */
+    most = larger(most, weft_op_scratch(m->backend, WEFT_OP_ATTN_FWD, &a, threads));
     weft_norm_desc n = {.size = sizeof n, .rows = m->N, .cols = m->C, .eps = 1e-5f, .t = m->o.t};
-    s = weft_op_scratch(m->backend, WEFT_OP_NORM_BWD, &n, threads);
-    most = s > most ? s : most;
+    most = larger(most, weft_op_scratch(m->backend, WEFT_OP_NORM_BWD, &n, threads));
     weft_embed_desc e = {.size = sizeof e,
                          .tokens = m->N,
                          .channels = m->C,
                          .vocab = m->d.vocab,
                          .positions = m->d.context,
                          .t = m->o.t};
-    s = weft_op_scratch(m->backend, WEFT_OP_EMBED_BWD, &e, threads);
-    most = s > most ? s : most;
+    most = larger(most, weft_op_scratch(m->backend, WEFT_OP_EMBED_BWD, &e, threads));
     weft_loss_desc l = {.size = sizeof l,
                         .tokens = m->chunk,
                         .channels = m->C,
                         .vocab = m->d.vocab,
                         .vocab_padded = m->V,
                         .t = m->o.t};
-    s = weft_op_scratch(m->backend, WEFT_OP_LOSS, &l, threads);
-    most = s > most ? s : most;
+    most = larger(most, weft_op_scratch(m->backend, WEFT_OP_LOSS, &l, threads));
     size_t elements = m->params.elements;
-    s = weft_op_scratch(m->backend, WEFT_OP_SUMSQ, &elements, threads);
-    return s > most ? s : most;
+    return larger(most, weft_op_scratch(m->backend, WEFT_OP_SUMSQ, &elements, threads));
 }
 
 /* --- access

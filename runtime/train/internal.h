@@ -24,6 +24,7 @@ struct weft_trainer {
     const weft_run_config *c;
     const weft_config *config;
     int rank, ranks, threads;
+    int lock;                /* rank 0: descriptor of run.dir/.lock */
     char *dir, *checkpoints; /* run.dir, run.dir/checkpoints */
 
     weft_backend *backend;
@@ -46,7 +47,7 @@ struct weft_trainer {
     weft_bulk *allreduce;
     int32_t *batch;    /* [micro_batch, context + 1] */
     uint64_t *samples; /* [micro_batch] */
-    double *losses;    /* [2 micro_total + 3]: loss and count of every micro-batch, stop flag, clock, free */
+    double *losses;    /* [2 micro_total + 2]: loss and count of every micro-batch, stop flag, clock */
 
     weft_train_state st;
     int64_t resumed_at; /* step that this process began at */

@@ -189,7 +189,7 @@ static weft_status finish(weft_trainer *t, meter *m, int64_t saved_at) {
     char *sample = sample_text(t);
     if (sample && !t->o.quiet) printf("\n%s\n\n", sample);
     record_evaluation(t);
-    event(t, "end", "\"reason\":\"done\"");
+    event(t, "end", s >= 0 ? "\"reason\":\"done\"" : "\"reason\":\"unsaved\"");
     if (trainer_write_run_json(t, sample) < 0) weft_warn("run.json: %s", weft_last_error());
     free(sample);
     return s;

@@ -1,8 +1,12 @@
 /* From a run file to a trainer that is ready for its first step: opens model, data and backend, plans all
  * memory, resumes. Whatever one rank finds wrong ends all of them with the same status. */
+#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -227,6 +231,21 @@ static weft_status initial_weights(weft_trainer *t) {
     return s >= 0 ? weft_model_refresh(t->model) : s;
 }
 
+/* One run writes into a directory at a time; the lock goes with the process. */
+static weft_status lock_dir(weft_trainer *t) {
+    char *path = weft_path_join(t->dir, ".lock");
+    if (!path) return WEFT_ERR_NOMEM;
+    /* made now rather than found out at the first checkpoint: for root access(2) always agrees */
+    t->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    weft_status s = t->lock < 0 ? weft_fail_create(errno, "run.dir %s cannot be written", t->dir) : WEFT_OK;
+    if (s >= 0 && flock(t->lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+        s = weft_fail(WEFT_ERR_STATE,
+                      "another run is writing into %s; wait for it, stop it, or choose another run.dir",
+                      t->dir);
+    free(path);
+    return s;
+}
+
 static weft_status make_dirs(weft_trainer *t) {
     const char *dir = t->c->run.dir;
     t->dir = dir ? weft_strdup(dir) : weft_path_join("runs", t->c->run.name);
@@ -234,13 +253,16 @@ static weft_status make_dirs(weft_trainer *t) {
     if (!t->checkpoints) return WEFT_ERR_NOMEM;
     if (t->rank != 0) return WEFT_OK;
     WEFT_TRY_CTX(weft_mkdirs(t->checkpoints), "run.dir");
-    /* found now rather than at the first checkpoint; for root access(2) always agrees, so write */
-    char *probe = weft_path_join(t->dir, "config.yaml");
-    if (!probe) return WEFT_ERR_NOMEM;
+    return lock_dir(t);
+}
+
+/* Only once everything is accepted: a refused run must not describe the one that is there. */
+static weft_status write_config(const weft_trainer *t) {
+    char *path = weft_path_join(t->dir, "config.yaml");
     const char *text = weft_config_dump(t->config);
-    weft_status s = weft_file_write(probe, text, strlen(text));
-    free(probe);
-    return s < 0 ? weft_context(s, "run.dir %s cannot be written", t->dir) : WEFT_OK;
+    weft_status s = path ? weft_file_write(path, text, strlen(text)) : WEFT_ERR_NOMEM;
+    free(path);
+    return s;
 }
 
 static void register_metrics(weft_trainer *t) {
@@ -282,7 +304,8 @@ static weft_status build(weft_trainer *t) {
                                   .warmup = t->c->optim.warmup,
                                   .decay = t->c->optim.decay};
     register_metrics(t);
-    s = t->rank == 0 ? weft_metrics_open(t->dir, "main", t->c->log.tensorboard, &t->metrics) : WEFT_OK;
+    s = t->rank == 0 ? write_config(t) : WEFT_OK;
+    if (s >= 0 && t->rank == 0) s = weft_metrics_open(t->dir, "main", t->c->log.tensorboard, &t->metrics);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
     return trainer_startup(t);
 }
@@ -298,6 +321,7 @@ weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_confi
     t->rank = weft_group_rank(o->group);
     t->ranks = weft_group_size(o->group);
     t->last_bpb = t->last_valid = NAN;
+    t->lock = -1;
     weft_status s = build(t);
     if (s < 0) {
         weft_trainer_destroy(t);
@@ -318,6 +342,7 @@ void weft_trainer_destroy(weft_trainer *t) {
     if (t->valid) weft_data_close(t->valid);
     if (t->data) weft_data_close(t->data);
     if (t->tok) weft_tok_destroy(t->tok);
+    if (t->lock >= 0) close(t->lock);
     free(t->batch);
     free(t->samples);
     free(t->losses);

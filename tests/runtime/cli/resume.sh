@@ -48,6 +48,7 @@ wait_for_steps() {
 "$weft" train run.yaml --ranks 2 --set run.dir=ctrl_c --set train.steps=1000000 >ctrl_c.txt 2>&1 &
 job=$!
 wait_for_steps ctrl_c
+expect 73 'another run is writing' "$weft" train run.yaml --set run.dir=ctrl_c
 kill -INT $job
 code=0
 wait $job || code=$?
