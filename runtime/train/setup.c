@@ -239,7 +239,7 @@ static weft_status lock_dir(weft_trainer *t) {
     t->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     weft_status s = t->lock < 0 ? weft_fail_create(errno, "run.dir %s cannot be written", t->dir) : WEFT_OK;
     if (s >= 0 && flock(t->lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
-        s = weft_fail(WEFT_ERR_STATE,
+        s = weft_fail(WEFT_ERR_ACCESS,
                       "another run is writing into %s; wait for it, stop it, or choose another run.dir",
                       t->dir);
     free(path);
