@@ -381,6 +381,38 @@ static void test_sampler(void **state) {
     fixture_close(&f);
 }
 
+/* The planned scratch serves every product of models of any shape (the exec has not a byte more). */
+static void test_planned_scratch_suffices(void **state) {
+    (void)state;
+    for (uint64_t i = 0; i < 10; i++) {
+        weft_model_desc d = i & 1 ? fixture_llama(0) : fixture_gpt2();
+        int64_t heads = 1 + (int64_t)(weft_rng_u64(21, 1, i) % 4),
+                width = 2 * (1 + (int64_t)(weft_rng_u64(21, 2, i) % 120));
+        fixture f;
+        double loss;
+        int64_t count;
+        d.layers = 1;
+        d.heads = d.kv_heads = heads;
+        d.head_dim = width;
+        d.hidden = heads * width;
+        d.ffn = 1 + (int64_t)(weft_rng_u64(21, 3, i) % 2000);
+        d.context = 1 + (int64_t)(weft_rng_u64(21, 4, i) % 150);
+        fixture_opts o = {.backend = "cpu",
+                          .threads = 1 + (int)(i % 3),
+                          .t = i % 4 < 2 ? WEFT_F32 : WEFT_BF16,
+                          .batch = 2,
+                          .context = d.context,
+                          .logits_bytes = 1};
+        int32_t tok[2 * 151];
+        fixture_open(&f, &d, &o);
+        fixture_randomise(&f, i, 0.02);
+        random_tokens(tok, 2 * (d.context + 1), d.vocab, i);
+        OK(weft_model_train(f.model, tok, f.grads, &loss, &count));
+        assert_true(isfinite(loss));
+        fixture_close(&f);
+    }
+}
+
 static void test_refuses_bad_descriptions(void **state) {
     (void)state;
     weft_backend *b;
@@ -408,6 +440,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_bits),
         cmocka_unit_test(test_decoder),
         cmocka_unit_test(test_sampler),
+        cmocka_unit_test(test_planned_scratch_suffices),
         cmocka_unit_test(test_refuses_bad_descriptions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
