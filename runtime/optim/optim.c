@@ -137,10 +137,12 @@ weft_status weft_optim_bind(weft_optim *o, const weft_arena *arena, weft_exec *x
     weft_status s = WEFT_OK;
     for (int r = 0; r < ranks && s >= 0; r++) {
         int n = 0;
-        for (size_t i = 0; i < o->nmat; i++)
-            if (o->mat[i].owner == r)
-                t[n++] = (weft_tensor){
-                    .ptr = o->u + o->mat[i].u_at, .n = o->mat[i].n, .t = WEFT_F32, .name = "muon update"};
+        for (size_t i = 0; i < o->nmat; i++) {
+            const matrix *q = &o->mat[i];
+            if (q->owner != r) continue;
+            t[n] = (weft_tensor){.ptr = o->u + q->u_at, .n = q->n, .t = WEFT_F32, .name = "muon update"};
+            n++;
+        }
         weft_bulk_opts opts = {.size = sizeof opts, .root = r};
         if (n) s = weft_bulk_create(o->group, WEFT_BULK_BCAST, n, t, &opts, &o->bulk[r]);
     }
