@@ -147,13 +147,15 @@ static json_t *tables_of(const weft_trainer *t) {
     return tables;
 }
 
-static void print_tables(json_t *tables) {
-    size_t i, k;
-    json_t *tab, *r;
-    json_array_foreach(tables, i, tab) {
-        printf("%s\n", json_string_value(json_object_get(tab, "name")));
-        json_array_foreach(json_object_get(tab, "rows"), k, r) printf(
-            "  %-18s %s\n", json_string_value(json_array_get(r, 0)), json_string_value(json_array_get(r, 1)));
+static void print_tables(const json_t *tables) {
+    for (size_t i = 0; i < json_array_size(tables); i++) {
+        const json_t *rows = json_object_get(json_array_get(tables, i), "rows");
+        printf("%s\n", json_string_value(json_object_get(json_array_get(tables, i), "name")));
+        for (size_t k = 0; k < json_array_size(rows); k++) {
+            const json_t *r = json_array_get(rows, k);
+            printf("  %-18s %s\n", json_string_value(json_array_get(r, 0)),
+                   json_string_value(json_array_get(r, 1)));
+        }
     }
     fflush(stdout);
 }
