@@ -155,7 +155,7 @@ static weft_status write_file(const char *tmp, const char *path, const out_tenso
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0) {
         free(buffer);
-        return weft_fail_errno(errno, "creating %s", path);
+        return weft_fail_create(errno, "creating %s", path);
     }
     weft_status s = weft_write_all(fd, image, image_bytes, path);
     for (size_t i = 0; s == WEFT_OK && i < n; i++) s = write_tensor(fd, &o[i], path, fill, arg, buffer, cap);
