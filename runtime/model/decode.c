@@ -55,10 +55,6 @@ void weft_decoder_destroy(weft_decoder *d) {
     free(d);
 }
 
-void weft_decoder_reset(weft_decoder *d) {
-    d->position = 0;
-}
-
 int64_t weft_decoder_position(const weft_decoder *d) {
     return d->position;
 }

@@ -84,7 +84,6 @@ typedef struct weft_decoder weft_decoder;
 /* A key/value cache for one sequence of up to `context` tokens over the model's weights. */
 weft_status weft_decoder_create(weft_model *m, weft_decoder **d);
 void weft_decoder_destroy(weft_decoder *d);
-void weft_decoder_reset(weft_decoder *d);
 /* Feeds n tokens (n <= context - position) and returns the logits of the last: f32 [vocab], owned by the
  * decoder. */
 weft_status weft_decoder_feed(weft_decoder *d, const int32_t *ids, int64_t n, const float **logits);

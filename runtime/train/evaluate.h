@@ -7,9 +7,10 @@
 #include "weft/comm.h"
 
 typedef struct weft_evaluation {
-    double loss;          /* nats per token */
-    double bits_per_byte; /* of the source text; NaN if the shard does not know its bytes (synthetic) */
-    double tokens;        /* targets */
+    double loss; /* nats per token */
+    double
+        bits_per_byte; /* of the source text (synthetic data: a byte a symbol); NaN if the shard knows none */
+    double tokens;     /* targets */
     int64_t windows;
     double seconds;
 } weft_evaluation;

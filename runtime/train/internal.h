@@ -54,7 +54,6 @@ struct weft_trainer {
     double peak_flops;  /* measured, of all ranks */
     double began; /* weft_now() at the first step of this process, less the elapsed time of earlier ones */
     double phase[PHASES];
-    double last_bpb, last_valid;
 
     weft_metrics *metrics; /* rank 0 */
     uint32_t id_loss, id_valid, id_bpb, id_rate, id_mfu, id_norm, id_lr, id_phase[PHASES];

@@ -113,14 +113,11 @@ static weft_status evaluate(weft_trainer *t, int64_t windows, meter *m) {
     WEFT_TRY_CTX(
         weft_evaluate(t->model, t->valid, t->o.group, t->layout.micro_batch, t->context, windows, &e),
         "evaluating %s", t->c->data.valid);
-    t->last_valid = e.loss;
-    t->last_bpb = e.bits_per_byte;
-    weft_metric_set(t->id_valid, t->last_valid);
-    weft_metric_set(t->id_bpb, t->last_bpb);
+    weft_metric_set(t->id_valid, e.loss);
+    weft_metric_set(t->id_bpb, e.bits_per_byte);
     if (t->rank == 0 && !t->o.quiet) {
-        printf("%sstep %lld  held-out loss %.4f", m->terminal ? "\r" : "", (long long)t->st.step,
-               t->last_valid);
-        if (isfinite(t->last_bpb)) printf("  %.4f bits/byte", t->last_bpb);
+        printf("%sstep %lld  held-out loss %.4f", m->terminal ? "\r" : "", (long long)t->st.step, e.loss);
+        if (isfinite(e.bits_per_byte)) printf("  %.4f bits/byte", e.bits_per_byte);
         printf("%40s\n", "");
         fflush(stdout);
     }

@@ -4,6 +4,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "runtime/optim/schedule.h"
+
 static const char *const devices[] = {"auto", "cpu", "ref", NULL};
 static const char *const families[] = {"gpt2", "llama", NULL};
 static const char *const dtypes[] = {"fp32", "bf16", NULL};
@@ -115,6 +117,10 @@ weft_status weft_run_config_load(const char *path, const char *const *sets, size
     if (c->optim.min_lr > c->optim.lr)
         s = weft_fail(WEFT_ERR_CONFIG, "%s: optim.min_lr (%g) is above optim.lr (%g)", path ? path : "--set",
                       c->optim.min_lr, c->optim.lr);
+    else if (c->optim.schedule == WEFT_SCHEDULE_WSD && c->optim.warmup + c->optim.decay > 1)
+        s = weft_fail(WEFT_ERR_CONFIG,
+                      "%s: optim.warmup (%g) and optim.decay (%g) are more than the whole run",
+                      path ? path : "--set", c->optim.warmup, c->optim.decay);
     else if (c->train.reproducible && c->train.time_limit > 0)
         s = weft_fail(WEFT_ERR_CONFIG,
                       "%s: train.time_limit follows the clock, so it cannot go with train.reproducible",

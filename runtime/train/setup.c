@@ -320,7 +320,6 @@ weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_confi
     t->config = config;
     t->rank = weft_group_rank(o->group);
     t->ranks = weft_group_size(o->group);
-    t->last_bpb = t->last_valid = NAN;
     t->lock = -1;
     weft_status s = build(t);
     if (s < 0) {
@@ -349,8 +348,4 @@ void weft_trainer_destroy(weft_trainer *t) {
     free(t->checkpoints);
     free(t->dir);
     free(t);
-}
-
-double weft_trainer_bpb(const weft_trainer *t) {
-    return t->last_bpb;
 }

@@ -33,7 +33,4 @@ weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_confi
 weft_status weft_trainer_run(weft_trainer *t, int *outcome);
 void weft_trainer_destroy(weft_trainer *t);
 
-/* Bits per byte of the held-out shard after the run; NaN if there is none. */
-double weft_trainer_bpb(const weft_trainer *t);
-
 #endif

@@ -15,6 +15,7 @@ printf 'model:\n  layers: many\n' >type.yaml
 expect 78 'type.yaml:2:' "$weft" train type.yaml
 expect 78 'train.steps' "$weft" train run.yaml --set train.steps=-4
 expect 78 'not a multiple' "$weft" train run.yaml --set train.micro_batch=3 --set train.reproducible=false
+expect 78 'more than the whole run' "$weft" train run.yaml --set optim.schedule=wsd --set optim.warmup=0.6 --set optim.decay=0.6
 expect 78 'multiple of' "$weft" train run.yaml --set model.heads=5 --set model.head_dim=0
 
 expect 78 'needs train.micro_batch' "$weft" train run.yaml --set train.micro_batch=0
