@@ -13,7 +13,8 @@
  *    complete on return.
  *  - NaN and infinity propagate. -ffp-contract=off, FMA explicit.
  *  - Bit contract (cpu): the bits of a result depend on op, descriptor and WEFT_KERNELS_CONTRACT only; not on thread
- *    count, instruction set, alignment or time. Reductions use 16 virtual lanes and fixed trees over fixed-size
+ *    count, instruction set, alignment or time. One exception: bf16 products on AMX tiles are summed in the order of the
+ *    tile instruction (weft_backend_desc.bf16_order), ten times faster than the others could follow it. Reductions use 16 virtual lanes and fixed trees over fixed-size
  *    blocks. cast, axpby, reduce_p, scale_copy are equal by == on every backend.
  *  - dtypes `t` of the model ops: WEFT_F32 or WEFT_BF16 (storage; arithmetic and accumulation are fp32). Parameters of
  *    norms and biases have dtype t as well; all parameter gradients are f32 and accumulated into (+=).
@@ -28,24 +29,25 @@
 
 #include "weft/types.h"
 
-#define WEFT_KERNELS_CONTRACT 1
+#define WEFT_KERNELS_CONTRACT 2
 
 typedef struct weft_backend weft_backend;
 typedef struct weft_exec weft_exec;
 
 typedef struct weft_backend_opts {
     uint32_t size;
-    /* NULL: best; else "avx2", "avx512", "avx512bf16": at most this. WEFT_ISA overrides. cpu only */
+    /* NULL: best; else "avx2", "avx512", "avx512bf16", "amx": at most this. WEFT_ISA overrides. cpu only */
     const char *isa;
 } weft_backend_opts;
 
 typedef struct weft_backend_desc {
     char name[16];  /* "ref", "cpu" */
-    char isa[16];   /* "scalar", "avx2", "avx512", "avx512bf16" */
+    char isa[16];   /* "scalar", "avx2", "avx512", "avx512bf16", "amx" */
     char model[64]; /* processor name */
     int cores;      /* cores that this process may use */
     size_t l1d, l2, l3;
     uint32_t contract;
+    uint32_t bf16_order; /* of the sums in bf16 products; equal bits need equal contract and order */
 } weft_backend_desc;
 
 typedef struct weft_exec_opts {

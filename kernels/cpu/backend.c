@@ -8,16 +8,32 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
 #include "kernels/cpu/team.h"
 
-static const char *const level_name[] = {"none", "avx2", "avx512", "avx512bf16"};
+/* of asm/prctl.h, which older headers do not have */
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#define XFEATURE_XTILEDATA  18
+
+static const char *const level_name[] = {"none", "avx2", "avx512", "avx512bf16", "amx"};
 
 static int has_f16c(void) {
     unsigned a, b, c, d;
     return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+/* AMX tiles and their bf16 product: the processor has them, the system saves them, and gives them to this process
+ * (8 KiB of state a thread, which Linux gives on request only; threads inherit it). */
+static int has_amx(void) {
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & 1u << 22) || !(d & 1u << 24)) return 0;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low >> 17 & 3) == 3 && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
 }
 
 /* __builtin_cpu_supports also asks whether the system saves the registers (xgetbv). */
@@ -27,13 +43,14 @@ static int detect_level(void) {
     if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
         !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
         return CPU_AVX2;
-    return __builtin_cpu_supports("avx512bf16") ? CPU_AVX512BF16 : CPU_AVX512;
+    if (!__builtin_cpu_supports("avx512bf16")) return CPU_AVX512;
+    return has_amx() ? CPU_AMX : CPU_AVX512BF16;
 }
 
 /* *level: the best that is there and asked for. */
 static weft_status choose_level(const weft_backend_opts *o, int *level) {
     const char *asked = getenv("WEFT_ISA");
-    int best = detect_level(), limit = CPU_AVX512BF16;
+    int best = detect_level(), limit = CPU_AMX;
     if (!asked || !*asked) asked = o ? o->isa : NULL;
     if (best == 0)
         return weft_fail(WEFT_ERR_UNSUPPORTED,
@@ -41,7 +58,7 @@ static weft_status choose_level(const weft_backend_opts *o, int *level) {
     if (asked) {
         while (limit > 0 && strcmp(asked, level_name[limit]) != 0) limit--;
         if (limit == 0)
-            return weft_fail(WEFT_ERR_ARG, "instruction set '%s', expected avx2, avx512 or avx512bf16",
+            return weft_fail(WEFT_ERR_ARG, "instruction set '%s', expected avx2, avx512, avx512bf16 or amx",
                              asked);
     }
     *level = best < limit ? best : limit;
@@ -60,8 +77,10 @@ static void fill_table(struct weft_ops *t, int level) {
         cpu_fill_gemm_avx2(t);
     else if (level == CPU_AVX512)
         cpu_fill_gemm_avx512(t);
-    else
+    else if (level == CPU_AVX512BF16)
         cpu_fill_gemm_avx512bf16(t);
+    else
+        cpu_fill_gemm_amx(t);
 }
 
 static weft_status open_backend(const weft_backend_opts *o, weft_backend **out) {
@@ -77,6 +96,7 @@ static weft_status open_backend(const weft_backend_opts *o, weft_backend **out) 
     snprintf(b->desc.name, sizeof b->desc.name, "cpu");
     snprintf(b->desc.isa, sizeof b->desc.isa, "%s", level_name[level]);
     b->desc.contract = WEFT_KERNELS_CONTRACT;
+    b->desc.bf16_order = level == CPU_AMX;
     *out = &b->base;
     return WEFT_OK;
 }

@@ -24,6 +24,7 @@
 #define CPU_AVX2       1 /* AVX2, FMA */
 #define CPU_AVX512     2 /* F BW VL DQ */
 #define CPU_AVX512BF16 3 /* and AVX512_BF16; ops other than gemm are those of CPU_AVX512 */
+#define CPU_AMX        4 /* AVX512_BF16, AMX tiles for bf16 products; all else is that of CPU_AVX512 */
 
 #define CPU_PASTE2(x, s) x##_##s
 #define CPU_PASTE(x, s)  CPU_PASTE2(x, s)
@@ -115,6 +116,7 @@ void cpu_fill_memory(struct weft_ops *t);    /* alloc release copy fill */
 void cpu_fill_gemm_avx2(struct weft_ops *t); /* gemm gemm_pack probe_fma */
 void cpu_fill_gemm_avx512(struct weft_ops *t);
 void cpu_fill_gemm_avx512bf16(struct weft_ops *t);
+void cpu_fill_gemm_amx(struct weft_ops *t);
 void cpu_fill_ops_avx2(struct weft_ops *t); /* everything else */
 void cpu_fill_ops_avx512(struct weft_ops *t);
 

@@ -12,10 +12,12 @@
  * K is never split between members, and where it is cut depends on K alone (gemm_plan.c), so the bits of C do
  * not depend on the team. Between K blocks the sums live in C itself, or, if C is bf16, in fp32 scratch.
  * Source: Goto & van de Geijn 2008; Van Zee & van de Geijn, BLIS, 2015. */
-#include "kernels/cpu/gemm.h"
-#include "kernels/check.h"
+#include <string.h>
 
-#define TILE_WORDS (8 * 48) /* of the largest level */
+#include "kernels/check.h"
+#include "kernels/cpu/gemm.h"
+
+#define TILE_WORDS (32 * 32) /* of the largest level */
 
 struct gemm_job {
     struct cpu_gemm_plan plan;
@@ -60,7 +62,7 @@ static void pack_a(const struct part *v, int64_t i, uint32_t *panel) {
 static void add_col_sum(const struct part *v, int64_t i, const uint32_t *panel) {
     const struct gemm_job *job = v->job;
     const struct cpu_gemm_isa *isa = job->plan.isa;
-    float sum[8], *to = job->out.e->col_sum + i * isa->mr;
+    float sum[32], *to = job->out.e->col_sum + i * isa->mr;
     int rows = (int)least(isa->mr, job->d->m - i * isa->mr);
     isa->col_sum(job->plan.words, v->steps, panel, sum);
     for (int r = 0; r < rows; r++) to[r] = v->kb > 0 || job->d->beta ? to[r] + sum[r] : sum[r];
@@ -113,14 +115,16 @@ static void do_tile(const struct part *v, int64_t i, int64_t j, const uint32_t *
     } else if (job->d->c == WEFT_F32) {
         sums = (float *)job->out.c + row * ld + col;
         /* The common case, a whole tile that is only stored: the kernel writes C itself. */
-        if (cols == isa->nr && (rows == isa->mr || rows <= 2 || rows == 4) && p->words != CPU_WORDS_WIDE &&
-            (!last || job->store_only)) {
+        if (cols == isa->nr && (rows == isa->mr || (!isa->continues && (rows <= 2 || rows == 4))) &&
+            p->words != CPU_WORDS_WIDE && (!last || job->store_only)) {
             isa->tile(p->words, v->steps, rows, a, b.at, b.ld, sums, ld, add);
             return;
         }
     }
-    isa->tile(p->words, v->steps, rows, a, b.at, b.ld, tile, isa->nr, 0);
-    isa->finish(&job->out, row, col, rows, cols, tile, sums, ld, add, last);
+    if (isa->continues && add)
+        for (int r = 0; r < rows; r++) memcpy(tile + r * isa->nr, sums + r * ld, (size_t)cols * sizeof *tile);
+    isa->tile(p->words, v->steps, rows, a, b.at, b.ld, tile, isa->nr, isa->continues && add);
+    isa->finish(&job->out, row, col, rows, cols, tile, sums, ld, !isa->continues && add, last);
 }
 
 /* One K block of one chunk. */
@@ -152,6 +156,7 @@ static void multiply_part(void *arg, int member, int members) {
     cpu_split(p->a_panels, 1, member / p->tn, p->tm, &v.row_begin, &v.row_end);
     cpu_split(p->b_panels, 1, member % p->tn, p->tn, &v.col_begin, &v.col_end);
     if (v.col_begin == v.col_end) return;
+    if (p->isa->begin) p->isa->begin();
     char *mine = cpu_member_scratch(job->x, cpu_gemm_member_bytes(p), member);
     v.a = (uint32_t *)mine;
     v.b = (uint32_t *)(mine + cpu_part(p->a_bytes));
@@ -165,6 +170,7 @@ static void multiply_part(void *arg, int member, int members) {
             multiply_block(&v, chunk_end);
         }
     }
+    if (p->isa->end) p->isa->end();
 }
 
 static int stores_only(const weft_epilogue *e) {

@@ -29,6 +29,9 @@ typedef void cpu_pack_panel(enum cpu_words words, int across, const void *src, i
 struct cpu_gemm_isa {
     int level, mr, nr;
     enum cpu_words bf16; /* how it packs bf16 */
+    int step_units;      /* panels are zero-filled to a multiple of so many units */
+    int continues;       /* `accumulate` goes on from the sum in C instead of adding a chain of its own */
+    void (*begin)(void), (*end)(void); /* around a member's part; NULL: nothing */
     cpu_pack_panel *pack_a, *pack_b;
     /* c[rows, nr] (+)= a panel * b panel (ukr.h); not accumulate for WIDE. ldb: nr, or, fp32, a matrix's row.
      */
@@ -42,8 +45,9 @@ struct cpu_gemm_isa {
                    const float *tile, float *partial, int64_t ldp, int add, int last);
 };
 
-extern const struct cpu_gemm_isa cpu_gemm_isa_avx2, cpu_gemm_isa_avx512, cpu_gemm_isa_avx512bf16;
-const struct cpu_gemm_isa *cpu_gemm_isa_of(int level);
+extern const struct cpu_gemm_isa cpu_gemm_isa_avx2, cpu_gemm_isa_avx512, cpu_gemm_isa_avx512bf16,
+    cpu_gemm_isa_amx;
+const struct cpu_gemm_isa *cpu_gemm_isa_of(int level, weft_dtype t);
 
 /* The level's parts that stand in files of their own. */
 #ifdef CPU_LEVEL
@@ -53,6 +57,7 @@ void CPU_NAME(cpu_gemm_finish)(const struct cpu_gemm_out *o, int64_t row, int64_
                                const float *tile, float *partial, int64_t ldp, int add, int last);
 weft_status CPU_NAME(cpu_probe_fma)(weft_exec *x, weft_dtype t, double seconds, double *flops);
 #endif
+weft_status cpu_probe_fma_avx512(weft_exec *x, weft_dtype t, double seconds, double *flops);
 
 /* --- plan (gemm_plan.c) --- */
 
@@ -101,7 +106,8 @@ static inline int64_t cpu_gemm_block_units(const struct cpu_gemm_k *k, int64_t k
     return kb + 1 < k->blocks ? k->block : k->units - kb * k->block;
 }
 static inline int64_t cpu_gemm_steps(const struct cpu_gemm_plan *p, int64_t kb) {
-    return cpu_gemm_block_units(&p->k, kb) * p->unit_steps;
+    int64_t units = cpu_gemm_block_units(&p->k, kb), step = p->isa->step_units;
+    return (units + step - 1) / step * step * p->unit_steps;
 }
 
 /* Where column j (of op(A)^T or op(B)), element k of an operand is, and whether its k elements are

@@ -22,10 +22,11 @@
 /* Packing an element takes about as long as this many multiplications. */
 #define PACK_COST 24.0
 
-const struct cpu_gemm_isa *cpu_gemm_isa_of(int level) {
-    return level == CPU_AVX2     ? &cpu_gemm_isa_avx2
-           : level == CPU_AVX512 ? &cpu_gemm_isa_avx512
-                                 : &cpu_gemm_isa_avx512bf16;
+const struct cpu_gemm_isa *cpu_gemm_isa_of(int level, weft_dtype t) {
+    return level == CPU_AVX2                    ? &cpu_gemm_isa_avx2
+           : level == CPU_AMX && t == WEFT_BF16 ? &cpu_gemm_isa_amx
+           : level == CPU_AVX512BF16            ? &cpu_gemm_isa_avx512bf16
+                                                : &cpu_gemm_isa_avx512;
 }
 
 static int64_t ceil_div(int64_t a, int64_t b) {
@@ -64,7 +65,7 @@ static void split_members(struct cpu_gemm_plan *p, int threads, int packed) {
 
 void cpu_gemm_make_plan(const struct cpu_backend *b, const weft_gemm_desc *d, int threads,
                         struct cpu_gemm_plan *p) {
-    const struct cpu_gemm_isa *isa = cpu_gemm_isa_of(b->level);
+    const struct cpu_gemm_isa *isa = cpu_gemm_isa_of(b->level, d->a);
     p->isa = isa;
     p->words = d->a == WEFT_F32 ? CPU_WORDS_F32 : isa->bf16;
     p->unit_steps = p->words == CPU_WORDS_WIDE ? 2 : 1;

@@ -70,6 +70,7 @@ const struct cpu_gemm_isa CPU_NAME(cpu_gemm_isa) = {
     .mr = CPU_MR,
     .nr = CPU_NR,
     .bf16 = CPU_LEVEL == CPU_AVX512BF16 ? CPU_WORDS_PAIR : CPU_WORDS_WIDE,
+    .step_units = 1,
     .pack_a = CPU_NAME(cpu_gemm_pack_a),
     .pack_b = CPU_NAME(cpu_gemm_pack_b),
     .tile = tile,

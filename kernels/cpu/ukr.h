@@ -43,6 +43,11 @@
 #define CPU_UKR_AHEAD  _mm_prefetch((const char *)(b + 8 * ldb), _MM_HINT_T0)
 #define CPU_UKR_LOAD_B __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
 
+#elif CPU_LEVEL == CPU_AMX
+
+#define CPU_MR 32
+#define CPU_NR 32
+
 #else
 
 #define CPU_MR 8
@@ -78,6 +83,8 @@
     __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16), b2 = _mm512_loadu_ps(b + 32);
 
 #endif
+
+#if CPU_LEVEL != CPU_AMX /* gemm_amx.c has its own */
 
 #define CPU_UKR_PREFETCH(i)                                                                                  \
     _mm_prefetch((const char *)(c + (i)*ldc), _MM_HINT_T0);                                                  \
@@ -119,5 +126,7 @@
 
 /* cpu_ukr_1, _2, _4 and CPU_UKR_FULL (all CPU_MR rows) */
 CPU_UKR_FAMILY(cpu_ukr, CPU_UKR_FMA)
+
+#endif
 
 #endif

@@ -82,19 +82,20 @@ static int kt_add(const char *name, const char *isa, int threads) {
     snprintf(r->label, sizeof r->label, "%s/%s x%d", d.name, d.isa, threads);
     r->is_ref = strcmp(name, "ref") == 0;
     r->threads = threads;
+    r->order = d.bf16_order;
     r->ops = weft_backend_ops(r->backend);
     kt_nruns++;
     return 1;
 }
 
 int kt_open(void **state) {
-    static const char *const levels[] = {"avx2", "avx512", "avx512bf16"};
+    static const char *const levels[] = {"avx2", "avx512", "avx512bf16", "amx"};
     (void)state;
     setvbuf(stdout, NULL, _IOLBF, 0);
     unsetenv("WEFT_ISA"); /* the table below asks for each level itself */
     kt_seed();
     if (kt_add("ref", NULL, 1) < 0) return -1;
-    for (int level = 0; level < 3; level++)
+    for (int level = 0; level < (int)(sizeof levels / sizeof *levels); level++)
         for (int threads = 1; threads <= 3; threads++)
             if (kt_add("cpu", levels[level], threads) <= 0) break;
     for (int i = 0; i < kt_nruns; i++) printf("# runs on %s\n", kt_runs[i].label);
@@ -222,16 +223,17 @@ static int kt_call(const kt_case *c, kt_run *r, kt_rng *rng, kt_pool *pool, void
 const char *kt_difference(const kt_case *c, kt_rng *rng) {
     kt_pool ref_pool = {0}, first_pool = {0}, pool = {0};
     void *ref[KT_OUTS], *first[KT_OUTS] = {0}, *out[KT_OUTS];
+    const kt_run *leader = NULL; /* the first of an order is compared with ref, the others with it */
     int ok = kt_call(c, &kt_runs[0], rng, &ref_pool, ref);
-    if (ok && kt_nruns > 1) { /* the first run beside ref is compared with ref, the others with it */
-        ok = kt_call(c, &kt_runs[1], rng, &first_pool, first);
+    for (int i = 1; ok && i < kt_nruns; i++) {
+        const kt_run *r = &kt_runs[i];
+        int leads = !leader || leader->order != r->order;
+        if (leads) kt_free(&first_pool);
+        ok = kt_call(c, &kt_runs[i], rng, leads ? &first_pool : &pool, leads ? first : out);
+        if (leads) leader = r;
         for (int j = 0; ok && j < c->nout; j++)
-            ok = kt_near_ref(c, &kt_runs[1], &c->out[j], first[j], ref[j]);
-    }
-    for (int i = 2; ok && i < kt_nruns; i++) {
-        ok = kt_call(c, &kt_runs[i], rng, &pool, out);
-        for (int j = 0; ok && j < c->nout; j++)
-            ok = kt_equal_bits(c, &kt_runs[1], &kt_runs[i], &c->out[j], first[j], out[j]);
+            ok = leads ? kt_near_ref(c, r, &c->out[j], first[j], ref[j])
+                       : kt_equal_bits(c, leader, r, &c->out[j], first[j], out[j]);
         kt_free(&pool);
     }
     kt_free(&first_pool);

@@ -16,6 +16,7 @@ typedef struct kt_run {
     char label[48]; /* "cpu/avx512 x2" */
     int is_ref;
     int threads;
+    uint32_t order; /* of the sums in bf16 products: runs of one order give the same bits */
     weft_backend *backend;
     const struct weft_ops *ops;
     weft_exec *exec;
