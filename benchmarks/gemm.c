@@ -1,13 +1,14 @@
 /* How fast is the cpu gemm, as a share of what the machine can do at this moment and beside its peers?
  *
- * One process, and in every repetition each contender (weft, then the peers; the first one moves on by one each
- * time) multiplies once: fma peak for a millisecond, operand A changes its sign, a small product wakes the contender's
- * threads, then the call that is timed. A share is flops over time over the mean of the peaks measured right before and
- * right after; a ratio is the peer's time over weft's in the same repetition (above 1: weft is faster). Both are
- * medians over the repetitions: on a machine that others use the clock changes from second to second, and only
- * what was measured side by side compares. For M <= 16 the floor is memory: the caches are flushed by reading 256 MB
- * before the call, and the share is that of this reading's bandwidth.
- * Before anything is timed, every peer's product is compared with weft's; a peer that differs is said to be wrong.
+ * One process, and in every repetition each contender (weft, then the peers; the first one moves on by one
+ * each time) multiplies once: fma peak for a millisecond, operand A changes its sign, a small product
+ * wakes the contender's threads, then the call that is timed. A share is flops over time over the mean of
+ * the peaks measured right before and right after; a ratio is the peer's time over weft's in the same
+ * repetition (above 1: weft is faster). Both are medians over the repetitions: on a machine that others
+ * use the clock changes from second to second, and only what was measured side by side compares. For M <=
+ * 16 the floor is memory: the caches are flushed by reading 256 MB before the call, and the share is that
+ * of this reading's bandwidth. Before anything is timed, every peer's product is compared with weft's; a
+ * peer that differs is said to be wrong.
  */
 #include <argp.h>
 #include <math.h>
@@ -171,7 +172,8 @@ static const char *name_of(const struct bench *v, int i) {
     return i == WEFT ? "weft" : v->peer[i]->name;
 }
 
-/* One shape and type: the operands, and each contender's plan for it and for the product that wakes threads. */
+/* One shape and type: the operands, and each contender's plan for it and for the product that wakes
+ * threads. */
 struct arena {
     weft_gemm_desc d, wake;
     weft_exec *x;

@@ -1,5 +1,6 @@
-/* BLIS. Version 0.9.0 goes by the processor's marketing name to find out how many AVX-512 units it has; a virtual machine
- * that hides the name gets the AVX2 kernels, unless skx is asked for. Its threads end with the call. */
+/* BLIS. Version 0.9.0 goes by the processor's marketing name to find out how many AVX-512 units it has; a
+ * virtual machine that hides the name gets the AVX2 kernels, unless skx is asked for. Its threads end with
+ * the call. */
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>

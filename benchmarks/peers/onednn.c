@@ -1,6 +1,7 @@
-/* oneDNN 2.x, in three ways: its BLAS-like sgemm; its matmul primitive on plain row-major operands; the same with the
- * layout of B left to the library, which is what it is built for (weights are reordered once). bf16 goes through the
- * primitive, with f32 output. Its OpenMP runtime is loaded with it, so the variables are read in time. */
+/* oneDNN 2.x, in three ways: its BLAS-like sgemm; its matmul primitive on plain row-major operands; the
+ * same with the layout of B left to the library, which is what it is built for (weights are reordered
+ * once). bf16 goes through the primitive, with f32 output. Its OpenMP runtime is loaded with it, so the
+ * variables are read in time. */
 #include <dlfcn.h>
 #include <dnnl.h>
 #include <stdio.h>

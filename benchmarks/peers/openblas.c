@@ -1,5 +1,6 @@
-/* OpenBLAS. It chooses its kernels well by itself, so a choice left in the environment (OPENBLAS_CORETYPE=Haswell costs it
- * half of an AVX-512 machine) is taken out. Its threads wait 2^26 cycles in a loop after a call: 2^14 here. */
+/* OpenBLAS. It chooses its kernels well by itself, so a choice left in the environment
+ * (OPENBLAS_CORETYPE=Haswell costs it half of an AVX-512 machine) is taken out. Its threads wait 2^26
+ * cycles in a loop after a call: 2^14 here. */
 #include <dlfcn.h>
 #include <stdio.h>
 
