@@ -4,8 +4,9 @@
  * of k of 16 columns of B: 16 x 16 x 32 fma in 16 cycles. A tile of C is 2 x 2 registers, 32 x 32; a step of 16
  * units loads two registers of A and two of B for four products.
  *
- * Panels: B as everywhere, [unit][32 columns]. A as the registers want it, [16 units][row][unit]: the rows of a
- * K-contiguous operand as they stand. Both are filled with zero to whole steps of 16 units.
+ * Panels, as the registers want them: B is two of 16 columns, [unit][column]; A is [16 units][row][unit], the rows
+ * of a K-contiguous operand as they stand. Both are filled with zero to whole steps of 16 units. A panel of A stays
+ * in L1 while panels of B stream past it from L2, hence the loads that say so.
  *
  * Bits: within a step the even k of a row form one fma chain from +0 and the odd k another, then C += even + odd,
  * all with denormals as zero. That is not the order of the other levels, and they could not follow it at their
@@ -16,13 +17,16 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "base/bf16.h"
 #include "base/clock.h"
+#include "base/rng.h"
 #include "kernels/check.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/ukr.h"
 
 #define STEP_UNITS 16
 #define TILE_ROWS  16
+#define TILE_COLS  16
 #define TILE_WORDS (TILE_ROWS * STEP_UNITS)
 #define TILE_BYTES 64 /* of a row of a register */
 
@@ -125,16 +129,24 @@ static void pack_a(enum cpu_words words, int across, const void *src, int64_t ld
 static void pack_b(enum cpu_words words, int across, const void *src, int64_t ld, int64_t have, int64_t k,
                    uint32_t *panel) {
     int64_t units = (k + 1) / 2, whole = (units + STEP_UNITS - 1) / STEP_UNITS * STEP_UNITS;
-    CPU_NAME(cpu_gemm_pack_b)(words, across, src, ld, have, k, panel);
-    memset(panel + units * CPU_NR, 0, (size_t)((whole - units) * CPU_NR) * 4);
+    for (int j = 0; j < CPU_NR; j += TILE_COLS, panel += whole * TILE_COLS) {
+        const uint16_t *from = (const uint16_t *)src + j * (across ? ld : 1);
+        if (have > j)
+            CPU_NAME(cpu_gemm_pack_b)(words, across, from, ld, have - j, k, panel);
+        else
+            memset(panel, 0, (size_t)(units * TILE_COLS) * 4);
+        memset(panel + units * TILE_COLS, 0, (size_t)((whole - units) * TILE_COLS) * 4);
+    }
 }
 
 /* --- products --- */
 
 static void tile(enum cpu_words words, int64_t steps, int rows, const uint32_t *a, const uint32_t *b,
                  int64_t ldb, float *c, int64_t ldc, int accumulate) {
-    const size_t c_bytes = (size_t)ldc * 4, b_bytes = (size_t)ldb * 4;
+    const size_t c_bytes = (size_t)ldc * 4;
+    const uint32_t *b_right = b + steps * TILE_COLS;
     float *low = c + TILE_ROWS * ldc;
+    (void)ldb;
     (void)words;
     (void)rows;
     if (accumulate) {
@@ -148,11 +160,11 @@ static void tile(enum cpu_words words, int64_t steps, int rows, const uint32_t *
         _tile_zero(2);
         _tile_zero(3);
     }
-    for (; steps > 0; steps -= STEP_UNITS, a += 2 * TILE_WORDS, b += STEP_UNITS * ldb) {
-        _tile_loadd(6, b, b_bytes);
+    for (; steps > 0; steps -= STEP_UNITS, a += 2 * TILE_WORDS, b += TILE_WORDS, b_right += TILE_WORDS) {
+        _tile_stream_loadd(6, b, TILE_BYTES);
         _tile_loadd(4, a, TILE_BYTES);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b + 16, b_bytes);
+        _tile_stream_loadd(7, b_right, TILE_BYTES);
         _tile_dpbf16ps(1, 4, 7);
         _tile_loadd(5, a + TILE_WORDS, TILE_BYTES);
         _tile_dpbf16ps(2, 5, 6);
@@ -204,6 +216,19 @@ const struct cpu_gemm_isa cpu_gemm_isa_amx = {
 
 #define ROUNDS 500
 
+/* Random operands: a busy host slows the unit down by the bits that toggle, and zeros would run at twice the speed of
+ * any real product then. */
+static void load_random_operands(void) {
+    _Alignas(CPU_LINE) uint16_t v[4][TILE_ROWS * 2 * STEP_UNITS];
+    for (int t = 0; t < 4; t++)
+        for (int i = 0; i < TILE_ROWS * 2 * STEP_UNITS; i++)
+            v[t][i] = weft_f32_to_bf16((float)weft_rng_uniform(1, (uint64_t)t, (uint64_t)i) - 0.5f);
+    _tile_loadd(4, v[0], TILE_BYTES);
+    _tile_loadd(5, v[1], TILE_BYTES);
+    _tile_loadd(6, v[2], TILE_BYTES);
+    _tile_loadd(7, v[3], TILE_BYTES);
+}
+
 struct probe {
     uint64_t end;
     _Atomic uint64_t flops;
@@ -215,6 +240,7 @@ static void probe_part(void *arg, int member, int members) {
     uint64_t flops = 0;
     (void)members;
     begin();
+    load_random_operands();
     do {
         for (int r = 0; r < ROUNDS; r++) {
             _tile_dpbf16ps(0, 4, 6);

@@ -219,13 +219,21 @@ PACK_INLINE void pack(enum cpu_words words, int w, int across, const void *src, 
     else                                                                                                     \
         pack(CPU_WORDS_WIDE, w, across, src, ld, have, k, panel);
 
-void CPU_NAME(cpu_gemm_pack_a)(enum cpu_words words, int across, const void *src, int64_t ld, int64_t have,
-                               int64_t k, uint32_t *panel) {
-    PACK_WORDS(CPU_MR)
-}
+#if CPU_LEVEL == CPU_AMX
+#define PACK_NR 16 /* a register of B; a panel is two, and A is packed in gemm_amx.c */
+#else
+#define PACK_NR CPU_NR
+#endif
 
 void CPU_NAME(cpu_gemm_pack_b)(enum cpu_words words, int across, const void *src, int64_t ld, int64_t have,
-                               int64_t k, uint32_t *panel){PACK_WORDS(CPU_NR)}
+                               int64_t k, uint32_t *panel) {
+    PACK_WORDS(PACK_NR)
+}
+
+#if CPU_LEVEL != CPU_AMX
+
+void CPU_NAME(cpu_gemm_pack_a)(enum cpu_words words, int across, const void *src, int64_t ld, int64_t have,
+                               int64_t k, uint32_t *panel){PACK_WORDS(CPU_MR)}
 
 /* Element k of column i. */
 PACK_INLINE float element(enum cpu_words words, const uint32_t *a, int64_t k, int i) {
@@ -265,3 +273,5 @@ void CPU_NAME(cpu_gemm_col_sum)(enum cpu_words words, int64_t steps, const uint3
     else
         sum_columns(CPU_WORDS_WIDE, steps, a, sum);
 }
+
+#endif
