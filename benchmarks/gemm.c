@@ -6,9 +6,9 @@
  * the peaks measured right before and right after; a ratio is the peer's time over weft's in the same
  * repetition (above 1: weft is faster). Both are medians over the repetitions: on a machine that others
  * use the clock changes from second to second, and only what was measured side by side compares. For M <=
- * 16 the floor is memory: the caches are flushed by reading 256 MB before the call, and the share is that
- * of this reading's bandwidth. Before anything is timed, every peer's product is compared with weft's; a
- * peer that differs is said to be wrong.
+ * 16 the floor is memory: B is flushed from the caches before the call, and the share is that of the
+ * bandwidth of reading. Before anything is timed, every peer's product is compared with weft's; a peer
+ * that differs is said to be wrong.
  */
 #include <argp.h>
 #include <math.h>
@@ -31,8 +31,8 @@ struct shape {
 };
 
 #define SHAPES_MAX  256
-#define STREAM_M    16                  /* up to here memory is the floor */
-#define STREAM_SIZE ((size_t)256 << 20) /* beyond any cache */
+#define STREAM_M    16 /* up to here memory is the floor */
+#define STREAM_SIZE ((size_t)64 << 20)
 #define WAKE_M      64
 #define WAKE_N      768
 
@@ -178,7 +178,7 @@ struct arena {
     weft_gemm_desc d, wake;
     weft_exec *x;
     void *a, *b, *c, *pack, *small; /* small: the operands and the result of the waking product */
-    size_t na, nb, nc;
+    size_t na, nb, nc, pack_bytes;
     void *plan[CONTENDERS_MAX], *wake_plan[CONTENDERS_MAX];
     int wrong[CONTENDERS_MAX]; /* or without a plan: not measured */
 };
@@ -210,10 +210,9 @@ static void wake(const struct bench *v, const struct arena *r, int i) {
 }
 
 static void pack(const struct bench *v, struct arena *r) {
-    size_t bytes;
-    bench_check(v->ops->gemm_pack(r->x, &r->d, r->b, NULL, &bytes));
-    r->pack = bench_alloc(v->b, bytes);
-    bench_check(v->ops->gemm_pack(r->x, &r->d, r->b, r->pack, &bytes));
+    bench_check(v->ops->gemm_pack(r->x, &r->d, r->b, NULL, &r->pack_bytes));
+    r->pack = bench_alloc(v->b, r->pack_bytes);
+    bench_check(v->ops->gemm_pack(r->x, &r->d, r->b, r->pack, &r->pack_bytes));
     r->d.b_packed = 1;
 }
 
@@ -223,6 +222,17 @@ static int differ(const float *c, const float *want, size_t n, int64_t k) {
     for (size_t i = 0; i < n; i++)
         if (!(fabsf(c[i] - want[i]) <= most)) return 1;
     return 0;
+}
+
+/* Puts what contender i reads as B out of the caches. */
+static void flush_b(const struct bench *v, const struct arena *r, int i) {
+    size_t bytes = r->nb * weft_dtype_size(r->d.b);
+    const void *b = r->b;
+    if (i == WEFT && r->pack)
+        b = r->pack, bytes = r->pack_bytes;
+    else if (i != WEFT && v->peer[i]->packed)
+        b = v->peer[i]->packed(r->plan[i], &bytes);
+    bench_flush(b, bytes);
 }
 
 static void plan_peers(const struct bench *v, struct arena *r, weft_dtype t) {
@@ -290,7 +300,10 @@ struct result {
 
 static double floor_now(const struct bench *v, const struct arena *r, int streamed) {
     double rate;
-    if (streamed) return bench_read(v->stream, STREAM_SIZE, v->o->threads);
+    if (streamed) {
+        bench_flush(v->stream, STREAM_SIZE);
+        return bench_read(v->stream, STREAM_SIZE, v->o->threads);
+    }
     bench_check(v->ops->probe_fma(r->x, r->d.a, 0.001, &rate));
     return rate;
 }
@@ -310,6 +323,7 @@ static void repetition(const struct bench *v, const struct arena *r, struct resu
         if (!out->row[c].measured) continue;
         before[n] = floor_now(v, r, out->streamed);
         bench_dirty(r->d.a, r->a, r->na);
+        if (out->streamed) flush_b(v, r, c);
         wake(v, r, c);
         double begin = weft_now();
         multiply(v, r, c);

@@ -1,5 +1,9 @@
 #include "benchmarks/harness.h"
 
+#if defined __x86_64__
+#include <cpuid.h>
+#include <emmintrin.h>
+#endif
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -75,41 +79,104 @@ void *bench_zalloc(size_t n, size_t each) {
     return p;
 }
 
-/* --- probes --- */
+/* --- memory --- */
+
+#if defined __x86_64__
+static int has_clflushopt(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && b >> 23 & 1;
+}
+
+void bench_flush(const void *p, size_t bytes) {
+    const char *end = (const char *)p + bytes;
+    if (has_clflushopt())
+        for (const char *c = p; c < end; c += 64) __asm__ volatile("clflushopt %0" : : "m"(*c) : "memory");
+    else
+        for (const char *c = p; c < end; c += 64) __asm__ volatile("clflush %0" : : "m"(*c) : "memory");
+    __asm__ volatile("mfence" : : : "memory");
+}
+#elif defined __aarch64__
+void bench_flush(const void *p, size_t bytes) {
+    const char *end = (const char *)p + bytes;
+    for (const char *c = p; c < end; c += 64) __asm__ volatile("dc civac, %0" : : "r"(c) : "memory");
+    __asm__ volatile("dsb sy" : : : "memory");
+}
+#else
+void bench_flush(const void *p, size_t bytes) {
+    (void)p;
+    (void)bytes;
+}
+#endif
 
 typedef uint64_t words __attribute__((vector_size(32)));
 
 struct part {
     pthread_t thread;
-    const words *from;
-    size_t n; /* words, a multiple of 8 */
-    uint64_t sum;
+    const void *from;
+    void *to;
+    size_t bytes; /* a multiple of 4096 */
 };
 
+/* Several streams at once: one alone does not keep enough lines under way. */
+#define STREAMS 8
+
 static void *read_part(void *arg) {
-    struct part *p = arg;
-    words s[8] = {0};
-    for (size_t i = 0; i < p->n; i += 8)
-        for (int j = 0; j < 8; j++) s[j] ^= p->from[i + (size_t)j];
-    for (int j = 0; j < 8; j++) p->sum += s[j][0] ^ s[j][1] ^ s[j][2] ^ s[j][3];
+    const struct part *p = arg;
+    const words *from = p->from;
+    size_t n = p->bytes / sizeof *from / STREAMS;
+    words s[STREAMS] = {0};
+    uint64_t sum = 0;
+    for (size_t i = 0; i < n; i += 2)
+        for (size_t j = 0; j < STREAMS; j++) s[j] ^= from[j * n + i] ^ from[j * n + i + 1];
+    for (int j = 0; j < STREAMS; j++) sum ^= s[j][0] ^ s[j][1] ^ s[j][2] ^ s[j][3];
+    __asm__ volatile("" : : "r"(sum)); /* somebody wants it */
     return NULL;
 }
 
-double bench_read(const void *p, size_t bytes, int threads) {
+static void *copy_part(void *arg) {
+    const struct part *p = arg;
+#if defined __x86_64__ /* stores that do not read the line first */
+    const __m128i *from = p->from;
+    __m128i *to = p->to;
+    for (size_t i = 0; i < p->bytes / sizeof *from; i += 4) {
+        __m128i a = _mm_loadu_si128(from + i), b = _mm_loadu_si128(from + i + 1),
+                c = _mm_loadu_si128(from + i + 2), d = _mm_loadu_si128(from + i + 3);
+        _mm_stream_si128(to + i, a);
+        _mm_stream_si128(to + i + 1, b);
+        _mm_stream_si128(to + i + 2, c);
+        _mm_stream_si128(to + i + 3, d);
+    }
+    _mm_sfence();
+#else
+    memcpy(p->to, p->from, p->bytes);
+#endif
+    return NULL;
+}
+
+/* Cuts the bytes among threads, the caller being one; gives bytes a second of one of the two sides. */
+static double on_threads(void *(*work)(void *), void *to, const void *from, size_t bytes, int threads) {
     struct part part[64];
     int n = threads < 64 ? threads : 64;
-    size_t each = bytes / (size_t)n / 256 * 8;
+    size_t each = bytes / (size_t)n / 4096 * 4096;
     double begin = weft_now();
     for (int i = 0; i < n; i++) {
-        part[i] = (struct part){.from = (const words *)p + each * (size_t)i, .n = each};
-        if (i > 0 && pthread_create(&part[i].thread, NULL, read_part, &part[i]) != 0)
-            bench_check(weft_fail(WEFT_ERR_NOMEM, "a thread of the read probe"));
+        size_t at = each * (size_t)i;
+        part[i] =
+            (struct part){.from = (const char *)from + at, .to = to ? (char *)to + at : NULL, .bytes = each};
+        if (i > 0 && pthread_create(&part[i].thread, NULL, work, &part[i]) != 0)
+            bench_check(weft_fail(WEFT_ERR_NOMEM, "a thread of a probe"));
     }
-    read_part(&part[0]);
+    work(&part[0]);
     for (int i = 1; i < n; i++) pthread_join(part[i].thread, NULL);
-    double took = weft_now() - begin;
-    for (int i = 0; i < n; i++) __asm__ volatile("" : : "r"(part[i].sum)); /* somebody wants it */
-    return (double)(each * sizeof(words) * (size_t)n) / took;
+    return (double)(each * (size_t)n) / (weft_now() - begin);
+}
+
+double bench_read(const void *p, size_t bytes, int threads) {
+    return on_threads(read_part, NULL, p, bytes, threads);
+}
+
+double bench_copy(void *dst, const void *src, size_t bytes, int threads) {
+    return 2 * on_threads(copy_part, dst, src, bytes, threads);
 }
 
 /* --- command lines --- */

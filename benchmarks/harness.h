@@ -1,5 +1,5 @@
 /* What every benchmark here does in the same way: random inputs that change between repetitions, statistics,
- * command lines, and probes of the memory. One thread calls these. */
+ * command lines, the memory's speed. One thread calls these. */
 #ifndef WEFT_BENCH_HARNESS_H
 #define WEFT_BENCH_HARNESS_H
 
@@ -36,10 +36,15 @@ void bench_dirty(weft_dtype t, void *p, size_t n);                 /* changes ev
 void *bench_alloc(weft_backend *b, size_t bytes);                  /* ops->alloc, checked */
 void *bench_zalloc(size_t n, size_t each);                         /* calloc, checked */
 
-/* --- probes of the memory, on threads of their own: bytes a second --- */
+/* --- memory --- */
 
-/* Reads p[0..bytes), bytes a multiple of 4096, with `threads` threads. */
+/* Puts [p, p + bytes) out of every cache. Other processors than x86-64 and aarch64: does nothing. */
+void bench_flush(const void *p, size_t bytes);
+
+/* Bytes a second, with `threads` threads of their own. Reads p[0..bytes); copies (bytes read plus bytes
+ * written). */
 double bench_read(const void *p, size_t bytes, int threads);
+double bench_copy(void *dst, const void *src, size_t bytes, int threads);
 
 /* --- command lines --- */
 

@@ -1,10 +1,12 @@
 /* How fast is every cpu op but gemm, beside the floor that the machine sets at this moment?
  *
- * The floor of an op that moves data is a copy (the table's own) of the same number of bytes read plus
- * written; that of one that multiplies is the fma peak of the team, for the flops that the mathematics needs
- * (causal attention: half). Floor and op alternate, repetition by repetition, and inputs change sign in
- * between, so both meet the same machine and the same caches. On a machine that others use, read the minimum.
- * Shapes: GPT-2 124M with 4 x 1024 tokens, a chunk of 256 tokens for the loss.
+ * Floors, measured in every repetition: of an op that moves data, a copy of the same number of bytes read
+ * plus written (the table's or libc's on as many threads, whichever is faster); of one that only reads,
+ * reading; of one that multiplies, the fma peak of the team, for the flops that the mathematics needs
+ * (causal attention: half). Before floor and before op the input changes sign, and what moves data finds
+ * its buffers out of the caches. The share is the median over the repetitions of floor over time: both met
+ * the same machine. Shapes: GPT-2 124M with 4 x 1024 tokens, a chunk of 256 tokens for the loss.
+ *
  */
 #include <argp.h>
 #include <stdint.h>
@@ -15,6 +17,7 @@
 #include "base/bf16.h"
 #include "base/clock.h"
 #include "base/rng.h"
+#include "benchmarks/harness.h"
 #include "kernels/kernels.h"
 
 #define TOKENS   4096
@@ -26,7 +29,8 @@
 #define HEADS    12
 #define HD       64
 #define CONTEXT  1024
-#define LONG     ((size_t)8 << 20) /* elements of the optimiser's ops: beyond any cache */
+#define LONG     ((size_t)8 << 20)              /* elements of the optimiser's ops: beyond any cache */
+#define LOGITS   ((size_t)4 * CHANNELS * VOCAB) /* bytes: a table of embeddings; a chunk's logits are fewer */
 #define BUFFERS  9
 
 struct bench {
@@ -44,7 +48,7 @@ struct op {
     const char *name;
     weft_status (*run)(const struct bench *v);
     double bytes, flops; /* of f32; bytes halve with bf16 unless `f32_only` */
-    int f32_only;
+    int f32_only, reads; /* reads: it writes next to nothing */
 };
 
 /* --- the ops --- */
@@ -214,44 +218,77 @@ static weft_status newton_schulz(const struct bench *v) {
     (2.0 * BATCH * HEADS * HD * CONTEXT * (CONTEXT + 1) / 2) /* flops of one product of causal attention */
 
 static const struct op ops[] = {
-    {"norm_fwd", norm_fwd, 2 * ACT, 0, 0},
-    {"norm_bwd", norm_bwd, 4 * ACT, 0, 0},
-    {"gelu_fwd", gelu_fwd, 2 * LARGE, 0, 0},
-    {"gelu_bwd", gelu_bwd, 3 * LARGE, 0, 0},
-    {"swiglu_fwd", swiglu_fwd, 1.5 * LARGE, 0, 0},
-    {"swiglu_bwd", swiglu_bwd, 2.5 * LARGE, 0, 0},
-    {"rope", rope, 2 * ACT, 0, 0},
-    {"embed_fwd", embed_fwd, 3 * ACT, 0, 0},
-    {"embed_bwd", embed_bwd, 5 * ACT, 0, 1},
-    {"adamw", adamw, 7 * LARGE, 0, 1},
-    {"sumsq", sumsq, LARGE, 0, 1},
-    {"absmax", absmax, LARGE, 0, 1},
-    {"cast to bf16", cast, 1.5 * LARGE, 0, 1},
-    {"axpby", axpby, 3 * LARGE, 0, 1},
-    {"scale_copy", scale_copy, 2 * LARGE, 0, 1},
-    {"transpose", transpose, 2 * LARGE, 0, 1},
-    {"box_copy", box_copy, 2.0 * 4 * 128 * 128 * 64, 0, 1},
-    {"reduce_p 2", reduce_2, 1.5 * LARGE, 0, 0},
-    {"reduce_p 8", reduce_8, 2.25 * LARGE, 0, 0},
-    {"loss_stats", loss_stats, 0, 2.0 * CHUNK *CHANNELS *VOCAB, 0},
-    {"loss_grad", loss_grad, 2.0 * 4 * CHUNK *VOCAB, 0, 0},
-    {"attn_fwd", attn_fwd, 0, 2 * TRI, 0},
-    {"attn_bwd", attn_bwd, 0, 5 * TRI, 0},
-    {"attn decode", attn_decode, 2 * ACT, 0, 0},
-    {"newton_schulz", newton_schulz, 0, 5.0 * 3 * 2 * CHANNELS *CHANNELS *CHANNELS, 1},
+    {"norm_fwd", norm_fwd, 2 * ACT, 0, 0, 0},
+    {"norm_bwd", norm_bwd, 4 * ACT, 0, 0, 0},
+    {"gelu_fwd", gelu_fwd, 2 * LARGE, 0, 0, 0},
+    {"gelu_bwd", gelu_bwd, 3 * LARGE, 0, 0, 0},
+    {"swiglu_fwd", swiglu_fwd, 1.5 * LARGE, 0, 0, 0},
+    {"swiglu_bwd", swiglu_bwd, 2.5 * LARGE, 0, 0, 0},
+    {"rope", rope, 2 * ACT, 0, 0, 0},
+    {"embed_fwd", embed_fwd, 3 * ACT, 0, 0, 0},
+    {"embed_bwd", embed_bwd, 5 * ACT, 0, 1, 0},
+    {"adamw", adamw, 7 * LARGE, 0, 1, 0},
+    {"sumsq", sumsq, LARGE, 0, 1, 1},
+    {"absmax", absmax, LARGE, 0, 1, 1},
+    {"cast to bf16", cast, 1.5 * LARGE, 0, 1, 0},
+    {"axpby", axpby, 3 * LARGE, 0, 1, 0},
+    {"scale_copy", scale_copy, 2 * LARGE, 0, 1, 0},
+    {"transpose", transpose, 2 * LARGE, 0, 1, 0},
+    {"box_copy", box_copy, 2.0 * 4 * 128 * 128 * 64, 0, 1, 0},
+    {"reduce_p 2", reduce_2, 1.5 * LARGE, 0, 0, 0},
+    {"reduce_p 8", reduce_8, 2.25 * LARGE, 0, 0, 0},
+    {"loss_stats", loss_stats, 0, 2.0 * CHUNK *CHANNELS *VOCAB, 0, 0},
+    {"loss_grad", loss_grad, 2.0 * 4 * CHUNK *VOCAB, 0, 0, 0},
+    {"attn_fwd", attn_fwd, 0, 2 * TRI, 0, 0},
+    {"attn_bwd", attn_bwd, 0, 5 * TRI, 0, 0},
+    {"attn decode", attn_decode, 2 * ACT, 0, 0, 1},
+    {"newton_schulz", newton_schulz, 0, 5.0 * 3 * 2 * CHANNELS *CHANNELS *CHANNELS, 1, 0},
 };
+
+/* --- command line --- */
+
+struct options {
+    const char *isa, *only;
+    int types[2], threads, reps, json;
+    double budget;
+};
+
+static const struct argp_option argp_options[] = {
+    {"ops", 'o', "LIST", 0, "only these, comma-separated (default: all)", 0},
+    {"types", 't', "LIST", 0, "f32, bf16 (default: both)", 0},
+    {"threads", 'j', "N", 0, "members of the team (default: the cores)", 0},
+    {"reps", 'r', "N", 0, "repetitions (default 40)", 0},
+    {"budget", 'b', "S", 0, "at most about S seconds in all, by fewer repetitions (at least 3)", 0},
+    {"isa", 'i', "NAME", 0, "avx2, avx512, ... (default: the best)", 0},
+    {"json", 'J', NULL, 0, "one JSON object a line", 0},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    struct options *o = state->input;
+    switch (key) {
+    case 'o': o->only = arg; return 0;
+    case 't':
+        if (!bench_types(arg, o->types)) argp_error(state, "types '%s', expected f32, bf16", arg);
+        return 0;
+    case 'j': o->threads = atoi(arg); return 0;
+    case 'r': o->reps = atoi(arg) > 0 ? atoi(arg) : 1; return 0;
+    case 'b': o->budget = atof(arg); return 0;
+    case 'i': o->isa = arg; return 0;
+    case 'J': o->json = 1; return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
 
 /* --- measuring --- */
 
-static void check(weft_status s) {
-    if (s >= 0) return;
-    fprintf(stderr, "ops: %s\n", weft_last_error());
-    exit(weft_exit_code(s));
+static size_t buffer_bytes(int i) {
+    return i == 6 || i == 7 ? LOGITS : LONG * sizeof(float);
 }
 
-static void randomise(struct bench *v, size_t bytes) {
+static void randomise(struct bench *v) {
     for (int i = 0; i < BUFFERS; i++) {
-        size_t n = i == 6 || i == 7 ? bytes / 4 : LONG;
+        size_t n = buffer_bytes(i) / 4;
         float *f = v->buf[i];
         for (size_t j = 0; j < n && v->t == WEFT_F32; j++) {
             uint32_t bits = (uint32_t)(j * 2654435761u + (size_t)i * 40503u);
@@ -270,58 +307,85 @@ static void randomise(struct bench *v, size_t bytes) {
     for (int i = 0; i < BATCH * HEADS * CONTEXT; i++) v->small[i] = 1.0f + (float)(i % 7);
 }
 
-/* Changes the sign of what the op reads first. */
-static void dirty(const struct bench *v) {
-    if (v->t == WEFT_F32)
-        check(v->ops->scale_copy(v->x, LONG, -1.0f, v->buf[0], v->buf[0]));
-    else
-        for (size_t i = 0; i < LONG; i++) ((uint16_t *)v->buf[0])[i] ^= 0x8000u;
-}
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static void measure(struct bench *v, const struct op *o, int reps, int threads, int json) {
-    double *took = malloc(sizeof *took * (size_t)reps), floor = 1e30, begin;
-    double bytes = v->t == WEFT_F32 || o->f32_only ? o->bytes : o->bytes / 2;
-    if (!took) exit(71);
-    for (int i = -2; i < reps; i++) { /* the first two warm up */
-        double f;
-        dirty(v);
-        if (o->flops > 0) {
-            check(v->ops->probe_fma(v->x, o->f32_only || strncmp(o->name, "attn", 4) == 0 ? WEFT_F32 : v->t,
-                                    0.001, &f));
-            f = o->flops / f;
-        } else {
-            begin = weft_now();
-            for (double left = bytes / 2, n; left > 0; left -= n) {
-                n = left < 4.0 * LONG ? left : 4.0 * LONG;
-                check(v->ops->copy(v->x, v->buf[4], v->buf[3], (size_t)n));
-            }
-            f = weft_now() - begin;
-        }
-        if (f < floor) floor = f;
-        dirty(v);
-        begin = weft_now();
-        check(o->run(v));
-        if (i >= 0) took[i] = weft_now() - begin;
+/* Puts the first part of every buffer, as much of it as an op of so many bytes could touch, out of the
+ * caches. */
+static void flush(const struct bench *v, double bytes) {
+    for (int i = 0; i < BUFFERS && bytes > 0; i++) {
+        size_t all = buffer_bytes(i);
+        bench_flush(v->buf[i], 2 * bytes < (double)all ? (size_t)(2 * bytes) : all);
     }
-    qsort(took, (size_t)reps, sizeof *took, by_value);
-    double best = took[0], median = took[reps / 2], p99 = took[reps - 1 - reps / 100];
-    double rate = (o->flops > 0 ? o->flops : bytes) / best * 1e-9;
-    const char *t = o->f32_only ? "f32" : weft_dtype_name(v->t), *unit = o->flops > 0 ? "GF/s" : "GB/s";
-    if (json)
-        printf(
-            "{\"op\":\"%s\",\"type\":\"%s\",\"threads\":%d,\"min_s\":%.9f,\"median_s\":%.9f,\"p99_s\":%.9f,"
-            "\"floor_s\":%.9f,\"floor\":\"%s\",\"rate\":%.3f,\"unit\":\"%s\"}\n",
-            o->name, t, threads, best, median, p99, floor, o->flops > 0 ? "fma" : "copy", rate, unit);
-    else
-        printf("%-14s %-5s %10.3f %10.3f %10.3f %10.3f %6.1f %9.1f %s\n", o->name, t, best * 1e3,
-               median * 1e3, p99 * 1e3, floor * 1e3, 100 * floor / best, rate, unit);
-    fflush(stdout);
+}
+
+/* Before what is timed: new data, out of the caches, and threads that are awake. */
+static void prepare(struct bench *v, double bytes) {
+    double rate;
+    bench_dirty(v->t, v->buf[0], LONG);
+    flush(v, bytes);
+    bench_check(v->ops->probe_fma(v->x, WEFT_F32, 5e-5, &rate));
+}
+
+/* What the machine could do at best right now, in seconds: see the top. */
+static double floor_now(struct bench *v, const struct op *o, double bytes, int threads) {
+    double rate;
+    if (o->flops > 0) {
+        bench_check(v->ops->probe_fma(v->x, o->f32_only ? WEFT_F32 : v->t, 0.001, &rate));
+        return o->flops / rate;
+    }
+    size_t all = LONG * sizeof(float), n = bytes / 2 < (double)all ? (size_t)(bytes / 2) : all;
+    if (o->reads) return bytes / bench_read(v->buf[3], all, threads);
+    double ours = weft_now();
+    bench_check(v->ops->copy(v->x, v->buf[4], v->buf[3], n));
+    ours = 2 * (double)n / (weft_now() - ours);
+    flush(v, bytes);
+    double libc = bench_copy(v->buf[4], v->buf[3], n, threads);
+    return bytes / (ours > libc ? ours : libc);
+}
+
+/* Seconds are those of the op; share: floor over time, repetition by repetition. */
+struct result {
+    struct bench_stats time, share;
+    double bytes, floor; /* floor: its median */
+    int reps;
+};
+
+static struct result measure(struct bench *v, const struct op *o, const struct options *a, double seconds) {
+    double *took = bench_zalloc((size_t)a->reps * 3, sizeof *took), *share = took + a->reps,
+           *floor = share + a->reps, end = weft_now() + seconds;
+    struct result r = {.bytes = v->t == WEFT_F32 || o->f32_only ? o->bytes : o->bytes / 2};
+    for (int i = -2; i < a->reps && (i < 3 || seconds <= 0 || weft_now() < end); i++) { /* two warm up */
+        int at = i < 0 ? 0 : i;
+        prepare(v, r.bytes);
+        floor[at] = floor_now(v, o, r.bytes, a->threads);
+        prepare(v, r.bytes);
+        double begin = weft_now();
+        bench_check(o->run(v));
+        took[at] = weft_now() - begin;
+        share[at] = floor[at] / took[at];
+        r.reps = at + 1;
+    }
+    r.time = bench_stats_of(took, r.reps);
+    r.share = bench_stats_of(share, r.reps);
+    r.floor = bench_stats_of(floor, r.reps).median;
     free(took);
+    return r;
+}
+
+static void print(const struct bench *v, const struct op *o, const struct options *a, const char *isa,
+                  const struct result *r) {
+    const char *t = o->f32_only ? "f32" : weft_dtype_name(v->t), *unit = o->flops > 0 ? "GF/s" : "GB/s";
+    const char *floor = o->flops > 0 ? "fma" : o->reads ? "read" : "copy";
+    double work = o->flops > 0 ? o->flops : r->bytes;
+    if (a->json)
+        printf("{\"bench\":\"ops\",\"op\":\"%s\",\"type\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"reps\":%d,"
+               "\"floor\":\"%s\",\"floor_s\":%.9f,\"work\":%.6g,\"flops\":%.6g,\"bytes\":%.6g,\"min_s\":%.9f,"
+               "\"median_s\":%.9f,\"p99_s\":%.9f,\"share\":%.4f}\n",
+               o->name, t, isa, a->threads, r->reps, floor, r->floor, work, o->flops, r->bytes, r->time.min,
+               r->time.median, r->time.p99, r->share.median);
+    else
+        printf("%-14s %-5s %4d %9.3f %9.3f %9.3f %9.3f %5s %6.1f %9.1f %s\n", o->name, t, r->reps,
+               r->time.min * 1e3, r->time.median * 1e3, r->time.p99 * 1e3, r->floor * 1e3, floor,
+               100 * r->share.median, work / r->time.median * 1e-9, unit);
+    fflush(stdout);
 }
 
 static size_t largest_scratch(const weft_backend *b, weft_dtype t, int threads) {
@@ -345,83 +409,44 @@ static size_t largest_scratch(const weft_backend *b, weft_dtype t, int threads) 
     return most;
 }
 
-/* --- command line --- */
-
-struct options {
-    const char *isa, *only;
-    int types[2], threads, reps, json;
-};
-
-static const struct argp_option argp_options[] = {
-    {"ops", 'o', "LIST", 0, "only these, comma-separated (default: all)", 0},
-    {"types", 't', "LIST", 0, "f32, bf16 (default: both)", 0},
-    {"threads", 'j', "N", 0, "members of the team (default: the cores)", 0},
-    {"reps", 'r', "N", 0, "repetitions (default 40)", 0},
-    {"isa", 'i', "NAME", 0, "avx2, avx512 or avx512bf16 (default: the best)", 0},
-    {"json", 'J', NULL, 0, "one JSON object a line", 0},
-    {0},
-};
-
-static error_t parse(int key, char *arg, struct argp_state *state) {
-    struct options *o = state->input;
-    switch (key) {
-    case 'o': o->only = arg; return 0;
-    case 't':
-        o->types[WEFT_F32] = strstr(arg, "f32") != NULL;
-        o->types[WEFT_BF16] = strstr(arg, "bf16") != NULL;
-        return 0;
-    case 'j': o->threads = atoi(arg); return 0;
-    case 'r': o->reps = atoi(arg) > 0 ? atoi(arg) : 1; return 0;
-    case 'i': o->isa = arg; return 0;
-    case 'J': o->json = 1; return 0;
-    default: return ARGP_ERR_UNKNOWN;
-    }
-}
-
-static int chosen(const char *list, const char *name) {
-    size_t n = strlen(name);
-    for (const char *at = list; at && (at = strstr(at, name)); at += n)
-        if ((at == list || at[-1] == ',') && (at[n] == 0 || at[n] == ',')) return 1;
-    return !list;
-}
-
 int main(int argc, char **argv) {
     struct options o = {.types = {1, 1}, .reps = 40};
     const struct argp argp = {
         argp_options, parse, NULL, "Speed of the cpu ops beside copy and fma of the same run.",
         NULL,         NULL,  NULL};
+    bench_begin("ops");
     if (argp_parse(&argp, argc, argv, 0, NULL, &o)) return 64;
     weft_backend_opts bo = {.size = sizeof bo, .isa = o.isa};
     weft_backend_desc info;
     struct bench v = {0};
-    check(weft_backend_open("cpu", &bo, &v.b));
-    check(weft_backend_info(v.b, &info));
+    bench_check(weft_backend_open("cpu", &bo, &v.b));
+    bench_check(weft_backend_info(v.b, &info));
     v.ops = weft_backend_ops(v.b);
     if (o.threads < 1) o.threads = info.cores;
-    size_t logits =
-        (size_t)4 * CHANNELS * VOCAB; /* the table of embeddings is larger than a chunk's logits */
-    for (int i = 0; i < BUFFERS; i++)
-        check(v.ops->alloc(v.b, i == 6 || i == 7 ? logits : LONG * 4, (void **)&v.buf[i]));
-    check(v.ops->alloc(v.b, TOKENS * 4, (void **)&v.ids));
-    check(v.ops->alloc(v.b, TOKENS * 4, (void **)&v.pos));
-    check(v.ops->alloc(v.b, CONTEXT * HD * 4, (void **)&v.turns));
-    check(v.ops->alloc(v.b, BATCH * HEADS * CONTEXT * 4, (void **)&v.small));
+    for (int i = 0; i < BUFFERS; i++) v.buf[i] = bench_alloc(v.b, buffer_bytes(i));
+    v.ids = bench_alloc(v.b, TOKENS * 4);
+    v.pos = bench_alloc(v.b, TOKENS * 4);
+    v.turns = bench_alloc(v.b, CONTEXT * HD * 4);
+    v.small = bench_alloc(v.b, BATCH * HEADS * CONTEXT * 4);
+    double seconds = o.budget / (double)(sizeof ops / sizeof *ops * (size_t)(o.types[0] + o.types[1]));
     if (!o.json) {
         printf("%s, %s, %d threads of %d cores\n", info.model, info.isa, o.threads, info.cores);
-        printf("%-14s %-5s %10s %10s %10s %10s %6s %9s\n", "op", "type", "min ms", "median", "p99",
-               "floor ms", "%", "best rate");
+        printf("%-14s %-5s %4s %9s %9s %9s %9s %5s %6s %9s\n", "op", "type", "reps", "min ms", "median",
+               "p99", "floor ms", "is", "share%", "rate");
     }
     for (int t = WEFT_F32; t <= WEFT_BF16; t++) {
         weft_exec_opts xo = {.size = sizeof xo, .threads = o.threads};
         if (!o.types[t]) continue;
         v.t = (weft_dtype)t;
         xo.scratch = largest_scratch(v.b, v.t, o.threads);
-        check(weft_exec_create(v.b, &xo, &v.x));
+        bench_check(weft_exec_create(v.b, &xo, &v.x));
         for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
-            if (!chosen(o.only, ops[i].name) || (t == WEFT_BF16 && ops[i].f32_only && o.types[WEFT_F32]))
+            if (!bench_listed(o.only, ops[i].name) ||
+                (t == WEFT_BF16 && ops[i].f32_only && o.types[WEFT_F32]))
                 continue;
-            randomise(&v, logits); /* what an op before this one left could be denormal, or not finite */
-            measure(&v, &ops[i], o.reps, o.threads, o.json);
+            randomise(&v); /* what an op before this one left could be denormal, or not finite */
+            struct result r = measure(&v, &ops[i], &o, seconds);
+            print(&v, &ops[i], &o, info.isa, &r);
         }
         weft_exec_destroy(v.x);
     }

@@ -1,11 +1,10 @@
 /* How fast is a whole training step, and where does its time go?
  *
  * GPT-2 124M (or --model small) with random weights and tokens, forward, backward, gradient allreduce if
- * there are several ranks, AdamW. Prints tokens/s (min, median, p99 of the step time), MFU against the FMA
- * peak measured between the steps of the same run, and the split by kind of op.
- *   build/release/bin/bench_train_step --batch 4 --context 64 --threads 2
- *   mpirun -n 2 build/release/bin/bench_train_step --batch 4 --context 64 --threads 1     (batch: over all
- * ranks) */
+ * there are several ranks, AdamW. Prints tokens/s (min, median, p99 of the step time), the share of the
+ * floor that the FMA peak measured between the steps of the same run sets, and the split by kind of op.
+ * build/release/bin/bench_train_step --batch 4 --context 64 --threads 2 mpirun -n 2
+ * build/release/bin/bench_train_step --batch 4 --context 64 --threads 1     (batch: over all ranks) */
 #include <argp.h>
 #include <math.h>
 #include <mpi.h>
@@ -16,6 +15,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/rng.h"
+#include "benchmarks/harness.h"
 #include "comm/ctrl.h"
 #include "runtime/model/model.h"
 #include "runtime/optim/optim.h"
@@ -98,11 +98,6 @@ static void release(void *arg, void *p) {
     weft_backend_ops(backend)->release(backend, p);
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 int main(int argc, char **argv) {
     arguments a = {.batch = 4, .context = 64, .steps = 10, .threads = 1};
     int provided;
@@ -149,8 +144,8 @@ int main(int argc, char **argv) {
     int64_t n = mo.batch * (a.context + 1);
     int32_t *tok = calloc((size_t)n, sizeof *tok);
     double *seconds = calloc((size_t)a.steps, sizeof *seconds),
-           *peaks = calloc((size_t)a.steps, sizeof *peaks);
-    double comm = 0, optim = 0;
+           *peaks = calloc((size_t)a.steps, sizeof *peaks), *shares = calloc((size_t)a.steps, sizeof *shares);
+    double comm = 0, optim = 0, flops = weft_model_flops(m) * ranks;
     const int64_t warm = a.context < 512 ? 2 : 1; /* steps that are not counted */
     for (int64_t step = -warm; step < a.steps; step++) {
         for (int64_t i = 0; i < n; i++)
@@ -182,35 +177,37 @@ int main(int argc, char **argv) {
         if (step < 0) continue;
         seconds[step] = t3 - t0;
         peaks[step] = peak;
+        shares[step] = flops / peak / seconds[step];
         comm += t2 - t1;
         optim += t3 - t2;
     }
-    qsort(seconds, (size_t)a.steps, sizeof *seconds, ascending);
-    qsort(peaks, (size_t)a.steps, sizeof *peaks, ascending);
-    double tokens = (double)(a.batch * a.context), best = seconds[0], median = seconds[a.steps / 2];
-    double p99 = seconds[(int64_t)ceil(0.99 * (double)a.steps) - 1], peak = peaks[a.steps - 1],
-           flops = weft_model_flops(m) * ranks;
+    struct bench_stats time = bench_stats_of(seconds, (int)a.steps),
+                       share = bench_stats_of(shares, (int)a.steps);
+    struct bench_stats rate = bench_stats_of(peaks, (int)a.steps);
+    double tokens = (double)(a.batch * a.context), floor = flops / rate.median;
     if (rank == 0 && a.json) {
-        printf("{\"model\":\"%s\",\"dtype\":\"%s\",\"batch\":%lld,\"context\":%lld,\"ranks\":%d,\"threads\":%"
-               "d,\"steps\":%lld,"
-               "\"tokens_per_s_best\":%.1f,\"tokens_per_s_median\":%.1f,\"step_s_min\":%.4f,\"step_s_"
-               "median\":%.4f,\"step_s_p99\":%.4f,"
-               "\"peak_gflops\":%.1f,\"mfu_best\":%.4f,\"mfu_median\":%.4f}\n",
+        printf("{\"bench\":\"train_step\",\"model\":\"%s\",\"dtype\":\"%s\",\"batch\":%lld,\"context\":%lld,"
+               "\"ranks\":%d,"
+               "\"threads\":%d,\"steps\":%lld,\"tokens_per_s_best\":%.1f,\"tokens_per_s_median\":%.1f,"
+               "\"step_s_min\":%.4f,\"step_s_median\":%.4f,\"step_s_p99\":%.4f,\"peak_gflops\":%.1f,"
+               "\"peak_gflops_best\":%.1f,\"floor_s\":%.4f,\"share_best\":%.4f,\"share_median\":%.4f}\n",
                a.small   ? "small"
                : a.llama ? "llama"
                          : "gpt2-124M",
                a.bf16 ? "bf16" : "fp32", (long long)a.batch, (long long)a.context, ranks, a.threads,
-               (long long)a.steps, tokens / best, tokens / median, best, median, p99, peak / 1e9,
-               flops / best / peak, flops / median / peak);
+               (long long)a.steps, tokens / time.min, tokens / time.median, time.min, time.median, time.p99,
+               rate.median / 1e9, rate.max / 1e9, floor, share.max, share.median);
     } else if (rank == 0) {
         printf("%zu parameters, %s, %lld x %lld tokens, %d rank%s x %d thread%s, %lld steps\n", p->count,
                a.bf16 ? "bf16" : "fp32", (long long)a.batch, (long long)a.context, ranks,
                ranks > 1 ? "s" : "", a.threads, a.threads > 1 ? "s" : "", (long long)a.steps);
-        printf("  step      min %.3f s   median %.3f s   p99 %.3f s\n", best, median, p99);
-        printf("  tokens/s  best %.1f   median %.1f\n", tokens / best, tokens / median);
-        printf("  MFU       best %.1f %%   median %.1f %%   of %.1f Gflop/s measured in this run; floor %.3f "
-               "s\n",
-               100 * flops / best / peak, 100 * flops / median / peak, peak / 1e9, flops / peak);
+        printf("  step      min %.3f s   median %.3f s   p99 %.3f s\n", time.min, time.median, time.p99);
+        printf("  tokens/s  best %.1f   median %.1f\n", tokens / time.min, tokens / time.median);
+        printf("  floor     %.3f s: the model's flops at the %.1f Gflop/s measured between the steps (best "
+               "%.1f)\n",
+               floor, rate.median / 1e9, rate.max / 1e9);
+        printf("  share     best %.1f %%   median %.1f %%   of the floor measured right before the step\n",
+               100 * share.max, 100 * share.median);
         double total = comm + optim;
         for (int i = 0; i < WEFT_TIME_KINDS; i++) total += weft_model_times(m)[i];
         printf("  split    ");
@@ -221,6 +218,7 @@ int main(int argc, char **argv) {
     free(tok);
     free(seconds);
     free(peaks);
+    free(shares);
     weft_finalize(&ctx, 10000);
     weft_optim_destroy(o);
     weft_model_destroy(m);

@@ -50,4 +50,4 @@ static void *plan(const weft_gemm_desc *d, const void *b) {
     return cblas_plan(sgemm, d);
 }
 
-const struct peer peer_blis = {"BLIS", {[WEFT_F32] = 1}, 0, open_blis, plan, cblas_run, cblas_drop};
+const struct peer peer_blis = {"BLIS", {[WEFT_F32] = 1}, 0, open_blis, plan, cblas_run, cblas_drop, NULL};

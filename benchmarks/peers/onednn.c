@@ -23,6 +23,9 @@
     X(memory_desc_init_by_tag)                                                                               \
     X(memory_create)                                                                                         \
     X(memory_destroy)                                                                                        \
+    X(memory_get_data_handle)                                                                                \
+    X(memory_get_memory_desc)                                                                                \
+    X(memory_desc_get_size)                                                                                  \
     X(memory_set_data_handle)                                                                                \
     X(matmul_desc_init)                                                                                      \
     X(primitive_desc_create)                                                                                 \
@@ -178,7 +181,19 @@ static void run(void *plan, const void *a, const void *b, void *c) {
     lib.stream_wait(lib.stream);
 }
 
-const struct peer peer_onednn_sgemm = {"oneDNN sgemm", {[WEFT_F32] = 1}, 0,   open_onednn,
-                                       plan_sgemm,     run_sgemm,        free};
-const struct peer peer_onednn = {"oneDNN", {1, 1}, 0, open_onednn, plan_plain, run, drop};
-const struct peer peer_onednn_packed = {"oneDNN packed", {1, 1}, 1, open_onednn, plan_matmul, run, drop};
+static const void *packed(void *plan, size_t *bytes) {
+    const struct matmul *p = plan;
+    const dnnl_memory_desc_t *md;
+    void *b = NULL;
+    *bytes = 0;
+    if (p->packed && lib.memory_get_memory_desc(p->memory[B], &md) == dnnl_success &&
+        lib.memory_get_data_handle(p->memory[B], &b) == dnnl_success)
+        *bytes = lib.memory_desc_get_size(md);
+    return b;
+}
+
+const struct peer peer_onednn_sgemm = {"oneDNN sgemm", {[WEFT_F32] = 1}, 0,    open_onednn,
+                                       plan_sgemm,     run_sgemm,        free, NULL};
+const struct peer peer_onednn = {"oneDNN", {1, 1}, 0, open_onednn, plan_plain, run, drop, NULL};
+const struct peer peer_onednn_packed = {"oneDNN packed", {1, 1}, 1,    open_onednn,
+                                        plan_matmul,     run,    drop, packed};

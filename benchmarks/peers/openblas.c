@@ -30,5 +30,5 @@ static void *plan(const weft_gemm_desc *d, const void *b) {
     return cblas_plan(sgemm, d);
 }
 
-const struct peer peer_openblas = {"OpenBLAS", {[WEFT_F32] = 1}, 0,         open_openblas,
-                                   plan,       cblas_run,        cblas_drop};
+const struct peer peer_openblas = {"OpenBLAS", {[WEFT_F32] = 1}, 0,          open_openblas,
+                                   plan,       cblas_run,        cblas_drop, NULL};

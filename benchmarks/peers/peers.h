@@ -22,6 +22,8 @@ struct peer {
     void *(*plan)(const weft_gemm_desc *d, const void *b);
     void (*run)(void *plan, const void *a, const void *b, void *c);
     void (*drop)(void *plan);
+    /* Where a packing peer keeps B; NULL otherwise. */
+    const void *(*packed)(void *plan, size_t *bytes);
 };
 
 extern const struct peer peer_openblas, peer_blis, peer_onednn_sgemm, peer_onednn, peer_onednn_packed;
