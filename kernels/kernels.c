@@ -7,9 +7,7 @@
 
 /* "auto" takes the first that this machine can run. */
 static const weft_backend_class *const classes[] = {
-#ifdef WEFT_KERNELS_CPU
     &weft_backend_cpu,
-#endif
     &weft_backend_ref,
 };
 #define CLASSES (sizeof classes / sizeof *classes)
@@ -26,8 +24,7 @@ weft_status weft_backend_open(const char *name, const weft_backend_opts *o, weft
         if (any && s == WEFT_ERR_UNSUPPORTED && i + 1 < CLASSES) continue;
         return s < 0 ? weft_context(s, "backend %s", classes[i]->name) : s;
     }
-    return weft_fail(WEFT_ERR_UNSUPPORTED, "backend '%s': this build has cpu (on x86-64), ref and auto",
-                     name);
+    return weft_fail(WEFT_ERR_UNSUPPORTED, "backend '%s': this build has cpu, ref and auto", name);
 }
 
 const struct weft_ops *weft_backend_ops(const weft_backend *b) {

@@ -36,13 +36,13 @@ typedef struct weft_exec weft_exec;
 
 typedef struct weft_backend_opts {
     uint32_t size;
-    /* NULL: best; else "avx2", "avx512", "avx512bf16", "amx": at most this. WEFT_ISA overrides. cpu only */
+    /* NULL: best; else "portable", "avx2", "avx512", "avx512bf16", "amx": at most this. WEFT_ISA overrides. cpu only */
     const char *isa;
 } weft_backend_opts;
 
 typedef struct weft_backend_desc {
     char name[16];  /* "ref", "cpu" */
-    char isa[16];   /* "scalar", "avx2", "avx512", "avx512bf16", "amx" */
+    char isa[16];   /* "scalar", "portable", "avx2", "avx512", "avx512bf16", "amx" */
     char model[64]; /* processor name */
     int cores;      /* cores that this process may use */
     size_t l1d, l2, l3;
@@ -61,7 +61,7 @@ typedef struct weft_exec_opts {
     uint32_t tick_us;
 } weft_exec_opts;
 
-/* name: "ref", "cpu" or "auto" (cpu where it has AVX2+FMA, else ref). Any thread. UNSUPPORTED, ARG. */
+/* name: "ref", "cpu" or "auto" (cpu, but ref on x86-64 without AVX2 and FMA). Any thread. UNSUPPORTED, ARG. */
 weft_status weft_backend_open(const char *name, const weft_backend_opts *o, weft_backend **b);
 const struct weft_ops *weft_backend_ops(const weft_backend *b);
 weft_status weft_backend_info(const weft_backend *b, weft_backend_desc *d);

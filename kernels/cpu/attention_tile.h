@@ -15,13 +15,11 @@ _Static_assert(ATTN_GROUP % CPU_NR == 0 && ATTN_ALIGN % CPU_MR == 0 && ATTN_BLOC
                "attention ranges are multiples of this level's tiles");
 
 /* The first `width` lanes, CPU_MR or a multiple of 8. */
-VEC_INLINE void attn_store(float *p, int width, __m256 a) {
-    if (width % 8 == 0) {
-        _mm256_storeu_ps(p, a);
-    } else { /* six */
-        _mm_storeu_ps(p, _mm256_castps256_ps128(a));
-        _mm_storel_pi((__m64 *)(void *)(p + 4), _mm256_extractf128_ps(a, 1));
-    }
+VEC_INLINE void attn_store(float *p, int width, tile8 a) {
+    if (width % 8 == 0)
+        tile8_store(p, a);
+    else
+        tile8_store_6(p, a);
 }
 
 /* Tokens 0 .. total of src (element 0 of the first at `at`), of which `valid` exist, as panels of `width`
@@ -35,9 +33,9 @@ VEC_INLINE void attn_pack_across(float *dst, int width, weft_dtype t, const void
             if (j + step + i < valid) attn_prefetch(t, src, at + (j + step + i) * stride, hd);
         for (int64_t c = 0; c < hd; c += 8) {
             int m = hd - c < 8 ? (int)(hd - c) : 8;
-            __m256 r[8];
+            tile8 r[8];
             for (int i = 0; i < 8; i++) {
-                r[i] = _mm256_setzero_ps();
+                r[i] = tile8_zero();
                 if (i >= step || j + i >= valid) continue;
                 if (m == 8)
                     r[i] = tile8_load(t, src, at + (j + i) * stride + c, 8);
@@ -75,12 +73,12 @@ VEC_INLINE void attn_write(weft_dtype t, void *dst, int64_t at, int64_t stride, 
                            int64_t rows, const float *panels, const float *factor, float *work) {
     for (int64_t j = 0; j < valid; j += 8) {
         const float *panel = panels + j / CPU_NR * CPU_NR * rows + j % CPU_NR;
-        __m256 f = _mm256_loadu_ps(factor + j);
+        tile8 f = tile8_load_f32(factor + j);
         for (int64_t c = 0; c < rows; c += 8) {
-            __m256 r[8];
-            for (int i = 0; i < 8; i++) r[i] = _mm256_mul_ps(f, _mm256_loadu_ps(panel + (c + i) * CPU_NR));
+            tile8 r[8];
+            for (int i = 0; i < 8; i++) r[i] = tile8_mul(f, tile8_load_f32(panel + (c + i) * CPU_NR));
             tile8_flip(r);
-            for (int i = 0; i < 8; i++) _mm256_storeu_ps(work + (j + i) * rows + c, r[i]);
+            for (int i = 0; i < 8; i++) tile8_store(work + (j + i) * rows + c, r[i]);
         }
     }
     for (int64_t j = 0; j < valid; j++)

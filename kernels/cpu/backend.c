@@ -1,91 +1,29 @@
-/* The cpu backend: which level this machine has, the op table of that level, and execs.
- *
- * The level is the best that the processor and the system support, at most the one asked for (options, or
- * WEFT_ISA, which wins). avx512bf16 must also be exact and, unless it is asked for, not slower than avx512:
- * all levels give the same bits, so the choice is about time alone. Without AVX2, FMA and F16C the backend
- * does not open, and "auto" takes ref. */
-#include <cpuid.h>
+/* The cpu backend: the op table of this machine's level, and execs. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
 #include "kernels/cpu/team.h"
 
-/* of asm/prctl.h, which older headers do not have */
-#define ARCH_REQ_XCOMP_PERM 0x1023
-#define XFEATURE_XTILEDATA  18
-
-static const char *const level_name[] = {"none", "avx2", "avx512", "avx512bf16", "amx"};
-
-static int has_f16c(void) {
-    unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
-}
-
-/* AMX tiles and their bf16 product: the processor has them, the system saves them, and gives them to this process
- * (8 KiB of state a thread, which Linux gives on request only; threads inherit it). */
-static int has_amx(void) {
-    unsigned a, b, c, d, low, high;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & 1u << 22) || !(d & 1u << 24)) return 0;
-    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return (low >> 17 & 3) == 3 && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
-}
-
-/* __builtin_cpu_supports also asks whether the system saves the registers (xgetbv). */
-static int detect_level(void) {
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c()) return 0;
-    if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
-        return CPU_AVX2;
-    if (!__builtin_cpu_supports("avx512bf16")) return CPU_AVX512;
-    return has_amx() ? CPU_AMX : CPU_AVX512BF16;
-}
-
-/* *level: the best that is there and asked for. */
-static weft_status choose_level(const weft_backend_opts *o, int *level) {
-    const char *asked = getenv("WEFT_ISA");
-    int best = detect_level(), limit = CPU_AMX;
-    if (!asked || !*asked) asked = o ? o->isa : NULL;
-    if (best == 0)
-        return weft_fail(WEFT_ERR_UNSUPPORTED,
-                         "this processor has no AVX2, FMA and F16C; use the backend ref");
-    if (asked) {
-        while (limit > 0 && strcmp(asked, level_name[limit]) != 0) limit--;
-        if (limit == 0)
-            return weft_fail(WEFT_ERR_ARG, "instruction set '%s', expected avx2, avx512, avx512bf16 or amx",
-                             asked);
-    }
-    *level = best < limit ? best : limit;
-    if (*level == CPU_AVX512BF16 && !(cpu_bf16_is_exact() && (asked || cpu_bf16_is_fast())))
-        *level = CPU_AVX512;
-    return WEFT_OK;
-}
-
 static void fill_table(struct weft_ops *t, int level) {
     cpu_fill_memory(t);
-    if (level == CPU_AVX2)
-        cpu_fill_ops_avx2(t);
-    else
-        cpu_fill_ops_avx512(t);
-    if (level == CPU_AVX2)
-        cpu_fill_gemm_avx2(t);
-    else if (level == CPU_AVX512)
-        cpu_fill_gemm_avx512(t);
-    else if (level == CPU_AVX512BF16)
-        cpu_fill_gemm_avx512bf16(t);
-    else
-        cpu_fill_gemm_amx(t);
+    cpu_fill_ops_portable(t);
+    cpu_fill_gemm_portable(t);
+#if CPU_X86
+    if (level == CPU_AVX2) cpu_fill_ops_avx2(t);
+    if (level >= CPU_AVX512) cpu_fill_ops_avx512(t);
+    if (level == CPU_AVX2) cpu_fill_gemm_avx2(t);
+    if (level == CPU_AVX512) cpu_fill_gemm_avx512(t);
+    if (level == CPU_AVX512BF16) cpu_fill_gemm_avx512bf16(t);
+    if (level == CPU_AMX) cpu_fill_gemm_amx(t);
+#endif
+    (void)level;
 }
 
 static weft_status open_backend(const weft_backend_opts *o, weft_backend **out) {
     int level = 0;
-    WEFT_TRY(choose_level(o, &level));
+    WEFT_TRY(cpu_choose_level(o ? o->isa : NULL, &level));
     struct cpu_backend *b = weft_calloc(1, sizeof *b);
     if (!b) return WEFT_ERR_NOMEM;
     b->base.cls = &weft_backend_cpu;
@@ -94,7 +32,7 @@ static weft_status open_backend(const weft_backend_opts *o, weft_backend **out) 
     fill_table(&b->table, level);
     cpu_read_topology(b);
     snprintf(b->desc.name, sizeof b->desc.name, "cpu");
-    snprintf(b->desc.isa, sizeof b->desc.isa, "%s", level_name[level]);
+    snprintf(b->desc.isa, sizeof b->desc.isa, "%s", cpu_level_name(level));
     b->desc.contract = WEFT_KERNELS_CONTRACT;
     b->desc.bf16_order = level == CPU_AMX;
     *out = &b->base;

@@ -2,7 +2,7 @@
  *
  * Levels. A source that depends on the instruction set is compiled once per level with that level's -m flags,
  * -DCPU_LEVEL=<number> and -DCPU_SUFFIX=<name> (CMakeLists.txt). Everything that such a source exports is
- * named CPU_NAME(x), which is x_avx2, x_avx512 or x_avx512bf16; everything else in it is static. So no
+ * named CPU_NAME(x), which is x_portable, x_avx2, ...; everything else in it is static. So no
  * function that was compiled for a newer processor can be linked into the path of an older one. Sources
  * without level use no -m flags.
  *
@@ -21,10 +21,17 @@
 #include "kernels/backend.h"
 
 /* Levels in rising order; each contains the ones below it. */
-#define CPU_AVX2       1 /* AVX2, FMA */
-#define CPU_AVX512     2 /* F BW VL DQ */
-#define CPU_AVX512BF16 3 /* and AVX512_BF16; ops other than gemm are those of CPU_AVX512 */
-#define CPU_AMX        4 /* AVX512_BF16, AMX tiles for bf16 products; all else is that of CPU_AVX512 */
+#define CPU_PORTABLE   1 /* compiler vector extensions (portable.h): any processor; all that aarch64 has */
+#define CPU_AVX2       2 /* AVX2, FMA */
+#define CPU_AVX512     3 /* F BW VL DQ */
+#define CPU_AVX512BF16 4 /* and AVX512_BF16; ops other than gemm are those of CPU_AVX512 */
+#define CPU_AMX        5 /* AVX512_BF16, AMX tiles for bf16 products; all else is that of CPU_AVX512 */
+
+#if defined(__x86_64__)
+#define CPU_X86 1 /* the levels above portable are compiled */
+#else
+#define CPU_X86 0
+#endif
 
 #define CPU_PASTE2(x, s) x##_##s
 #define CPU_PASTE(x, s)  CPU_PASTE2(x, s)
@@ -40,7 +47,7 @@ struct cpu_backend {
     struct weft_backend base;
     struct weft_ops table;
     weft_backend_desc desc;
-    int level;   /* CPU_AVX2 ... */
+    int level;   /* CPU_PORTABLE ... */
     int pus;     /* entries of pu */
     int pu[512]; /* one processing unit of each core that this process may use, for pinning */
 };
@@ -112,18 +119,24 @@ size_t cpu_ops_scratch(const struct cpu_backend *b, weft_op_id op, const void *d
 
 /* --- tables: each writes its ops into t --- */
 
-void cpu_fill_memory(struct weft_ops *t);    /* alloc release copy fill */
-void cpu_fill_gemm_avx2(struct weft_ops *t); /* gemm gemm_pack probe_fma */
+void cpu_fill_memory(struct weft_ops *t);        /* alloc release copy fill */
+void cpu_fill_gemm_portable(struct weft_ops *t); /* gemm gemm_pack probe_fma */
+void cpu_fill_gemm_avx2(struct weft_ops *t);
 void cpu_fill_gemm_avx512(struct weft_ops *t);
 void cpu_fill_gemm_avx512bf16(struct weft_ops *t);
 void cpu_fill_gemm_amx(struct weft_ops *t);
-void cpu_fill_ops_avx2(struct weft_ops *t); /* everything else */
+void cpu_fill_ops_portable(struct weft_ops *t); /* everything else */
+void cpu_fill_ops_avx2(struct weft_ops *t);
 void cpu_fill_ops_avx512(struct weft_ops *t);
+
+/* The best level that is there and asked for (WEFT_ISA, else `asked`; NULL: no wish), and its name (level.c). */
+weft_status cpu_choose_level(const char *asked, int *level);
+const char *cpu_level_name(int level);
 
 /* Fills desc (model, caches, cores), pus and pu (topology.c). */
 void cpu_read_topology(struct cpu_backend *b);
 
-/* Only where AVX512_BF16 exists (bf16_check.c): 1 if the bf16 instruction does exactly what the widening
+/* Only on x86-64, where AVX512_BF16 exists (bf16_check.c): 1 if the bf16 instruction does exactly what the widening
  * kernel does; 1 if it is not slower. */
 int cpu_bf16_is_exact(void);
 int cpu_bf16_is_fast(void);

@@ -45,8 +45,8 @@ struct cpu_gemm_isa {
                    const float *tile, float *partial, int64_t ldp, int add, int last);
 };
 
-extern const struct cpu_gemm_isa cpu_gemm_isa_avx2, cpu_gemm_isa_avx512, cpu_gemm_isa_avx512bf16,
-    cpu_gemm_isa_amx;
+extern const struct cpu_gemm_isa cpu_gemm_isa_portable, cpu_gemm_isa_avx2, cpu_gemm_isa_avx512,
+    cpu_gemm_isa_avx512bf16, cpu_gemm_isa_amx;
 const struct cpu_gemm_isa *cpu_gemm_isa_of(int level, weft_dtype t);
 
 /* The level's parts that stand in files of their own. */

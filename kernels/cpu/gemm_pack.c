@@ -6,9 +6,8 @@
  * incomplete (missing columns, the last units of k) is first gathered into a small zeroed buffer, so that
  * nothing is read past an operand's end and the fast path has no masks.
  *
- * The panel of 6 columns (AVX2) is stored 8 words at a time in rising order: the two words too many are
+ * The panel of 6 columns (portable, AVX2) is stored 8 words at a time in rising order: the two words too many are
  * overwritten by the next step, the last two lie in the slack that every panel buffer has. */
-#include <immintrin.h>
 #include <string.h>
 
 #include "kernels/cpu/gemm.h"
@@ -17,11 +16,15 @@
 #define PACK_INLINE static inline __attribute__((always_inline))
 
 /* Columns go in groups: 8 in a ymm register, or, in panels of 48 (AVX-512), 16 in a zmm register. */
-#if CPU_LEVEL == CPU_AVX2
+#if CPU_LEVEL <= CPU_AVX2
 #define GROUP_MAX 8
 #else
 #define GROUP_MAX 16
 #endif
+
+#if CPU_LEVEL == CPU_PORTABLE
+#include "kernels/cpu/gemm_pack_portable.h"
+#else
 
 /* One unit of 8 columns, at `to` in a panel of w columns. */
 PACK_INLINE void put_8(enum cpu_words words, int w, uint32_t *to, __m256i v) {
@@ -53,6 +56,8 @@ PACK_INLINE void put_4_units_8(enum cpu_words words, int w, int unit_words, cons
     put_8(words, w, to + 2 * unit_words, _mm256_castps_si256(_mm256_shuffle_ps(hi01, hi23, 0x44)));
     put_8(words, w, to + 3 * unit_words, _mm256_castps_si256(_mm256_shuffle_ps(hi01, hi23, 0xee)));
 }
+
+#endif
 
 #if GROUP_MAX == 16
 
@@ -132,6 +137,7 @@ PACK_INLINE void pack_across(enum cpu_words words, int w, const char *src, int64
     }
 }
 
+#if CPU_LEVEL != CPU_PORTABLE
 /* One unit of a group of columns that are neighbours: even and odd are the rows of k (odd NULL: none, or
  * fp32). */
 PACK_INLINE void put_along_8(enum cpu_words words, int w, const char *even, const char *odd, uint32_t *to) {
@@ -147,6 +153,7 @@ PACK_INLINE void put_along_8(enum cpu_words words, int w, const char *even, cons
     }
     put_8(words, w, to, v);
 }
+#endif
 
 #if GROUP_MAX == 16
 PACK_INLINE void put_along_16(enum cpu_words words, int w, const char *even, const char *odd, uint32_t *to) {

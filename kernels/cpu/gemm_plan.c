@@ -23,10 +23,15 @@
 #define PACK_COST 24.0
 
 const struct cpu_gemm_isa *cpu_gemm_isa_of(int level, weft_dtype t) {
-    return level == CPU_AVX2                    ? &cpu_gemm_isa_avx2
-           : level == CPU_AMX && t == WEFT_BF16 ? &cpu_gemm_isa_amx
-           : level == CPU_AVX512BF16            ? &cpu_gemm_isa_avx512bf16
-                                                : &cpu_gemm_isa_avx512;
+#if CPU_X86
+    if (level == CPU_AMX) return t == WEFT_BF16 ? &cpu_gemm_isa_amx : &cpu_gemm_isa_avx512;
+    if (level == CPU_AVX512BF16) return &cpu_gemm_isa_avx512bf16;
+    if (level == CPU_AVX512) return &cpu_gemm_isa_avx512;
+    if (level == CPU_AVX2) return &cpu_gemm_isa_avx2;
+#endif
+    (void)level;
+    (void)t;
+    return &cpu_gemm_isa_portable;
 }
 
 static int64_t ceil_div(int64_t a, int64_t b) {

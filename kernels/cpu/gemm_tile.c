@@ -2,13 +2,12 @@
  *
  * The bf16 instruction does, per lane, acc = fma(odd, odd', acc), then acc = fma(even, even', acc), with
  * denormals taken and given as zero (measured; checked at open, backend.c). The widened panels have the same
- * order, and the kernel runs with MXCSR's FTZ and DAZ set, so both give the same bits. The compiler may move
- * floating-point work across a change of MXCSR, so the change stands around the call of a function that is
- * not inlined. */
+ * order, and the kernel runs with denormals flushed (flush.h), so both give the same bits. The compiler may
+ * move floating-point work across a change of the mode, so the change stands around the call of a function
+ * that is not inlined. */
+#include "kernels/cpu/flush.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/ukr.h"
-
-#define MXCSR_FTZ_DAZ 0x8040u
 
 #define TILE_OF_ROWS(name)                                                                                   \
     if (rows == 1)                                                                                           \
@@ -45,10 +44,9 @@ static __attribute__((noinline)) void tile_pair(int64_t steps, int rows, const v
 
 static void tile_wide(int64_t steps, int rows, const void *a, const void *b, int64_t ldb, float *c,
                       int64_t ldc) {
-    unsigned before = _mm_getcsr();
-    _mm_setcsr(before | MXCSR_FTZ_DAZ);
+    uint64_t before = cpu_flush_begin();
     tile_f32(steps, rows, a, b, ldb, c, ldc, 0);
-    _mm_setcsr(before);
+    cpu_flush_end(before);
 }
 
 #endif

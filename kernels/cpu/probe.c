@@ -3,17 +3,25 @@
  * Clock, steal time and neighbours change from minute to minute; a percentage is worth something only beside
  * the peak of the same run. bf16 is measured with the instruction that the gemm of this level uses: without
  * one, bf16 products are fp32 products. */
-#include <immintrin.h>
 #include <stdatomic.h>
 
 #include "base/clock.h"
 #include "kernels/check.h"
 #include "kernels/cpu/gemm.h"
+#if CPU_LEVEL == CPU_PORTABLE
+#include "kernels/cpu/portable.h"
+#else
+#include <immintrin.h>
+#endif
 
 #define CHAINS 12
 #define ROUNDS 2000 /* about 10 us */
 
-#if CPU_LEVEL == CPU_AVX2
+#if CPU_LEVEL == CPU_PORTABLE
+typedef vpart wide;
+#define SPLAT(f)     vpart_set(f)
+#define FMA(a, b, c) vpart_fma((a), (b), (c))
+#elif CPU_LEVEL == CPU_AVX2
 typedef __m256 wide;
 #define SPLAT(f)     _mm256_set1_ps(f)
 #define FMA(a, b, c) _mm256_fmadd_ps(a, b, c)

@@ -18,7 +18,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <immintrin.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -88,6 +87,15 @@ static int may_spin(struct cpu_team *t) {
     return !atomic_load_explicit(&t->crowded, memory_order_relaxed);
 }
 
+/* In a spin: leaves the core's resources to its other thread. */
+static void relax(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
 static void futex_wait(_Atomic uint32_t *value, uint32_t old, uint64_t ns) {
     struct timespec limit = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
     syscall(SYS_futex, value, FUTEX_WAIT_PRIVATE, old, ns ? &limit : NULL, NULL, 0);
@@ -113,7 +121,7 @@ static void await_change(struct cpu_team *t, struct word *w, uint32_t old, void 
         do {
             for (int i = 0; i < 64; i++) {
                 if (has_changed(w, old)) return;
-                _mm_pause();
+                relax();
             }
             if (idle) idle(idle_arg);
         } while (weft_now_ns() < end);

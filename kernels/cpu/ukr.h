@@ -6,16 +6,21 @@
  * CPU_NR columns of a row-major matrix. accumulate adds the finished chain to C with one addition.
  *
  * Shapes: AVX-512 has 32 registers, 8x48 = 24 accumulators + 3 of B + 1 broadcast of A; widths of 48 divide
- * the usual 768, 2304, 3072. AVX2 has 16: 6x16 = 12 + 2 + 2. The tile is a macro over its rows, because
- * accumulators in an array reach registers only if the compiler likes. Source: Goto & van de Geijn, "Anatomy
- * of high-performance matrix multiplication", 2008; Van Zee & van de Geijn, BLIS, 2015. */
+ * the usual 768, 2304, 3072. AVX2 has 16: 6x16 = 12 + 2 + 2; portable has the same tile. The tile is a macro
+ * over its rows, because accumulators in an array reach registers only if the compiler likes. Source: Goto &
+ * van de Geijn, "Anatomy of high-performance matrix multiplication", 2008; Van Zee & van de Geijn, BLIS, 2015. */
 #ifndef WEFT_KERNELS_CPU_UKR_H
 #define WEFT_KERNELS_CPU_UKR_H
 
-#include <immintrin.h>
 #include <stdint.h>
 
 #include "kernels/cpu/cpu.h"
+
+#if CPU_LEVEL == CPU_PORTABLE
+#include "kernels/cpu/ukr_portable.h"
+#else
+#include <immintrin.h>
+#endif
 
 #if CPU_LEVEL == CPU_AVX2
 
@@ -48,7 +53,7 @@
 #define CPU_MR 32
 #define CPU_NR 32
 
-#else
+#elif CPU_LEVEL != CPU_PORTABLE
 
 #define CPU_MR 8
 #define CPU_NR 48
@@ -87,8 +92,8 @@
 #if CPU_LEVEL != CPU_AMX /* gemm_amx.c has its own */
 
 #define CPU_UKR_PREFETCH(i)                                                                                  \
-    _mm_prefetch((const char *)(c + (i)*ldc), _MM_HINT_T0);                                                  \
-    _mm_prefetch((const char *)(c + (i)*ldc + CPU_NR - 1), _MM_HINT_T0);
+    __builtin_prefetch(c + (i)*ldc);                                                                         \
+    __builtin_prefetch(c + (i)*ldc + CPU_NR - 1);
 
 /* A kernel of r rows whose inner step is FMA(row); gemm_tile.c makes the bf16 ones of it. */
 #define CPU_UKR(name, r, FMA)                                                                                \
@@ -108,7 +113,7 @@
     }
 
 /* A kernel of all rows and, for the last rows of a matrix, of fewer: the smallest that has `rows`. */
-#if CPU_LEVEL == CPU_AVX2
+#if CPU_MR == 6
 #define CPU_UKR_FAMILY(name, FMA)                                                                            \
     CPU_UKR(name, 1, FMA)                                                                                    \
     CPU_UKR(name, 2, FMA)                                                                                    \

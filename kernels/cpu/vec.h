@@ -1,8 +1,8 @@
 /* Sixteen float lanes: the vector type that every cpu op but GEMM is written in, once.
  *
  * The file that includes this is compiled once per instruction-set level; on AVX-512 a vec is one register,
- * on AVX2 two. Both give the same bits: lanes are independent, fma is fused on both, and vec_sum adds in one
- * fixed order. Only what the ops need stands here.
+ * on AVX2 two; vec_portable.h has the same in compiler vector extensions. All give the same bits: lanes are
+ * independent, fma is fused, and vec_sum adds in one fixed order. Only what the ops need stands here.
  *
  * A tail is a count m < 16: loads fill the rest with zero, stores leave the rest of memory alone. Called with
  * the constant 16 the tail code folds away.
@@ -10,14 +10,19 @@
 #ifndef WEFT_CPU_VEC_H
 #define WEFT_CPU_VEC_H
 
-#include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/cpu/cpu.h"
 #include "weft/types.h"
 
 #define VEC_LANES  16
 #define VEC_INLINE static inline __attribute__((always_inline))
+
+#if CPU_LEVEL == CPU_PORTABLE
+#include "kernels/cpu/vec_portable.h"
+#else
+#include <immintrin.h>
 
 #if defined(__AVX512F__)
 
@@ -374,13 +379,6 @@ VEC_INLINE __m256 vec_high_(vec a) {
 
 #endif
 
-VEC_INLINE vec vec_abs(vec a) {
-    return vec_of_bits(veci_and(vec_bits(a), veci_set(0x7fffffff)));
-}
-VEC_INLINE vec vec_neg(vec a) {
-    return vec_sub(vec_set(-0.0f), a);
-}
-
 VEC_INLINE float vec_first(vec a) {
     return _mm_cvtss_f32(_mm256_castps256_ps128(vec_low_(a)));
 }
@@ -398,6 +396,15 @@ VEC_INLINE float vec_largest(vec a) {
     __m128 s4 = _mm_max_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
     __m128 s2 = _mm_max_ps(s4, _mm_movehl_ps(s4, s4));
     return _mm_cvtss_f32(_mm_max_ss(s2, _mm_shuffle_ps(s2, s2, 1)));
+}
+
+#endif /* not portable */
+
+VEC_INLINE vec vec_abs(vec a) {
+    return vec_of_bits(veci_and(vec_bits(a), veci_set(0x7fffffff)));
+}
+VEC_INLINE vec vec_neg(vec a) {
+    return vec_sub(vec_set(-0.0f), a);
 }
 
 /* bf16 as base/bf16.h defines it, in integers: nearest even, NaN quieted, denormals kept. */

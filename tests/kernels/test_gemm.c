@@ -18,8 +18,8 @@
 
 /* --- the levels of this machine --- */
 
-#define LEVELS 4
-static const char *const level_name[LEVELS] = {"avx2", "avx512", "avx512bf16", "amx"};
+#define LEVELS 5
+static const char *const level_name[LEVELS] = {"portable", "avx2", "avx512", "avx512bf16", "amx"};
 static weft_backend *level[LEVELS];  /* NULL: not on this machine */
 static uint32_t level_order[LEVELS]; /* of sums in bf16 products */
 static int levels;

@@ -198,7 +198,7 @@ static size_t scratch(const weft_backend *b, int threads) {
 
 /* 1 if op gives the same hash on every level and team. */
 static int same_bits(uint64_t (*op)(const struct bits *v), int types) {
-    static const char *const isa[] = {"avx2", "avx512", "avx512bf16", "amx"};
+    static const char *const isa[] = {"portable", "avx2", "avx512", "avx512bf16", "amx"};
     static const int threads[MEMBERS] = {1, 2, 3, 8};
     int same = 1;
     for (int t = WEFT_F32; t < types; t++) {

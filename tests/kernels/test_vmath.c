@@ -40,11 +40,6 @@ static float of_bits(uint32_t u) {
     memcpy(&f, &u, 4);
     return f;
 }
-static uint32_t bits_of(float f) {
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    return u;
-}
 
 /* The distance of two consecutive floats at y. */
 static long double ulp(long double y) {
@@ -68,15 +63,47 @@ static long double bound(enum vmath_function f, float x) {
     return 2;
 }
 
-static int have_avx512(void) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+/* The levels of this processor, portable first. */
+typedef void apply_function(enum vmath_function f, const float *x, float *y, int64_t n);
+typedef void to_bf16_function(const float *x, uint16_t *y, int64_t n);
+static struct {
+    apply_function *apply;
+    to_bf16_function *to_bf16;
+} level[3];
+static int levels;
+
+static void add_level(apply_function *apply, to_bf16_function *to_bf16) {
+    level[levels].apply = apply;
+    level[levels++].to_bf16 = to_bf16;
+}
+
+static void find_levels(void) {
+#if defined(__x86_64__)
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return;
+    add_level(vmath_apply_portable, vmath_to_bf16_portable);
+    add_level(vmath_apply_avx2, vmath_to_bf16_avx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        add_level(vmath_apply_avx512, vmath_to_bf16_avx512);
+#else
+    add_level(vmath_apply_portable, vmath_to_bf16_portable);
+#endif
+}
+
+/* y = f(x) by the first level; the others give the same bits. */
+static void apply(enum vmath_function f, const float *x, float *y, int64_t n) {
+    static float other[BATCH];
+    level[0].apply(f, x, y, n);
+    for (int l = 1; l < levels; l++) {
+        level[l].apply(f, x, other, n);
+        assert_memory_equal(y, other, (size_t)n * sizeof *y);
+    }
 }
 
 /* Every stride-th of all floats but those beyond +-limit. Returns the worst error as a part of its bound;
  * checks that all levels give the same bits. */
 static long double worst_error(enum vmath_function f, exact_function *exact, float limit, uint32_t stride) {
-    static float x[BATCH], y[BATCH], y512[BATCH];
+    static float x[BATCH], y[BATCH];
     long double worst = 0, worst_part = 0;
     float where = 0;
     uint64_t next = 0, n = 0;
@@ -86,11 +113,7 @@ static long double worst_error(enum vmath_function f, exact_function *exact, flo
             float v = of_bits((uint32_t)next);
             if (!(fabsf(v) > limit)) x[count++] = v; /* NaN too */
         }
-        vmath_apply_avx2(f, x, y, count);
-        if (have_avx512()) {
-            vmath_apply_avx512(f, x, y512, count);
-            assert_memory_equal(y, y512, (size_t)count * sizeof *y);
-        }
+        apply(f, x, y, count);
         for (int64_t i = 0; i < count; i++) {
             long double e = error_in_ulp(y[i], exact(x[i])), part = e / bound(f, x[i]);
             if (part > worst_part) {
@@ -134,15 +157,11 @@ static void gelu_within_its_bound(void **state) {
 /* The derivative crosses zero at -0.75, so its error is measured against 1. */
 static void gelu_derivative_within_4_in_2_24(void **state) {
     long double worst = 0;
-    float x, y, y512;
+    float x, y;
     (void)state;
     for (int i = -400000; i <= 400000; i++) {
         x = (float)i * 1e-4f;
-        vmath_apply_avx2(VMATH_GELU_GRAD, &x, &y, 1);
-        if (have_avx512()) {
-            vmath_apply_avx512(VMATH_GELU_GRAD, &x, &y512, 1);
-            assert_int_equal(bits_of(y), bits_of(y512));
-        }
+        apply(VMATH_GELU_GRAD, &x, &y, 1);
         worst = fmaxl(worst, fabsl(y - exact_gelu_grad(x)));
     }
     printf("# gelu'      worst %.3Lf x 2^-24\n", worst * 0x1p24L);
@@ -156,7 +175,7 @@ static void a_wrong_exp_is_noticed(void **state) {
 
 static float one(enum vmath_function f, float x) {
     float y;
-    vmath_apply_avx2(f, &x, &y, 1);
+    apply(f, &x, &y, 1);
     return y;
 }
 
@@ -179,23 +198,22 @@ static void special_values(void **state) {
 
 static void bf16_as_defined(void **state) {
     static float x[BATCH];
-    static uint16_t y[BATCH], y512[BATCH];
+    static uint16_t y[BATCH];
     (void)state;
     for (uint64_t next = 0; next < 1ull << 32;) {
         int64_t n = 0;
         for (; n < BATCH && next < 1ull << 32; next += FINE) x[n++] = of_bits((uint32_t)next);
-        vmath_to_bf16_avx2(x, y, n);
-        if (have_avx512()) {
-            vmath_to_bf16_avx512(x, y512, n);
-            assert_memory_equal(y, y512, (size_t)n * sizeof *y);
+        for (int l = 0; l < levels; l++) {
+            level[l].to_bf16(x, y, n);
+            for (int64_t i = 0; i < n; i++)
+                if (y[i] != weft_f32_to_bf16(x[i])) fail_msg("%a gives %04x", (double)x[i], y[i]);
         }
-        for (int64_t i = 0; i < n; i++)
-            if (y[i] != weft_f32_to_bf16(x[i])) fail_msg("%a gives %04x", (double)x[i], y[i]);
     }
 }
 
 int main(void) {
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
+    find_levels();
+    if (levels == 0) {
         printf("# this processor has no AVX2 and FMA\n");
         return 77;
     }

@@ -16,8 +16,10 @@ enum vmath_function {
     VMATH_FUNCTIONS
 };
 
+void vmath_apply_portable(enum vmath_function f, const float *x, float *y, int64_t n);
 void vmath_apply_avx2(enum vmath_function f, const float *x, float *y, int64_t n);
 void vmath_apply_avx512(enum vmath_function f, const float *x, float *y, int64_t n);
+void vmath_to_bf16_portable(const float *x, uint16_t *y, int64_t n);
 void vmath_to_bf16_avx2(const float *x, uint16_t *y, int64_t n);
 void vmath_to_bf16_avx512(const float *x, uint16_t *y, int64_t n);
 

@@ -39,7 +39,7 @@ void kt_fill(kt_rng *r, weft_dtype t, void *p, size_t n, double scale);
 /* --- guarded buffers --- */
 
 #define KT_FLUSH (-1) /* the end of the buffer is the end of readable memory */
-#define KT_POOL  32
+#define KT_POOL  48
 
 typedef struct kt_buffer {
     unsigned char *map, *start;

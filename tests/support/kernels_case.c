@@ -13,7 +13,7 @@
 
 #include "base/status.h"
 
-kt_run kt_runs[16];
+kt_run kt_runs[24];
 int kt_nruns;
 
 /* --- counting allocations --- */
@@ -89,7 +89,7 @@ static int kt_add(const char *name, const char *isa, int threads) {
 }
 
 int kt_open(void **state) {
-    static const char *const levels[] = {"avx2", "avx512", "avx512bf16", "amx"};
+    static const char *const levels[] = {"portable", "avx2", "avx512", "avx512bf16", "amx"};
     (void)state;
     setvbuf(stdout, NULL, _IOLBF, 0);
     unsetenv("WEFT_ISA"); /* the table below asks for each level itself */

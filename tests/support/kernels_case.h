@@ -23,7 +23,7 @@ typedef struct kt_run {
     size_t scratch; /* of the exec */
 } kt_run;
 
-extern kt_run kt_runs[16];
+extern kt_run kt_runs[24];
 extern int kt_nruns;
 
 /* cmocka group setup and teardown: ref, and cpu at each level that this machine has with 1, 2 and 3 threads.
