@@ -38,6 +38,8 @@ typedef struct weft_backend_opts {
     uint32_t size;
     /* NULL: best; else "portable", "avx2", "avx512", "avx512bf16", "amx": at most this. WEFT_ISA overrides. cpu only */
     const char *isa;
+    /* ops that read and write more bytes than this write past the caches; 0: 1.5 times the L3 cache. cpu only */
+    size_t beyond_cache;
 } weft_backend_opts;
 
 typedef struct weft_backend_desc {

@@ -3,17 +3,19 @@
  * Each op is one function over a range, with the dtype as a constant argument; OPS_PER_DTYPE makes the two
  * versions. Formulas and shapes: kernels.h; mathematics: vmath.h. */
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/stream.h"
 #include "kernels/cpu/vmath.h"
 
 struct act {
     const void *dout, *in;
     void *out;
     int64_t cols;
+    int past; /* out goes past the caches */
 };
 
 VEC_INLINE void gelu_fwd(void *arg, int64_t begin, int64_t end, weft_dtype t) {
     const struct act *a = arg;
-    VEC_FOR(i, m, begin, end, { vec_store(t, a->out, i, m, vec_gelu(vec_load(t, a->in, i, m))); });
+    VEC_FOR(i, m, begin, end, { vec_stream(a->past, t, a->out, i, m, vec_gelu(vec_load(t, a->in, i, m))); });
 }
 OPS_PER_DTYPE(gelu_fwd)
 
@@ -21,7 +23,7 @@ VEC_INLINE void gelu_bwd(void *arg, int64_t begin, int64_t end, weft_dtype t) {
     const struct act *a = arg;
     VEC_FOR(i, m, begin, end, {
         vec slope = vec_gelu_grad(vec_load(t, a->in, i, m));
-        vec_store(t, a->out, i, m, vec_mul(vec_load(t, a->dout, i, m), slope));
+        vec_stream(a->past, t, a->out, i, m, vec_mul(vec_load(t, a->dout, i, m), slope));
     });
 }
 OPS_PER_DTYPE(gelu_bwd)
@@ -34,7 +36,7 @@ VEC_INLINE void swiglu_fwd(void *arg, int64_t begin, int64_t end, weft_dtype t) 
         VEC_FOR(i, m, 0, a->cols, {
             vec gate = vec_load(t, a->in, gate_at + i, m), up = vec_load(t, a->in, up_at + i, m);
             vec silu = vec_div(gate, vec_add(vec_set(1.0f), vec_exp(vec_neg(gate))));
-            vec_store(t, a->out, out_at + i, m, vec_mul(silu, up));
+            vec_stream(a->past, t, a->out, out_at + i, m, vec_mul(silu, up));
         });
     }
 }
@@ -50,8 +52,8 @@ VEC_INLINE void swiglu_bwd(void *arg, int64_t begin, int64_t end, weft_dtype t) 
             vec gate = vec_load(t, a->in, gate_at + i, m), up = vec_load(t, a->in, up_at + i, m);
             vec s = vec_sigmoid(gate), dy_s = vec_mul(vec_load(t, a->dout, out_at + i, m), s);
             vec slope = vec_fma(gate, vec_sub(one, s), one);
-            vec_store(t, a->out, gate_at + i, m, vec_mul(vec_mul(dy_s, up), slope));
-            vec_store(t, a->out, up_at + i, m, vec_mul(dy_s, gate));
+            vec_stream(a->past, t, a->out, gate_at + i, m, vec_mul(vec_mul(dy_s, up), slope));
+            vec_stream(a->past, t, a->out, up_at + i, m, vec_mul(dy_s, gate));
         });
     }
 }
@@ -87,7 +89,9 @@ static weft_status op_gelu_fwd(weft_exec *x, weft_dtype t, size_t n, const void 
     struct act arg = {.in = a, .out = out};
     WEFT_TRY(weft_check_model_dtype("gelu_fwd", t));
     WEFT_TRY(weft_check_given("gelu_fwd", n == 0 || (a && out)));
-    ops_for(x, (int64_t)n, 64, OPS_BLOCK, gelu_fwd_of(t), &arg);
+    double bytes = 2.0 * (double)n * (double)weft_dtype_size(t);
+    arg.past = a != out && ops_streams(x, bytes, out, 0);
+    ops_elements(x, (int64_t)n, bytes, gelu_fwd_of(t), &arg);
     return WEFT_OK;
 }
 
@@ -96,7 +100,9 @@ static weft_status op_gelu_bwd(weft_exec *x, weft_dtype t, size_t n, const void 
     struct act arg = {.dout = dout, .in = a, .out = da};
     WEFT_TRY(weft_check_model_dtype("gelu_bwd", t));
     WEFT_TRY(weft_check_given("gelu_bwd", n == 0 || (dout && a && da)));
-    ops_for(x, (int64_t)n, 64, OPS_BLOCK, gelu_bwd_of(t), &arg);
+    double bytes = 3.0 * (double)n * (double)weft_dtype_size(t);
+    arg.past = da != a && da != dout && ops_streams(x, bytes, da, 0);
+    ops_elements(x, (int64_t)n, bytes, gelu_bwd_of(t), &arg);
     return WEFT_OK;
 }
 
@@ -106,6 +112,8 @@ static weft_status op_swiglu_fwd(weft_exec *x, weft_dtype t, int64_t rows, int64
     WEFT_TRY(weft_check_model_dtype("swiglu_fwd", t));
     WEFT_TRY(weft_check_extent("swiglu_fwd", rows, cols));
     WEFT_TRY(weft_check_given("swiglu_fwd", rows == 0 || cols == 0 || (gu && out)));
+    size_t row = (size_t)cols * weft_dtype_size(t);
+    arg.past = ops_streams(x, 3.0 * (double)rows * (double)row, out, row);
     ops_for(x, rows, 1, ops_rows(cols), swiglu_fwd_of(t), &arg);
     return WEFT_OK;
 }
@@ -116,6 +124,8 @@ static weft_status op_swiglu_bwd(weft_exec *x, weft_dtype t, int64_t rows, int64
     WEFT_TRY(weft_check_model_dtype("swiglu_bwd", t));
     WEFT_TRY(weft_check_extent("swiglu_bwd", rows, cols));
     WEFT_TRY(weft_check_given("swiglu_bwd", rows == 0 || cols == 0 || (dout && gu && dgu)));
+    size_t row = (size_t)cols * weft_dtype_size(t);
+    arg.past = dgu != gu && ops_streams(x, 5.0 * (double)rows * (double)row, dgu, row);
     ops_for(x, rows, 1, ops_rows(cols), swiglu_bwd_of(t), &arg);
     return WEFT_OK;
 }

@@ -6,6 +6,8 @@
 #include "base/mem.h"
 #include "kernels/cpu/team.h"
 
+#define UNKNOWN_L3 ((size_t)32 << 20) /* where the system does not say */
+
 static void fill_table(struct weft_ops *t, int level) {
     cpu_fill_memory(t);
     cpu_fill_ops_portable(t);
@@ -31,6 +33,8 @@ static weft_status open_backend(const weft_backend_opts *o, weft_backend **out) 
     b->level = level;
     fill_table(&b->table, level);
     cpu_read_topology(b);
+    b->beyond_cache =
+        o && o->beyond_cache ? (double)o->beyond_cache : 1.5 * (double)(b->desc.l3 ? b->desc.l3 : UNKNOWN_L3);
     snprintf(b->desc.name, sizeof b->desc.name, "cpu");
     snprintf(b->desc.isa, sizeof b->desc.isa, "%s", cpu_level_name(level));
     b->desc.contract = WEFT_KERNELS_CONTRACT;

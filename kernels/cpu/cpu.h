@@ -47,9 +47,10 @@ struct cpu_backend {
     struct weft_backend base;
     struct weft_ops table;
     weft_backend_desc desc;
-    int level;   /* CPU_PORTABLE ... */
-    int pus;     /* entries of pu */
-    int pu[512]; /* one processing unit of each core that this process may use, for pinning */
+    double beyond_cache; /* bytes: what moves more finds nothing in the caches (ops.h) */
+    int level;           /* CPU_PORTABLE ... */
+    int pus;             /* entries of pu */
+    int pu[512];         /* one processing unit of each core that this process may use, for pinning */
 };
 
 struct cpu_exec {

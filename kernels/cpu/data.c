@@ -1,13 +1,14 @@
 /* Data movement: cast, axpby, scale_copy, transpose. All but transpose are equal by == on every backend. */
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/stream.h"
 #include "kernels/cpu/transpose.h"
-#include "kernels/cpu/vec.h"
 
 struct move {
     const void *src;
     void *dst;
     float a, b;
     int64_t rows, cols;
+    int past; /* dst goes past the caches */
 };
 
 /* --- cast: pairs of f32, bf16, f16 through a register of floats --- */
@@ -15,7 +16,7 @@ struct move {
 #define CAST(from, to)                                                                                       \
     static void cast_##from##_##to(void *arg, int64_t begin, int64_t end) {                                  \
         const struct move *c = arg;                                                                          \
-        VEC_FOR(i, m, begin, end, { vec_store(to, c->dst, i, m, vec_load(from, c->src, i, m)); });           \
+        VEC_FOR(i, m, begin, end, { vec_stream(c->past, to, c->dst, i, m, vec_load(from, c->src, i, m)); }); \
     }
 CAST(WEFT_F32, WEFT_BF16)
 CAST(WEFT_F32, WEFT_F16)
@@ -29,7 +30,7 @@ static void cast_WEFT_BF16_WEFT_F32(void *arg, int64_t begin, int64_t end) {
     VEC_FOR(i, m, begin, end, {
         vec a = vec_load_bf16((const uint16_t *)c->src + i, m);
         vec quiet = vec_of_bits(veci_or(vec_bits(a), veci_set(0x00400000)));
-        vec_store_f32((float *)c->dst + i, m, vec_select(vec_eq(a, a), a, quiet));
+        vec_stream(c->past, WEFT_F32, c->dst, i, m, vec_select(vec_eq(a, a), a, quiet));
     });
 }
 
@@ -55,7 +56,7 @@ VEC_INLINE void cast_from_f64(const struct move *c, int64_t begin, int64_t end, 
     float odd[VEC_LANES] = {0};
     VEC_FOR(i, m, begin, end, {
         for (int l = 0; l < m; l++) odd[l] = to == WEFT_F32 ? (float)src[i + l] : round_to_odd(src[i + l]);
-        vec_store(to, c->dst, i, m, vec_load_f32(odd, VEC_LANES));
+        vec_stream(c->past, to, c->dst, i, m, vec_load_f32(odd, VEC_LANES));
     });
 }
 static void cast_WEFT_F64_WEFT_F32(void *arg, int64_t begin, int64_t end) {
@@ -111,7 +112,9 @@ static weft_status op_cast(weft_exec *x, weft_dtype from, weft_dtype to, size_t 
     };
     struct move c = {.src = src, .dst = dst};
     WEFT_TRY(weft_check_cast(from, to, n, src, dst));
-    ops_for(x, (int64_t)n, 64, OPS_BLOCK, job[from][to], &c);
+    double bytes = (double)n * (double)(weft_dtype_size(from) + weft_dtype_size(to));
+    c.past = src != dst && ops_streams(x, bytes, dst, 0);
+    ops_elements(x, (int64_t)n, bytes, job[from][to], &c);
     return WEFT_OK;
 }
 _Static_assert(WEFT_F32 == 0 && WEFT_BF16 == 1 && WEFT_F16 == 2 && WEFT_F64 == 3,
@@ -137,7 +140,7 @@ static void axpby(void *arg, int64_t begin, int64_t end) {
 static weft_status op_axpby(weft_exec *x, size_t n, float a, const float *v, float b, float *y) {
     struct move c = {.src = v, .dst = y, .a = a, .b = b};
     WEFT_TRY(weft_check_given("axpby", n == 0 || (v && y)));
-    ops_for(x, (int64_t)n, 64, OPS_BLOCK, axpby, &c);
+    ops_elements(x, (int64_t)n, 12.0 * (double)n, axpby, &c);
     return WEFT_OK;
 }
 
@@ -147,47 +150,59 @@ static void scale_copy(void *arg, int64_t begin, int64_t end) {
     float *dst = c->dst;
     vec w = vec_set(c->a);
     if (c->a == 0.0f)
-        memset(dst + begin, 0, (size_t)(end - begin) * sizeof *dst);
+        VEC_FOR(i, m, begin, end, { vec_stream(c->past, WEFT_F32, dst, i, m, vec_zero()); });
     else
-        VEC_FOR(i, m, begin, end, { vec_store_f32(dst + i, m, vec_mul(w, vec_load_f32(src + i, m))); });
+        VEC_FOR(i, m, begin, end,
+                { vec_stream(c->past, WEFT_F32, dst, i, m, vec_mul(w, vec_load_f32(src + i, m))); });
 }
 
 static weft_status op_scale_copy(weft_exec *x, size_t n, float w, const float *src, float *dst) {
     struct move c = {.src = src, .dst = dst, .a = w};
     WEFT_TRY(weft_check_given("scale_copy", n == 0 || (dst && (src || w == 0.0f))));
-    ops_for(x, (int64_t)n, 64, OPS_BLOCK, scale_copy, &c);
+    double bytes = (w == 0.0f ? 4.0 : 8.0) * (double)n;
+    c.past = src != dst && ops_streams(x, bytes, dst, 0);
+    ops_elements(x, (int64_t)n, bytes, scale_copy, &c);
     return WEFT_OK;
 }
 
-/* --- transpose: 8x8 tiles through registers, in blocks of 64x64: lines and pages stay in reach
- * --- */
+/* --- transpose --- */
 
-#define SIDE 64
+/* A piece is a few long rows of src; inside, tiles whose columns are whole lines of dst. More rows at a time than
+ * a core's prefetchers follow are slower, and fewer rows leave single lines in dst. */
+#define TALL(elem) (2 * CPU_LINE / (int64_t)(elem))
+#define WIDE       4096
 
-/* One tile of up to 8x8 elements from src[i, j], for the edges. */
-VEC_INLINE void transpose_edge(const struct move *c, size_t elem, int64_t i, int64_t j) {
-    for (int64_t jj = j; jj < j + 8 && jj < c->cols; jj++)
-        for (int64_t ii = i; ii < i + 8 && ii < c->rows; ii++)
-            memcpy((char *)c->dst + (size_t)(jj * c->rows + ii) * elem,
-                   (const char *)c->src + (size_t)(ii * c->cols + jj) * elem, elem);
+/* src rows [i, i_end), columns [j, j_end), one element at a time: the edges. */
+VEC_INLINE void transpose_edge(const struct move *c, size_t elem, int64_t i0, int64_t i1, int64_t j0,
+                               int64_t j1) {
+    for (int64_t j = j0; j < j1; j++)
+        for (int64_t i = i0; i < i1; i++)
+            memcpy((char *)c->dst + (size_t)(j * c->rows + i) * elem,
+                   (const char *)c->src + (size_t)(i * c->cols + j) * elem, elem);
 }
 
-/* Rows [begin, end) of dst, that is columns of src; begin is a multiple of SIDE. */
+/* Rows [i0, i1) of src by columns [j0, j1): all lines of a row of dst together. */
+VEC_INLINE void transpose_piece(const struct move *c, size_t elem, int64_t i0, int64_t i1, int64_t j0,
+                                int64_t j1) {
+    size_t from = (size_t)c->cols * elem, to = (size_t)c->rows * elem;
+    int64_t high = CPU_LINE / (int64_t)elem, wide = 16 / (int64_t)elem; /* rows and columns of a tile */
+    int64_t whole_i = i0 + (i1 - i0) / high * high, whole_j = j0 + (j1 - j0) / wide * wide;
+    for (int64_t j = j0; j < whole_j; j += wide)
+        for (int64_t i = i0; i < whole_i; i += high)
+            tile_transpose(elem, (const char *)c->src + (size_t)i * from + (size_t)j * elem, from,
+                           (char *)c->dst + (size_t)j * to + (size_t)i * elem, to, c->past);
+    transpose_edge(c, elem, i0, whole_i, whole_j, j1);
+    transpose_edge(c, elem, whole_i, i1, j0, j1);
+}
+
+/* Items are pieces of TALL rows by WIDE columns, row by row. */
 VEC_INLINE void transpose(const struct move *c, int64_t begin, int64_t end, size_t elem) {
-    int64_t rows = c->rows, cols = c->cols;
-    for (int64_t j0 = begin; j0 < end; j0 += SIDE)
-        for (int64_t i0 = 0; i0 < rows; i0 += SIDE)
-            for (int64_t j = j0; j < j0 + SIDE && j < end; j += 8)
-                for (int64_t i = i0; i < i0 + SIDE && i < rows; i += 8) {
-                    int64_t from = i * cols + j, to = j * rows + i;
-                    if (j + 8 > cols || i + 8 > rows)
-                        transpose_edge(c, elem, i, j);
-                    else if (elem == 4)
-                        tile8_transpose_f32((const float *)c->src + from, cols, (float *)c->dst + to, rows);
-                    else
-                        tile8_transpose_u16((const uint16_t *)c->src + from, cols, (uint16_t *)c->dst + to,
-                                            rows);
-                }
+    int64_t across = ops_ceil_div(c->cols, WIDE);
+    for (int64_t item = begin; item < end; item++) {
+        int64_t i = item / across * TALL(elem), j = item % across * WIDE;
+        transpose_piece(c, elem, i, i + TALL(elem) < c->rows ? i + TALL(elem) : c->rows, j,
+                        j + WIDE < c->cols ? j + WIDE : c->cols);
+    }
 }
 static void transpose_2(void *arg, int64_t begin, int64_t end) {
     transpose(arg, begin, end, 2);
@@ -200,7 +215,10 @@ static weft_status op_transpose(weft_exec *x, size_t elem, int64_t rows, int64_t
                                 void *dst) {
     struct move c = {.src = src, .dst = dst, .rows = rows, .cols = cols};
     WEFT_TRY(weft_check_transpose(elem, rows, cols, src, dst));
-    if (rows > 0) ops_for(x, cols, SIDE, ops_rows(rows), elem == 4 ? transpose_4 : transpose_2, &c);
+    int64_t items = ops_ceil_div(rows, TALL(elem)) * ops_ceil_div(cols, WIDE);
+    c.past = ops_streams(x, 2.0 * (double)rows * (double)cols * (double)elem, dst, (size_t)rows * elem);
+    ops_for(x, items, 1, ops_rows(TALL(elem) * (cols < WIDE ? cols : WIDE)),
+            elem == 4 ? transpose_4 : transpose_2, &c);
     return WEFT_OK;
 }
 

@@ -6,25 +6,53 @@ struct range {
     int64_t n, unit, block;
     ops_range_job *job;
     void *arg;
+    int strands;
 };
+
+static void in_strands(const struct range *r, int64_t begin) {
+    for (int64_t at = 0; at < OPS_BLOCK / OPS_STRANDS; at += OPS_RUN)
+        for (int s = 0; s < OPS_STRANDS; s++) {
+            int64_t i = begin + s * (OPS_BLOCK / OPS_STRANDS) + at;
+            r->job(r->arg, i, i + OPS_RUN);
+        }
+}
 
 static void range_job(void *arg, int member, int members) {
     const struct range *r = arg;
     int64_t begin, end;
     cpu_split(r->n, r->unit, member, members, &begin, &end);
     for (int64_t i = begin; i < end; i += r->block) {
-        r->job(r->arg, i, end - i < r->block ? end : i + r->block);
+        if (r->strands && end - i >= OPS_BLOCK)
+            in_strands(r, i);
+        else
+            r->job(r->arg, i, end - i < r->block ? end : i + r->block);
         if (member == 0) cpu_tick(r->x);
     }
+#if defined(__x86_64__)
+    __builtin_ia32_sfence(); /* what went past the caches (stream.h) is there when the member says so */
+#endif
+}
+
+static void run_range(struct range *r) {
+    if (r->n <= 0) return;
+    if (r->n <= r->block || r->x->threads == 1)
+        range_job(r, 0, 1);
+    else
+        cpu_run(r->x, range_job, r);
 }
 
 void ops_for(weft_exec *x, int64_t n, int64_t unit, int64_t block, ops_range_job *job, void *arg) {
-    struct range r = {x, n, unit, ops_round_up(block, unit), job, arg};
-    if (n <= 0) return;
-    if (n <= r.block || x->threads == 1)
-        range_job(&r, 0, 1);
-    else
-        cpu_run(x, range_job, &r);
+    struct range r = {x, n, unit, ops_round_up(block, unit), job, arg, 0};
+    run_range(&r);
+}
+
+int ops_beyond_cache(const weft_exec *x, double bytes) {
+    return bytes > cpu_backend_of(x)->beyond_cache;
+}
+
+void ops_elements(weft_exec *x, int64_t n, double bytes, ops_range_job *job, void *arg) {
+    struct range r = {x, n, 64, OPS_BLOCK, job, arg, ops_beyond_cache(x, bytes)};
+    run_range(&r);
 }
 
 static size_t times_threads(size_t part, int threads) {

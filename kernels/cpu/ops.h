@@ -17,6 +17,22 @@ typedef void ops_range_job(void *arg, int64_t begin, int64_t end);
  * depend on it. */
 void ops_for(weft_exec *x, int64_t n, int64_t unit, int64_t block, ops_range_job *job, void *arg);
 
+/* An op that reads and writes more than 1.5 times the L3 cache: what it reads comes from memory, and what it writes
+ * first has left the caches before it ends. */
+int ops_beyond_cache(const weft_exec *x, double bytes);
+
+/* Shall such an op write `dst`, whose rows are of `row` bytes, past the caches (stream.h)? */
+static inline int ops_streams(const weft_exec *x, double bytes, const void *dst, size_t row) {
+    return ((uintptr_t)dst | row) % CPU_LINE == 0 && ops_beyond_cache(x, bytes);
+}
+
+/* ops_for over the n elements of an element-wise op that reads and writes `bytes` in all. Beyond the caches
+ * each block is walked in four strands of OPS_RUN elements at a time: prefetchers stop at the end of a page,
+ * and a core keeps more lines in flight if it reads at several places. */
+#define OPS_STRANDS 4
+#define OPS_RUN     256
+void ops_elements(weft_exec *x, int64_t n, double bytes, ops_range_job *job, void *arg);
+
 /* The rows that make one block, for ops whose item is a row of `cols` elements. */
 static inline int64_t ops_rows(int64_t cols) {
     return cols >= OPS_BLOCK ? 1 : OPS_BLOCK / (cols > 0 ? cols : 1);

@@ -45,7 +45,7 @@ static weft_status op_adamw(weft_exec *x, const weft_adamw_desc *d, float *maste
     WEFT_TRY(weft_check_given("adamw", clip && skip && (d->n == 0 || (master && m && v && g))));
     if (*skip) return WEFT_OK;
     struct adamw a = {d, master, m, v, g, w, *clip};
-    ops_for(x, (int64_t)d->n, 64, OPS_BLOCK, adamw, &a);
+    ops_elements(x, (int64_t)d->n, (w ? 30.0 : 28.0) * (double)d->n, adamw, &a);
     return WEFT_OK;
 }
 
@@ -65,26 +65,52 @@ static double block_sumsq(const float *v, int64_t n) {
     return vec_sum(s);
 }
 
-/* The pairwise tree over the blocks of v[0, n), like a binary counter: pending[l] is the sum of a finished
- * subtree of 2^l blocks. What is left at the end is carried up from the smallest to the largest. */
-static double tree_sumsq(const float *v, int64_t n) {
+/* Four whole blocks side by side: a core reads faster from four places than from one. */
+static void blocks_sumsq(const float *v, double sum[4]) {
+    vec s[4] = {vec_zero(), vec_zero(), vec_zero(), vec_zero()};
+    for (int64_t i = 0; i < SUM_BLOCK; i += 4 * VEC_LANES)
+        for (int b = 0; b < 4; b++)
+            for (int64_t j = i; j < i + 4 * VEC_LANES; j += VEC_LANES) {
+                vec a = vec_load_f32(v + b * SUM_BLOCK + j, VEC_LANES);
+                s[b] = vec_fma(a, a, s[b]);
+            }
+    for (int b = 0; b < 4; b++) sum[b] = vec_sum(s[b]);
+}
+
+/* The pairwise tree over blocks, like a binary counter: pending[l] is the sum of a finished subtree of 2^l
+ * blocks. What is left at the end is carried up from the smallest to the largest. */
+struct tree {
     double pending[64];
-    uint64_t filled = 0;
-    for (int64_t at = 0; at < n; at += SUM_BLOCK) {
-        double s = block_sumsq(v + at, n - at < SUM_BLOCK ? n - at : SUM_BLOCK);
-        int level = 0;
-        for (; filled >> level & 1; level++) s = pending[level] + s;
-        pending[level] = s;
-        filled++;
-    }
+    uint64_t filled;
+};
+static void tree_add(struct tree *t, double s) {
+    int level = 0;
+    for (; t->filled >> level & 1; level++) s = t->pending[level] + s;
+    t->pending[level] = s;
+    t->filled++;
+}
+static double tree_total(const struct tree *t) {
     double total = 0;
     int any = 0;
     for (int level = 0; level < 64; level++)
-        if (filled >> level & 1) {
-            total = any ? pending[level] + total : pending[level];
+        if (t->filled >> level & 1) {
+            total = any ? t->pending[level] + total : t->pending[level];
             any = 1;
         }
     return total;
+}
+
+static double tree_sumsq(const float *v, int64_t n) {
+    struct tree t = {.filled = 0};
+    int64_t at = 0;
+    for (; at + 4 * SUM_BLOCK <= n; at += 4 * SUM_BLOCK) {
+        double sum[4];
+        blocks_sumsq(v + at, sum);
+        for (int b = 0; b < 4; b++) tree_add(&t, sum[b]);
+    }
+    for (; at < n; at += SUM_BLOCK)
+        tree_add(&t, block_sumsq(v + at, n - at < SUM_BLOCK ? n - at : SUM_BLOCK));
+    return tree_total(&t);
 }
 
 static void sumsq_chunks(void *arg, int64_t begin, int64_t end) {
@@ -96,12 +122,21 @@ static void sumsq_chunks(void *arg, int64_t begin, int64_t end) {
 }
 
 /* The bits of |v| as integers order like |v|, and NaN above infinity. */
+VEC_INLINE veci larger(veci best, const float *v, int m) {
+    return veci_max(best, vec_bits(vec_abs(vec_load_f32(v, m))));
+}
 static void absmax_chunks(void *arg, int64_t begin, int64_t end) {
     struct fold *f = arg;
     for (int64_t c = begin; c < end; c++) {
         int64_t at = c * f->chunk, last = f->n - at < f->chunk ? f->n : at + f->chunk;
-        veci best = veci_set(0);
-        VEC_FOR(i, m, at, last, { best = veci_max(best, vec_bits(vec_abs(vec_load_f32(f->v + i, m)))); });
+        veci best = veci_set(0), four[4] = {best, best, best, best};
+        for (; at + 4 * SUM_BLOCK <= last; at += 4 * SUM_BLOCK) /* four places, as above */
+            for (int64_t i = 0; i < SUM_BLOCK; i += 4 * VEC_LANES)
+                for (int b = 0; b < 4; b++)
+                    for (int64_t j = i; j < i + 4 * VEC_LANES; j += VEC_LANES)
+                        four[b] = larger(four[b], f->v + at + b * SUM_BLOCK + j, VEC_LANES);
+        VEC_FOR(i, m, at, last, { best = larger(best, f->v + i, m); });
+        for (int b = 0; b < 4; b++) best = veci_max(best, four[b]);
         float lanes[VEC_LANES];
         uint32_t bits[VEC_LANES], max = 0;
         vec_store_f32(lanes, VEC_LANES, vec_of_bits(best));

@@ -4,12 +4,12 @@
  * in fp32 and rounded once. MIN and MAX keep the left one of equals and any NaN. All p values of an element
  * are read before it is written, so dst may be one of the sources. Equal by == on every backend. */
 #include "kernels/cpu/ops.h"
-#include "kernels/cpu/vec.h"
+#include "kernels/cpu/stream.h"
 
 struct reduce {
     const void *const *src;
     void *dst;
-    int p;
+    int p, past; /* past: dst goes past the caches (float types) */
 };
 
 /* v[0..p) shrinks to v[0]; p is a constant where it matters, so that v stays in registers. */
@@ -33,7 +33,7 @@ VEC_INLINE vec pair_max(vec a, vec b) {
         vec v[WEFT_REDUCE_MAX];                                                                              \
         for (int s = 0; s < (p_); s++) v[s] = vec_load(t, r->src[s], i, m);                                  \
         TREE(v, p_, pair)                                                                                    \
-        vec_store(t, r->dst, i, m, v[0]);                                                                    \
+        vec_stream(r->past, t, r->dst, i, m, v[0]);                                                          \
     })
 #define FLOAT_JOB(name, t, pair)                                                                             \
     static void name(void *arg, int64_t begin, int64_t end) {                                                \
@@ -117,9 +117,12 @@ static ops_range_job *const jobs[WEFT_DTYPE_COUNT][WEFT_REDOP_COUNT] = {
 
 static weft_status op_reduce_p(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src,
                                void *dst, size_t n) {
-    struct reduce r = {src, dst, p};
+    struct reduce r = {src, dst, p, 0};
     WEFT_TRY(weft_check_reduce_p(t, op, p, src, dst, n));
-    ops_for(x, (int64_t)n, 64, OPS_BLOCK, jobs[t][op], &r);
+    double bytes = (double)(p + 1) * (double)n * (double)weft_dtype_size(t);
+    r.past = ops_streams(x, bytes, dst, 0);
+    for (int s = 0; n && s < p; s++) r.past &= src[s] != dst;
+    ops_elements(x, (int64_t)n, bytes, jobs[t][op], &r);
     return WEFT_OK;
 }
 

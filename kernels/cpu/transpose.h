@@ -3,6 +3,7 @@
 #ifndef WEFT_CPU_TRANSPOSE_H
 #define WEFT_CPU_TRANSPOSE_H
 
+#include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
 
 #if CPU_LEVEL == CPU_PORTABLE
@@ -52,25 +53,86 @@ VEC_INLINE void tile8_flip(tile8 r[8]) {
     }
 }
 
-VEC_INLINE void tile8_transpose_u16(const uint16_t *src, int64_t src_stride, uint16_t *dst,
-                                    int64_t dst_stride) {
-    __m128i r[8], t[8], u[8];
-    for (int i = 0; i < 8; i++) r[i] = _mm_loadu_si128((const __m128i *)(const void *)(src + i * src_stride));
+/* --- tiles of 64 bytes of rows by 16 bytes of columns, which become lines of dst --- */
+
+/* Four lanes of 16 bytes. AVX2: two registers, made by doing everything twice. */
+#if defined(__AVX512F__)
+typedef __m512i lanes4;
+#define LANES4(op, a, b) _mm512_##op((a), (b))
+VEC_INLINE lanes4 lanes4_load(const char *p, size_t stride) {
+    __m512i r = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)p));
+    r = _mm512_inserti32x4(r, _mm_loadu_si128((const __m128i *)(const void *)(p + stride)), 1);
+    r = _mm512_inserti32x4(r, _mm_loadu_si128((const __m128i *)(const void *)(p + 2 * stride)), 2);
+    return _mm512_inserti32x4(r, _mm_loadu_si128((const __m128i *)(const void *)(p + 3 * stride)), 3);
+}
+VEC_INLINE void lanes4_store(char *p, lanes4 a, int past) {
+    if (past)
+        _mm512_stream_si512((__m512i *)(void *)p, a);
+    else
+        _mm512_storeu_si512(p, a);
+}
+#else
+typedef veci lanes4;
+#define LANES4(op, a, b) VEC_BOTH(veci, _mm256_##op((a).lo, (b).lo), _mm256_##op((a).hi, (b).hi))
+VEC_INLINE __m256i lanes2_load_(const char *p, size_t stride) {
+    __m256i r = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
+    return _mm256_inserti128_si256(r, _mm_loadu_si128((const __m128i *)(const void *)(p + stride)), 1);
+}
+VEC_INLINE lanes4 lanes4_load(const char *p, size_t stride) {
+    return VEC_BOTH(veci, lanes2_load_(p, stride), lanes2_load_(p + 2 * stride, stride));
+}
+VEC_INLINE void lanes4_store(char *p, lanes4 a, int past) {
+    __m256i *q = (__m256i *)(void *)p;
+    if (past) {
+        _mm256_stream_si256(q, a.lo);
+        _mm256_stream_si256(q + 1, a.hi);
+    } else {
+        _mm256_storeu_si256(q, a.lo);
+        _mm256_storeu_si256(q + 1, a.hi);
+    }
+}
+#endif
+
+/* Lane l of r[i] is row i + 4 l: 4x4 inside every lane gives column j of sixteen rows. Strides in bytes. */
+VEC_INLINE void tile_transpose_4(const char *src, size_t from, char *dst, size_t to, int past) {
+    lanes4 r[4], t[4];
+    for (size_t i = 0; i < 4; i++) r[i] = lanes4_load(src + i * from, 4 * from);
+    for (int i = 0; i < 4; i += 2) {
+        t[i] = LANES4(unpacklo_epi32, r[i], r[i + 1]);
+        t[i + 1] = LANES4(unpackhi_epi32, r[i], r[i + 1]);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        lanes4_store(dst + 2 * i * to, LANES4(unpacklo_epi64, t[i], t[i + 2]), past);
+        lanes4_store(dst + (2 * i + 1) * to, LANES4(unpackhi_epi64, t[i], t[i + 2]), past);
+    }
+}
+
+/* Lane l of r[i] is row i + 8 l: 8x8 inside every lane gives column j of 32 rows. */
+VEC_INLINE void tile_transpose_2(const char *src, size_t from, char *dst, size_t to, int past) {
+    lanes4 r[8], t[8], u[8];
+    for (size_t i = 0; i < 8; i++) r[i] = lanes4_load(src + i * from, 8 * from);
     for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm_unpacklo_epi16(r[i], r[i + 1]);
-        t[i + 1] = _mm_unpackhi_epi16(r[i], r[i + 1]);
+        t[i] = LANES4(unpacklo_epi16, r[i], r[i + 1]);
+        t[i + 1] = LANES4(unpackhi_epi16, r[i], r[i + 1]);
     }
     for (int i = 0; i < 8; i += 4) {
-        u[i] = _mm_unpacklo_epi32(t[i], t[i + 2]);
-        u[i + 1] = _mm_unpackhi_epi32(t[i], t[i + 2]);
-        u[i + 2] = _mm_unpacklo_epi32(t[i + 1], t[i + 3]);
-        u[i + 3] = _mm_unpackhi_epi32(t[i + 1], t[i + 3]);
+        u[i] = LANES4(unpacklo_epi32, t[i], t[i + 2]);
+        u[i + 1] = LANES4(unpackhi_epi32, t[i], t[i + 2]);
+        u[i + 2] = LANES4(unpacklo_epi32, t[i + 1], t[i + 3]);
+        u[i + 3] = LANES4(unpackhi_epi32, t[i + 1], t[i + 3]);
     }
-    for (int i = 0; i < 4; i++) {
-        r[2 * i] = _mm_unpacklo_epi64(u[i], u[i + 4]);
-        r[2 * i + 1] = _mm_unpackhi_epi64(u[i], u[i + 4]);
+    for (size_t i = 0; i < 4; i++) {
+        lanes4_store(dst + 2 * i * to, LANES4(unpacklo_epi64, u[i], u[i + 4]), past);
+        lanes4_store(dst + (2 * i + 1) * to, LANES4(unpackhi_epi64, u[i], u[i + 4]), past);
     }
-    for (int i = 0; i < 8; i++) _mm_storeu_si128((__m128i *)(void *)(dst + i * dst_stride), r[i]);
+}
+
+/* 16 rows by 4 columns (elem 4) or 32 by 8 (elem 2). past: dst's lines are aligned, and go past the caches. */
+VEC_INLINE void tile_transpose(size_t elem, const char *src, size_t from, char *dst, size_t to, int past) {
+    if (elem == 4)
+        tile_transpose_4(src, from, dst, to, past);
+    else
+        tile_transpose_2(src, from, dst, to, past);
 }
 
 #endif

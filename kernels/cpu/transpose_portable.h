@@ -77,4 +77,19 @@ VEC_INLINE void tile8_transpose_u16(const uint16_t *src, int64_t src_stride, uin
     for (int i = 0; i < 8; i++) memcpy(dst + i * dst_stride, &r[i], sizeof r[i]);
 }
 
+VEC_INLINE void tile_transpose(size_t elem, const char *src, size_t from, char *dst, size_t to, int past) {
+    (void)past;
+    if (elem == 2)
+        for (size_t i = 0; i < 32; i += 8)
+            tile8_transpose_u16((const uint16_t *)(const void *)(src + i * from), (int64_t)from / 2,
+                                (uint16_t *)(void *)(dst + 2 * i), (int64_t)to / 2);
+    else
+        for (size_t i = 0; i < 16; i += 4) {
+            vquad r[4];
+            for (size_t k = 0; k < 4; k++) r[k] = vquad_load(src + (i + k) * from);
+            vquad_flip(r);
+            for (size_t k = 0; k < 4; k++) vquad_store(dst + k * to + 4 * i, r[k]);
+        }
+}
+
 #endif
