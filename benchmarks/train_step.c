@@ -3,8 +3,8 @@
  * GPT-2 124M (or --model small) with random weights and tokens, forward, backward, gradient allreduce if
  * there are several ranks, AdamW. Prints tokens/s (min, median, p99 of the step time), the share of the
  * floor that the FMA peak measured between the steps of the same run sets, and the split by kind of op.
- * build/release/bin/bench_train_step --batch 4 --context 64 --threads 2 mpirun -n 2
- * build/release/bin/bench_train_step --batch 4 --context 64 --threads 1     (batch: over all ranks) */
+ *   build/release/bin/bench_train_step --batch 4 --context 64 --threads 2
+ *   mpirun -n 2 build/release/bin/bench_train_step --batch 4 --threads 1     (batch: over all ranks) */
 #include <argp.h>
 #include <math.h>
 #include <mpi.h>

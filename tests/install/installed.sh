@@ -25,5 +25,24 @@ C
 cmake -S "$work/app" -B "$work/app/build" -DCMAKE_PREFIX_PATH="$work/prefix" >"$work/log"
 cmake --build "$work/app/build" >"$work/log"
 LD_LIBRARY_PATH=$lib mpirun --oversubscribe -n 2 "$work/app/build/app"
+# the product alone: C and C++ programs, no MPI launcher
+cmake -S "$2/examples/gemm" -B "$work/gemm" -DCMAKE_PREFIX_PATH="$work/prefix" >"$work/log"
+cmake --build "$work/gemm" >"$work/log"
+LD_LIBRARY_PATH=$lib "$work/gemm/gemm" 2
+if command -v g++ >/dev/null; then
+  cat >"$work/product.cpp" <<'C'
+#include <weft/gemm.h>
+int main() {
+    float a[2] = {1, 2}, b[2] = {3, 4}, c = 0;
+    weft_gemm_context *x;
+    weft_gemm_call g = {};
+    g.size = sizeof g, g.m = g.n = 1, g.k = 2, g.a = a, g.b = b, g.c = &c;
+    if (weft_gemm_open(nullptr, &x) < 0 || weft_gemm(x, &g) < 0 || weft_gemm_close(&x) < 0) return 1;
+    return c == 11 ? 0 : 2;
+}
+C
+  g++ "$work/product.cpp" $(PKG_CONFIG_PATH="$lib/pkgconfig" pkg-config --cflags --libs weft) -o "$work/product"
+  LD_LIBRARY_PATH=$lib "$work/product"
+fi
 "$work/prefix/bin/weft" --version
 echo ok
