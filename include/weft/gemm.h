@@ -2,9 +2,9 @@
  * threads.
  *
  * It needs no MPI_Init and calls no MPI. The kernels are chosen at run time for the processor (AVX2,
- * AVX-512, AMX where they exist; scalar code elsewhere). Matrices are row-major; sizes and strides are in
- * elements; op(X) is X or, if said, its transpose. Sums are f32. Results do not depend on the number of
- * threads.
+ * AVX-512, AMX where they exist; portable vector code elsewhere). Matrices are row-major; sizes and
+ * strides are in elements; op(X) is X or, if said, its transpose. Sums are f32. Results do not depend on
+ * the number of threads.
  *
  *   weft_gemm_context *x;
  *   weft_gemm_opts o = {.size = sizeof o, .threads = 4};
@@ -13,8 +13,8 @@
  *   weft_gemm_close(&x);
  *
  * Structures begin with their size, so that they can grow: fill it with sizeof, and everything that is not
- * named with zeros. Method: packed panels and register tiles as in Goto & van de Geijn, "Anatomy of high-
- * performance matrix multiplication", ACM TOMS 34(3), 2008; Van Zee & van de Geijn, "BLIS", ACM TOMS
+ * named with zeros. Method: packed panels and register tiles as in Goto & van de Geijn, "Anatomy of
+ * high-performance matrix multiplication", ACM TOMS 34(3), 2008; Van Zee & van de Geijn, "BLIS", ACM TOMS
  * 41(3), 2015. */
 #ifndef WEFT_GEMM_H
 #define WEFT_GEMM_H
@@ -36,12 +36,13 @@ typedef struct weft_gemm_context weft_gemm_context;
  * basis). */
 typedef struct weft_gemm_pack weft_gemm_pack;
 
+/* isa: the highest level to use, "portable", "avx2", "avx512", "avx512bf16" or "amx"; NULL: the best that is
+ * here. The environment's WEFT_ISA overrides it. */
 typedef struct weft_gemm_opts {
-    uint32_t size; /* sizeof(weft_gemm_opts) */
-    int threads;   /* members of the team, the caller included; 0: 1. With MPI: the cores of this rank */
-    int pin;       /* 1: the other members stay on cores of the affinity mask, if it has enough */
-    const char
-        *isa; /* NULL: the best; "avx2", "avx512", "avx512bf16", "amx": at most this. WEFT_ISA overrides */
+    uint32_t size;   /* sizeof(weft_gemm_opts) */
+    int threads;     /* members of the team, the caller included; 0: 1. With MPI: the cores of this rank */
+    int pin;         /* 1: the other members stay on cores of the affinity mask, if it has enough */
+    const char *isa; /* see above */
 } weft_gemm_opts;
 
 typedef struct weft_gemm_info {
@@ -49,7 +50,7 @@ typedef struct weft_gemm_info {
     int threads;       /* of the context */
     int cores;         /* that this process may use */
     uint32_t contract; /* products of equal contract, inputs and isa have equal bits */
-    char isa[16];      /* "avx2", ...; "scalar" */
+    char isa[16];      /* "portable", "avx2", ... */
     char model[64];    /* the processor's name */
 } weft_gemm_info;
 
