@@ -1,23 +1,25 @@
 /* What the attention files share: tile sizes, which keys a query sees, and the layout of a member's scratch.
  *
- * Everything is computed transposed where that puts queries (forward) or keys (backward) into the lanes of a
- * vector: then maxima, sums and masks of softmax are lane by lane, and the exponentials are written where the
- * next product reads them, without a reduction across lanes and without repacking.
+ * Scores are computed so that queries (forward) or keys (backward) are the lanes of a vector; every other
+ * matrix has channels in its lanes and tokens as rows, as in memory. So maxima, sums and masks of softmax
+ * need no reduction across lanes, only one operand of the scores (and of dP) has to be transposed, and a
+ * product reads what the one before it wrote.
  *
- * All ranges of keys and queries that decide what is summed are multiples of 24 or 48, which both
- * instruction-set levels' tile sizes divide: the bits do not depend on the level. */
+ * A sum is one chain of fma in rising order of what is summed (attention_tile.c), so neither tile sizes nor
+ * how much of the masked part is left out change its bits. */
 #ifndef WEFT_CPU_ATTENTION_H
 #define WEFT_CPU_ATTENTION_H
 
 #include "kernels/cpu/ops.h"
 
-#define ATTN_GROUP                                                                                           \
-    48 /* queries (forward) or keys (backward) in the lanes of one product: CPU_NR divides it */
-#define ATTN_ALIGN 24  /* keys: a multiple of every CPU_MR */
-#define ATTN_BLOCK 192 /* keys of a block in cache; queries too in the backward pass */
-#define ATTN_CHUNK 24  /* groups of queries that share one packing of a key block in the forward pass */
-#define ATTN_SPAN  4   /* blocks of queries that do in the backward pass */
+#define ATTN_GROUP 64  /* queries or keys in the lanes of one product */
+#define ATTN_LANES 16  /* of a vec */
+#define ATTN_TILE  6   /* rows of a tile of attention_tile.c; a group's last one has 4 */
+#define ATTN_BLOCK 192 /* keys that are packed at once */
+#define ATTN_CHUNK 16  /* groups of queries that share one packing of a key block in the forward pass */
+#define ATTN_SPAN  12  /* groups of queries that do in the backward pass */
 #define ATTN_FEW   16  /* so many query rows of a key head or fewer: attention_decode.c */
+#define ATTN_LOG2E 1.4426950408889634 /* exponentials are powers of two: vec_exp2 */
 
 struct attn {
     const weft_attn_desc *d;
@@ -51,18 +53,24 @@ static inline void attn_visible(const weft_attn_desc *d, const int32_t *doc_star
     *hi = first < end ? end - d->k_pos0 : 0;
 }
 
-/* The keys that one group of queries sees: of each query, and their hull. */
+/* The keys that one group of queries sees: of each query, and of all. */
 struct attn_sight {
+    int64_t n; /* queries that exist */
     int64_t lo[ATTN_GROUP], hi[ATTN_GROUP];
-    int64_t first, end; /* hull of those that see something; first = end if none does */
+    int64_t first, end;         /* hull of those that see something; first = end if none does */
+    int64_t all_first, all_end; /* what every query that exists sees */
 };
 
 static inline void attn_look(struct attn_sight *s, const struct attn *a, int64_t b, int64_t q0) {
-    s->first = INT64_MAX;
-    s->end = 0;
+    s->n = a->d->tq - q0 < ATTN_GROUP ? a->d->tq - q0 : ATTN_GROUP;
+    s->first = s->all_end = INT64_MAX;
+    s->end = s->all_first = 0;
     for (int64_t i = 0; i < ATTN_GROUP; i++) {
         s->lo[i] = s->hi[i] = 0;
-        if (q0 + i < a->d->tq) attn_visible(a->d, a->doc_start, b, q0 + i, &s->lo[i], &s->hi[i]);
+        if (i >= s->n) continue;
+        attn_visible(a->d, a->doc_start, b, q0 + i, &s->lo[i], &s->hi[i]);
+        if (s->lo[i] > s->all_first) s->all_first = s->lo[i];
+        if (s->hi[i] < s->all_end) s->all_end = s->hi[i];
         if (s->lo[i] == s->hi[i]) continue;
         if (s->lo[i] < s->first) s->first = s->lo[i];
         if (s->hi[i] > s->end) s->end = s->hi[i];
@@ -72,6 +80,26 @@ static inline void attn_look(struct attn_sight *s, const struct attn *a, int64_t
 
 static inline int attn_sees(const struct attn_sight *s, int64_t begin, int64_t end) {
     return s->first < end && s->end > begin;
+}
+static inline int attn_sees_all(const struct attn_sight *s, int64_t begin, int64_t end) {
+    return s->all_first <= begin && s->all_end >= end;
+}
+
+/* What queries [i, i + count) see of `keys` keys from `key` on, relative to `key`: their hull, lo = hi if
+ * nothing. */
+struct attn_hull {
+    int32_t lo, hi;
+};
+static inline struct attn_hull attn_hull_of(const struct attn_sight *s, int64_t i, int64_t count, int64_t key,
+                                            int64_t keys) {
+    int64_t lo = keys, hi = 0;
+    for (int64_t q = i; q < i + count; q++) {
+        int64_t l = s->lo[q] > key ? s->lo[q] - key : 0, h = s->hi[q] - key < keys ? s->hi[q] - key : keys;
+        if (l >= h) continue;
+        lo = l < lo ? l : lo;
+        hi = h > hi ? h : hi;
+    }
+    return lo < hi ? (struct attn_hull){(int32_t)lo, (int32_t)hi} : (struct attn_hull){0, 0};
 }
 
 /* Rows of q, k, v lie apart by the width of the model, often a multiple of 1 KiB: every row is another cache
@@ -96,16 +124,17 @@ static inline float *attn_place(char *base, size_t *used, size_t a, size_t b) {
     return p;
 }
 
-/* Rows of hd in a product's result: a multiple of every CPU_MR. */
-static inline int64_t attn_rows(const weft_attn_desc *d) {
-    return ops_round_up(d->hd, ATTN_ALIGN);
+/* Floats of a row of hd channels. */
+static inline int64_t attn_row(int64_t hd) {
+    return ops_round_up(hd, ATTN_LANES);
 }
+
 struct attn_forward_scratch {
-    float *q; /* [chunk][panels of queries][hd][CPU_NR] */
-    float *k; /* [panels of keys][hd][CPU_MR] */
-    float *v; /* [panels of hd][keys][CPU_MR] */
-    float *s; /* [keys][CPU_NR]: scores, then probabilities; at the end rows of the output */
-    float *o; /* [chunk][panels of queries][rows][CPU_NR] */
+    float *q; /* [chunk][hd][group]: times scale log2 e */
+    float *k; /* [block][row] */
+    float *v; /* [block][row] */
+    float *s; /* [keys of a group][group]: scores, then probabilities */
+    float *o; /* [chunk][group][row] */
     float *m; /* [chunk][group]: largest score so far */
     float *l; /* [chunk][group]: sum of exponentials */
     struct attn_sight *sight;
@@ -113,12 +142,12 @@ struct attn_forward_scratch {
 
 static inline size_t attn_forward_layout(const weft_attn_desc *d, char *base,
                                          struct attn_forward_scratch *w) {
-    size_t used = 0, hd = (size_t)d->hd, rows = (size_t)attn_rows(d);
+    size_t used = 0, hd = (size_t)d->hd, row = (size_t)attn_row(d->hd);
     w->q = attn_place(base, &used, ATTN_CHUNK * ATTN_GROUP, hd);
-    w->k = attn_place(base, &used, ATTN_BLOCK, hd);
-    w->v = attn_place(base, &used, ATTN_BLOCK, rows);
-    w->s = attn_place(base, &used, ATTN_GROUP, rows > ATTN_BLOCK ? rows : ATTN_BLOCK);
-    w->o = attn_place(base, &used, ATTN_CHUNK * ATTN_GROUP, rows);
+    w->k = attn_place(base, &used, ATTN_BLOCK, row);
+    w->v = attn_place(base, &used, ATTN_BLOCK, row);
+    w->s = attn_place(base, &used, ATTN_GROUP, ATTN_GROUP);
+    w->o = attn_place(base, &used, ATTN_CHUNK * ATTN_GROUP, row);
     w->m = attn_place(base, &used, ATTN_CHUNK, ATTN_GROUP);
     w->l = attn_place(base, &used, ATTN_CHUNK, ATTN_GROUP);
     w->sight = (void *)attn_place(base, &used, ATTN_CHUNK, sizeof *w->sight / sizeof(float));
@@ -131,63 +160,53 @@ struct attn_decode_scratch {
     float *o; /* [few][hd] */
 };
 
-static inline int64_t attn_decode_row(const weft_attn_desc *d) {
-    return ops_round_up(d->hd, 16);
-}
 static inline int attn_is_few(const weft_attn_desc *d) {
     return d->tq <= ATTN_FEW && d->hq / d->hkv * d->tq <= ATTN_FEW;
 }
 
 static inline size_t attn_decode_layout(const weft_attn_desc *d, char *base, struct attn_decode_scratch *w) {
-    size_t used = 0, row = (size_t)attn_decode_row(d);
+    size_t used = 0, row = (size_t)attn_row(d->hd);
     w->q = attn_place(base, &used, ATTN_FEW, row);
     w->s = attn_place(base, &used, ATTN_FEW, ATTN_BLOCK);
     w->o = attn_place(base, &used, ATTN_FEW, row);
     return used;
 }
 
-/* One block of queries, packed for the four products it is the left operand of. */
+/* One group of queries. */
 struct attn_queries {
-    float *q_rows, *do_rows;  /* [panels of queries][hd][CPU_MR]: scores and dP */
-    float *q_cols, *do_cols;  /* [panels of hd][queries][CPU_MR]: dK^T and dV^T */
-    float *dq;                /* [panels of queries][rows][CPU_NR] */
-    float *minus_lse, *d;     /* [queries]: -L, and D = sum of do o */
-    struct attn_sight *sight; /* [queries / group] */
+    float *q, *dout, *dq; /* [group][row] */
+    float *lse, *d;       /* [group]: L log2 e, and D = sum of do o */
+    struct attn_sight *sight;
 };
 
 struct attn_backward_scratch {
-    struct attn_queries block[ATTN_SPAN];
-    float *k_lanes, *v_lanes; /* [panels of keys][hd][CPU_NR]: right operands of scores and dP */
-    float *k_cols;            /* [panels of hd][keys][CPU_MR]: left operand of dQ^T */
-    float *p, *ds;            /* [queries][CPU_NR], for one panel of keys; at the end rows of an output */
-    float *ds_lanes;          /* [panels of queries][keys][CPU_NR]: right operand of dQ^T */
-    float *dk, *dv;           /* [panels of keys][rows][CPU_NR], all keys */
+    struct attn_queries span[ATTN_SPAN];
+    float *k_lanes, *v_lanes; /* [groups of keys][hd][group]: right operands of the scores and dP */
+    float *k;                 /* [block][row]: right operand of dQ */
+    float *p, *ds;            /* [queries][group] */
+    float *dk, *dv;           /* [all keys][row] */
 };
 
 static inline size_t attn_backward_layout(const weft_attn_desc *d, char *base,
                                           struct attn_backward_scratch *w) {
-    size_t used = 0, hd = (size_t)d->hd, rows = (size_t)attn_rows(d);
+    size_t used = 0, hd = (size_t)d->hd, row = (size_t)attn_row(d->hd);
     size_t keys = (size_t)ops_ceil_div(d->tk, ATTN_BLOCK) * ATTN_BLOCK;
-    size_t square = rows > ATTN_BLOCK ? rows : ATTN_BLOCK;
     for (int i = 0; i < ATTN_SPAN; i++) {
-        struct attn_queries *q = &w->block[i];
-        q->q_rows = attn_place(base, &used, ATTN_BLOCK, hd);
-        q->do_rows = attn_place(base, &used, ATTN_BLOCK, hd);
-        q->q_cols = attn_place(base, &used, ATTN_BLOCK, rows);
-        q->do_cols = attn_place(base, &used, ATTN_BLOCK, rows);
-        q->dq = attn_place(base, &used, ATTN_BLOCK, rows);
-        q->minus_lse = attn_place(base, &used, 1, ATTN_BLOCK);
-        q->d = attn_place(base, &used, 1, ATTN_BLOCK);
-        q->sight = (void *)attn_place(base, &used, ATTN_BLOCK / ATTN_GROUP, sizeof *q->sight / sizeof(float));
+        struct attn_queries *q = &w->span[i];
+        q->q = attn_place(base, &used, ATTN_GROUP, row);
+        q->dout = attn_place(base, &used, ATTN_GROUP, row);
+        q->dq = attn_place(base, &used, ATTN_GROUP, row);
+        q->lse = attn_place(base, &used, 1, ATTN_GROUP);
+        q->d = attn_place(base, &used, 1, ATTN_GROUP);
+        q->sight = (void *)attn_place(base, &used, 1, sizeof *q->sight / sizeof(float));
     }
     w->k_lanes = attn_place(base, &used, ATTN_BLOCK, hd);
     w->v_lanes = attn_place(base, &used, ATTN_BLOCK, hd);
-    w->k_cols = attn_place(base, &used, ATTN_BLOCK, rows);
-    w->p = attn_place(base, &used, ATTN_GROUP, square);
-    w->ds = attn_place(base, &used, ATTN_GROUP, square);
-    w->ds_lanes = attn_place(base, &used, ATTN_BLOCK, ATTN_BLOCK);
-    w->dk = attn_place(base, &used, keys, rows);
-    w->dv = attn_place(base, &used, keys, rows);
+    w->k = attn_place(base, &used, ATTN_BLOCK, row);
+    w->p = attn_place(base, &used, ATTN_GROUP, ATTN_GROUP);
+    w->ds = attn_place(base, &used, ATTN_GROUP, ATTN_GROUP);
+    w->dk = attn_place(base, &used, keys, row);
+    w->dv = attn_place(base, &used, keys, row);
     return used;
 }
 

@@ -1,199 +1,183 @@
 /* Attention backward: P rebuilt from the saved L, five products on tiles in cache, nothing of size tq x tk.
  *
- * For a block of 192 queries and a block of 192 keys, panel by panel of keys (a key is a lane):
- *   S = Q K^T, dP = dO V^T;  P = exp(scale S - L), dS = P (dP - D);
- *   dV^T += dO^T P,  dK^T += Q^T dS;
- * then, with dS transposed on the way, dQ^T += K^T dS^T. D = sum of do o. dQ and dK are multiplied with scale
- * when they are written.
+ * For a group of 64 queries and a group of 64 keys (a key is a lane):
+ *   S = Q K^T, dP = dO V^T;  P = 2^(S - L), dS = P (dP - D);  dV += P^T dO,  dK += dS^T Q,  dQ += dS K.
+ * D = sum of do o. Scale and log2 e are in K^T; dQ and dK are multiplied with scale when they are written.
  *
- * Four blocks of queries share the packing of a block of keys. An element of dK, dV is the sum over query
- * heads and query blocks in order, one of dQ over key blocks in order. With enough (batch, key head) pairs a
- * work item is a pair and makes all three. With few pairs for the team the items are smaller and of two
- * kinds: a key block makes its dK and dV, a query block its dQ, both in the same order as before, so that the
- * bits stay; the price is seven products instead of five. Source: Dao, FlashAttention-2, 2023. */
+ * Twelve groups of queries share the packing of a block of keys. An element of dK, dV is the sum over query
+ * heads and queries in order, one of dQ over keys in order. With enough (batch, key head) pairs a work item is
+ * a pair and makes all three. With few pairs for the team the items are smaller and of two kinds: a key block
+ * makes its dK and dV, some query groups their dQ, both in the same order as before, so that the bits stay;
+ * the price is seven products instead of five. Source: Dao, FlashAttention-2, 2023. */
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/vmath.h"
 
-#define GROUPS (ATTN_BLOCK / ATTN_GROUP)
-
-/* One item: query heads (of the pair) and query blocks, key blocks, and what is to be made of them. */
+/* One item: query heads (of the pair) and query groups, key blocks, and what is to be made of them. */
 struct item {
-    int64_t pair, head, heads, q_block, q_blocks, k_block, k_blocks; /* first and number of each */
+    int64_t pair, head, heads, q_group, q_groups, k_block, k_blocks; /* first and number of each */
     int make_dkv, make_dq;
 };
 
-/* D_i = sum over channels of do o, in sixteen lanes. */
-VEC_INLINE void load_rows(const struct attn *a, struct attn_queries *w, int64_t b, int64_t head, int64_t q0,
-                          weft_dtype t) {
+VEC_INLINE void pack_queries(const struct attn *a, struct attn_queries *w, int64_t b, int64_t head,
+                             int64_t q0, weft_dtype t) {
     const weft_attn_desc *d = a->d;
-    for (int64_t i = 0; i < ATTN_BLOCK; i++) {
-        w->minus_lse[i] = w->d[i] = 0.0f;
-        if (q0 + i >= d->tq) continue;
+    int64_t row = attn_row(d->hd);
+    attn_look(w->sight, a, b, q0);
+    attn_pack_rows(w->q, t, a->q, attn_at(d->sq, b, q0, head), d->sq[1], w->sight->n, ATTN_GROUP, d->hd);
+    attn_pack_rows(w->dout, t, a->dout, attn_at(d->so, b, q0, head), d->so[1], w->sight->n, ATTN_GROUP,
+                   d->hd);
+    memset(w->dq, 0, (size_t)(ATTN_GROUP * row) * sizeof(float));
+    for (int64_t i = 0; i < w->sight->n; i++) {
         int64_t at = attn_at(d->so, b, q0 + i, head);
         vec s = vec_zero();
         VEC_FOR(c, m, 0, d->hd,
-                { s = vec_fma(vec_load(t, a->dout, at + c, m), vec_load(t, a->o, at + c, m), s); });
+                { s = vec_fma(vec_load_f32(w->dout + i * row + c, m), vec_load(t, a->o, at + c, m), s); });
         w->d[i] = vec_sum(s);
-        w->minus_lse[i] = -a->lse_in[(b * d->hq + head) * d->tq + q0 + i];
+        w->lse[i] = a->lse_in[(b * d->hq + head) * d->tq + q0 + i] * (float)ATTN_LOG2E;
     }
-}
-
-VEC_INLINE void pack_queries(const struct attn *a, struct attn_queries *w, int64_t b, int64_t head,
-                             int64_t q0, int make_dkv, weft_dtype t) {
-    const weft_attn_desc *d = a->d;
-    int64_t valid = d->tq - q0 < ATTN_BLOCK ? d->tq - q0 : ATTN_BLOCK, hd = d->hd, rows = attn_rows(d);
-    int64_t total = ops_round_up(valid, ATTN_GROUP), q = attn_at(d->sq, b, q0, head),
-            o = attn_at(d->so, b, q0, head);
-    attn_pack_across(w->q_rows, CPU_MR, t, a->q, q, d->sq[1], valid, total, hd);
-    attn_pack_across(w->do_rows, CPU_MR, t, a->dout, o, d->so[1], valid, total, hd);
-    if (make_dkv) {
-        attn_pack_along(w->q_cols, t, a->q, q, d->sq[1], valid, total, hd, rows);
-        attn_pack_along(w->do_cols, t, a->dout, o, d->so[1], valid, total, hd, rows);
-    }
-    load_rows(a, w, b, head, q0, t);
-    for (int64_t g = 0; g < GROUPS; g++) attn_look(&w->sight[g], a, b, q0 + g * ATTN_GROUP);
 }
 
 VEC_INLINE void pack_keys(const struct attn *a, struct attn_backward_scratch *w, int64_t b, int64_t key_head,
                           int64_t k0, int make_dq, weft_dtype t) {
     const weft_attn_desc *d = a->d;
-    int64_t valid = d->tk - k0 < ATTN_BLOCK ? d->tk - k0 : ATTN_BLOCK, hd = d->hd, rows = attn_rows(d);
+    int64_t valid = d->tk - k0 < ATTN_BLOCK ? d->tk - k0 : ATTN_BLOCK, hd = d->hd;
     int64_t total = ops_round_up(valid, ATTN_GROUP), k = attn_at(d->sk, b, k0, key_head);
-    attn_pack_across(w->k_lanes, CPU_NR, t, a->k, k, d->sk[1], valid, total, hd);
-    attn_pack_across(w->v_lanes, CPU_NR, t, a->v, attn_at(d->sv, b, k0, key_head), d->sv[1], valid, total,
-                     hd);
-    if (make_dq) attn_pack_along(w->k_cols, t, a->k, k, d->sk[1], valid, total, hd, rows);
+    attn_pack_lanes(w->k_lanes, t, a->k, k, d->sk[1], valid, total, hd,
+                    (float)((double)d->scale * ATTN_LOG2E));
+    attn_pack_lanes(w->v_lanes, t, a->v, attn_at(d->sv, b, k0, key_head), d->sv[1], valid, total, hd, 1.0f);
+    if (make_dq) attn_pack_rows(w->k, t, a->k, k, d->sk[1], valid, total, hd);
 }
 
-/* P and dS of query rows [begin, end) and the CPU_NR keys from `key` of the block, in place of S and dP. */
-static void softmax_gradient(const struct attn *a, const struct attn_backward_scratch *w,
-                             const struct attn_queries *rows, int64_t begin, int64_t end, int64_t block,
-                             int64_t key) {
-    vec scale = vec_set(a->d->scale);
-    for (int64_t i = begin; i < end; i++) {
-        const struct attn_sight *sight = &rows->sight[i / ATTN_GROUP];
-        int64_t lo = attn_clamp(sight->lo[i % ATTN_GROUP], block),
-                hi = attn_clamp(sight->hi[i % ATTN_GROUP], block);
-        int full = lo <= key && hi >= key + CPU_NR;
-        vec minus_lse = vec_set(rows->minus_lse[i]), d = vec_set(rows->d[i]);
-        for (int64_t c = 0; c < CPU_NR; c += VEC_LANES) {
-            float *at_p = w->p + i * CPU_NR + c, *at_ds = w->ds + i * CPU_NR + c;
-            vec p = vec_exp(vec_fma(scale, vec_load_f32(at_p, VEC_LANES), minus_lse));
-            vec ds = vec_mul(p, vec_sub(vec_load_f32(at_ds, VEC_LANES), d));
-            if (!full) {
-                vmask seen = attn_lanes(veci_add(veci_set((int32_t)(key + c)), veci_iota()), lo, hi);
-                p = vec_select(seen, p, vec_zero());
-                ds = vec_select(seen, ds, vec_zero());
-            }
-            vec_store_f32(at_p, VEC_LANES, p);
-            vec_store_f32(at_ds, VEC_LANES, ds);
+/* A group of queries and n keys of a block: their operands, and their places in the sums. */
+struct meeting {
+    const struct attn_queries *q;
+    const float *k_lanes, *v_lanes, *k;
+    float *p, *ds, *dk, *dv;
+    int64_t hd, row, key, n; /* key: index of the first in the sequence */
+    int make_dkv, make_dq;
+};
+
+/* P and dS of one query and keys [begin, end) of the group, multiples of 16, in place of S and dP. `full`: it
+ * sees them all, else those in [lo, hi). */
+VEC_INLINE void softmax_gradient(const struct meeting *t, int64_t i, int64_t begin, int64_t end, int full,
+                                 struct attn_hull see) {
+    vec lse = vec_set(t->q->lse[i]), d = vec_set(t->q->d[i]);
+    for (int64_t c = begin; c < end; c += VEC_LANES) {
+        float *at_p = t->p + i * ATTN_GROUP + c, *at_ds = t->ds + i * ATTN_GROUP + c;
+        vec p = vec_exp2(vec_min(vec_set(254.0f), vec_sub(vec_load_f32(at_p, VEC_LANES), lse)));
+        vec ds = vec_mul(p, vec_sub(vec_load_f32(at_ds, VEC_LANES), d));
+        if (!full) {
+            veci key = veci_add(veci_set((int32_t)c), veci_iota());
+            vmask seen = attn_seen(key, veci_set(see.lo), veci_set(see.hi));
+            p = vec_select(seen, p, vec_zero());
+            ds = vec_select(seen, ds, vec_zero());
         }
+        vec_store_f32(at_p, VEC_LANES, p);
+        vec_store_f32(at_ds, VEC_LANES, ds);
     }
 }
 
-/* dS of query rows [begin, end) and one panel of keys, to where dQ's product reads it: a query is a lane. */
-static void flip_ds(struct attn_backward_scratch *w, int64_t begin, int64_t end, int64_t key) {
-    for (int64_t i = begin; i < end; i += 8) {
-        float *lanes = w->ds_lanes + i / CPU_NR * CPU_NR * ATTN_BLOCK + i % CPU_NR;
-        for (int64_t c = 0; c < CPU_NR; c += 8)
-            tile8_transpose_f32(w->ds + i * CPU_NR + c, CPU_NR, lanes + (key + c) * CPU_NR, CPU_NR);
+/* dV and dK of keys [k, k + rows) of the group from queries [i, i + n). */
+static void add_dkv(const struct meeting *t, int64_t k, int64_t rows, int64_t i, int64_t n) {
+    int64_t at = i * ATTN_GROUP + k, to = k * t->row, vecs = t->row / VEC_LANES;
+    CPU_NAME(attn_multiply)
+    (rows, vecs, n, t->p + at, ATTN_ACROSS, t->q->dout + i * t->row, t->row, t->dv + to, t->row, 1);
+    CPU_NAME(attn_multiply)
+    (rows, vecs, n, t->ds + at, ATTN_ACROSS, t->q->q + i * t->row, t->row, t->dk + to, t->row, 1);
+}
+
+/* dQ of queries [i, i + rows) from keys [k, k + n) of the group. */
+static void add_dq(const struct meeting *t, int64_t i, int64_t rows, int64_t k, int64_t n) {
+    CPU_NAME(attn_multiply)
+    (rows, t->row / VEC_LANES, n, t->ds + i * ATTN_GROUP + k, ATTN_GROUP, t->k + k * t->row, t->row,
+     t->q->dq + i * t->row, t->row, 1);
+}
+
+/* Scores and dP of queries [i, i + rows) and keys [k, k + 16 vecs) of the group. */
+static void score(const struct meeting *t, int64_t i, int64_t rows, int64_t k, int64_t vecs) {
+    int64_t from = i * t->row, to = i * ATTN_GROUP + k;
+    CPU_NAME(attn_multiply)
+    (rows, vecs, t->hd, t->q->q + from, t->row, t->k_lanes + k, ATTN_GROUP, t->p + to, ATTN_GROUP, 0);
+    CPU_NAME(attn_multiply)
+    (rows, vecs, t->hd, t->q->dout + from, t->row, t->v_lanes + k, ATTN_GROUP, t->ds + to, ATTN_GROUP, 0);
+}
+
+/* Every query sees all keys, ATTN_GROUP of them. */
+static void meet_all(const struct meeting *t) {
+    int64_t n = t->q->sight->n;
+    score(t, 0, n, 0, ATTN_GROUP / VEC_LANES);
+    for (int64_t i = 0; i < n; i++) softmax_gradient(t, i, 0, ATTN_GROUP, 1, (struct attn_hull){0, 0});
+    if (t->make_dkv) add_dkv(t, 0, ATTN_GROUP, 0, n);
+    if (t->make_dq) add_dq(t, 0, n, 0, ATTN_GROUP);
+}
+
+static void meet_some(const struct meeting *t) {
+    int64_t n = t->q->sight->n;
+    struct attn_hull see[ATTN_GROUP];
+    memset(t->p, 0, (size_t)(n * ATTN_GROUP) * sizeof(float));
+    memset(t->ds, 0, (size_t)(n * ATTN_GROUP) * sizeof(float));
+    for (int64_t i = 0, rows; i < n; i += ATTN_TILE) {
+        struct attn_hull h;
+        rows = n - i < ATTN_TILE ? n - i : ATTN_TILE;
+        h = attn_hull_of(t->q->sight, i, rows, t->key, t->n);
+        int64_t begin = h.lo / VEC_LANES * VEC_LANES, end = ops_round_up(h.hi, VEC_LANES);
+        for (int64_t r = i; r < i + rows; r++) see[r] = attn_hull_of(t->q->sight, r, 1, t->key, t->n);
+        if (h.lo == h.hi) continue;
+        score(t, i, rows, begin, (end - begin) / VEC_LANES);
+        for (int64_t r = i; r < i + rows; r++) softmax_gradient(t, r, begin, end, 0, see[r]);
+        if (t->make_dq) add_dq(t, i, rows, h.lo, h.hi - h.lo);
+    }
+    for (int64_t k = 0; t->make_dkv && k < t->n; k += ATTN_TILE) {
+        int64_t rows = ATTN_GROUP - k < ATTN_TILE ? ATTN_GROUP - k : ATTN_TILE, first = 0, last = n;
+        while (first < n && (see[first].lo >= k + rows || see[first].hi <= k)) first++;
+        while (last > first && (see[last - 1].lo >= k + rows || see[last - 1].hi <= k)) last--;
+        if (first < last) add_dkv(t, k, rows, first, last - first);
     }
 }
 
-/* The groups of queries [*begin, *end) that see some of keys [k, k + ATTN_GROUP), with what lies between
- * them. */
-static int groups_that_see(const struct attn_queries *w, int64_t k, int64_t *begin, int64_t *end) {
-    *begin = GROUPS;
-    *end = 0;
-    for (int64_t g = 0; g < GROUPS; g++)
-        if (attn_sees(&w->sight[g], k, k + ATTN_GROUP)) {
-            if (g < *begin) *begin = g;
-            *end = g + 1;
-        }
-    return *begin < *end;
-}
-
-/* A block of packed queries against the block of packed keys. dk, dv: the accumulators of this block of
- * keys. */
-static void block_pair(const struct attn *a, struct attn_backward_scratch *w, struct attn_queries *rows,
-                       int64_t block, float *dk, float *dv, const struct item *it) {
-    int64_t hd = a->d->hd, height = attn_rows(a->d), begin[GROUPS], end[GROUPS];
-    for (int64_t kg = 0; kg < GROUPS; kg++) {
-        if (!groups_that_see(rows, block + kg * ATTN_GROUP, &begin[kg], &end[kg])) continue;
-        int64_t q0 = begin[kg] * ATTN_GROUP, q1 = end[kg] * ATTN_GROUP;
-        for (int64_t key = kg * ATTN_GROUP; key < (kg + 1) * ATTN_GROUP; key += CPU_NR) {
-            for (int64_t q = q0; q < q1; q += CPU_MR)
-                CPU_UKR_FULL(hd, rows->q_rows + q * hd, w->k_lanes + key * hd, CPU_NR, w->p + q * CPU_NR,
-                             CPU_NR, 0);
-            for (int64_t q = q0; q < q1; q += CPU_MR)
-                CPU_UKR_FULL(hd, rows->do_rows + q * hd, w->v_lanes + key * hd, CPU_NR, w->ds + q * CPU_NR,
-                             CPU_NR, 0);
-            softmax_gradient(a, w, rows, q0, q1, block, key);
-            if (it->make_dq) flip_ds(w, q0, q1, key);
-            if (!it->make_dkv) continue;
-            for (int64_t r = 0; r < height; r += CPU_MR) {
-                int64_t left = r * ATTN_BLOCK + q0 * CPU_MR, sum = key * height + r * CPU_NR;
-                CPU_UKR_FULL(q1 - q0, rows->do_cols + left, w->p + q0 * CPU_NR, CPU_NR, dv + sum, CPU_NR, 1);
-                CPU_UKR_FULL(q1 - q0, rows->q_cols + left, w->ds + q0 * CPU_NR, CPU_NR, dk + sum, CPU_NR, 1);
-            }
-        }
+/* A group of queries against the block of keys from `block` on; dk, dv: the sums of this block. */
+static void meet_block(const struct attn *a, const struct attn_backward_scratch *w,
+                       const struct attn_queries *q, int64_t block, float *dk, float *dv,
+                       const struct item *it) {
+    struct meeting t = {.q = q, .p = w->p, .ds = w->ds, .hd = a->d->hd, .row = attn_row(a->d->hd)};
+    int64_t left = a->d->tk - block < ATTN_BLOCK ? a->d->tk - block : ATTN_BLOCK;
+    t.make_dkv = it->make_dkv;
+    t.make_dq = it->make_dq;
+    for (int64_t key = 0; key < left; key += ATTN_GROUP) {
+        t.k_lanes = w->k_lanes + key * t.hd;
+        t.v_lanes = w->v_lanes + key * t.hd;
+        t.k = w->k + key * t.row;
+        t.dk = dk + key * t.row;
+        t.dv = dv + key * t.row;
+        t.key = block + key;
+        t.n = left - key < ATTN_GROUP ? left - key : ATTN_GROUP;
+        if (t.n == ATTN_GROUP && attn_sees_all(q->sight, t.key, t.key + t.n))
+            meet_all(&t);
+        else if (attn_sees(q->sight, t.key, t.key + t.n))
+            meet_some(&t);
     }
-    if (!it->make_dq) return;
-    for (int64_t g = 0; g < GROUPS; g++)
-        for (int64_t kg = 0, run; kg < GROUPS; kg += run) { /* runs of key groups whose tile was computed */
-            for (run = 0; kg + run < GROUPS && begin[kg + run] <= g && g < end[kg + run]; run++) {
-            }
-            if (run == 0) {
-                run = 1;
-                continue;
-            }
-            for (int64_t q = g * ATTN_GROUP; q < (g + 1) * ATTN_GROUP; q += CPU_NR)
-                for (int64_t r = 0; r < height; r += CPU_MR)
-                    CPU_UKR_FULL(run * ATTN_GROUP, w->k_cols + r * ATTN_BLOCK + kg * ATTN_GROUP * CPU_MR,
-                                 w->ds_lanes + q * ATTN_BLOCK + kg * ATTN_GROUP * CPU_NR, CPU_NR,
-                                 rows->dq + q * height + r * CPU_NR, CPU_NR, 1);
-        }
 }
 
-/* Accumulated panels of up to ATTN_BLOCK tokens become rows of dst. */
-VEC_INLINE void write_block(const struct attn *a, void *dst, int64_t at, int64_t stride, int64_t valid,
-                            const float *panels, float scale, float *work, weft_dtype t) {
-    int64_t hd = a->d->hd, rows = attn_rows(a->d);
-    float factor[ATTN_GROUP];
-    for (int i = 0; i < ATTN_GROUP; i++) factor[i] = scale;
-    for (int64_t i = 0; i < valid; i += ATTN_GROUP)
-        attn_write(t, dst, at + i * stride, stride, valid - i < ATTN_GROUP ? valid - i : ATTN_GROUP, hd, rows,
-                   panels + i * rows, factor, work);
-}
-
-/* Blocks [first, first + n) of queries of one head against the item's keys. */
+/* Groups [first, first + n) of queries of one head against the item's keys. packed: the block of keys whose
+ * panels are in place. */
 VEC_INLINE void backward_span(const struct attn *a, struct attn_backward_scratch *w, const struct item *it,
                               int64_t h, int64_t first, int64_t n, int64_t *packed, int ticks, weft_dtype t) {
     const weft_attn_desc *d = a->d;
     int64_t b = it->pair / d->hkv, key_head = it->pair % d->hkv, head = key_head * (d->hq / d->hkv) + h;
-    int64_t rows = attn_rows(d);
-    for (int64_t i = 0; i < n; i++) {
-        pack_queries(a, &w->block[i], b, head, (first + i) * ATTN_BLOCK, it->make_dkv, t);
-        if (it->make_dq) memset(w->block[i].dq, 0, (size_t)(ATTN_BLOCK * rows) * sizeof(float));
-    }
+    for (int64_t i = 0; i < n; i++) pack_queries(a, &w->span[i], b, head, (first + i) * ATTN_GROUP, t);
     for (int64_t kb = it->k_block; kb < it->k_block + it->k_blocks; kb++) {
-        int64_t block = kb * ATTN_BLOCK, sum = (kb - it->k_block) * ATTN_BLOCK * rows;
+        int64_t block = kb * ATTN_BLOCK, sum = (kb - it->k_block) * ATTN_BLOCK * attn_row(d->hd);
         for (int64_t i = 0; i < n; i++) {
-            int64_t seen = 0;
-            for (int g = 0; g < GROUPS; g++)
-                seen += attn_sees(&w->block[i].sight[g], block, block + ATTN_BLOCK);
-            if (!seen) continue;
+            if (!attn_sees(w->span[i].sight, block, block + ATTN_BLOCK)) continue;
             if (*packed != kb) pack_keys(a, w, b, key_head, block, it->make_dq, t);
             *packed = kb;
-            block_pair(a, w, &w->block[i], block, w->dk + sum, w->dv + sum, it);
+            meet_block(a, w, &w->span[i], block, w->dk + sum, w->dv + sum, it);
             if (ticks) cpu_tick(a->x);
         }
     }
-    for (int64_t i = 0; i < n && it->make_dq; i++) {
-        int64_t q0 = (first + i) * ATTN_BLOCK, valid = d->tq - q0 < ATTN_BLOCK ? d->tq - q0 : ATTN_BLOCK;
-        write_block(a, a->dq, attn_at(d->sq, b, q0, head), d->sq[1], valid, w->block[i].dq, d->scale, w->p,
-                    t);
-    }
+    for (int64_t i = 0; i < n && it->make_dq; i++)
+        attn_write_rows(t, a->dq, attn_at(d->sq, b, (first + i) * ATTN_GROUP, head), d->sq[1],
+                        w->span[i].sight->n, d->hd, w->span[i].dq, d->scale);
 }
 
 VEC_INLINE void backward_item(const struct attn *a, struct attn_backward_scratch *w, const struct item *it,
@@ -201,31 +185,33 @@ VEC_INLINE void backward_item(const struct attn *a, struct attn_backward_scratch
     const weft_attn_desc *d = a->d;
     int64_t b = it->pair / d->hkv, key_head = it->pair % d->hkv, first = it->k_block * ATTN_BLOCK;
     int64_t keys = it->k_blocks * ATTN_BLOCK, valid = d->tk - first < keys ? d->tk - first : keys;
-    int64_t packed = -1,
-            last = it->q_block + it->q_blocks; /* packed: the block of keys whose panels are in place */
+    int64_t packed = -1, last = it->q_group + it->q_groups;
     if (it->make_dkv) {
-        size_t bytes = (size_t)(keys * attn_rows(d)) * sizeof(float);
+        size_t bytes = (size_t)(keys * attn_row(d->hd)) * sizeof(float);
         memset(w->dk, 0, bytes);
         memset(w->dv, 0, bytes);
     }
     for (int64_t h = it->head; h < it->head + it->heads; h++)
-        for (int64_t qb = it->q_block; qb < last; qb += ATTN_SPAN)
-            backward_span(a, w, it, h, qb, last - qb < ATTN_SPAN ? last - qb : ATTN_SPAN, &packed, ticks, t);
+        for (int64_t g = it->q_group; g < last; g += ATTN_SPAN)
+            backward_span(a, w, it, h, g, last - g < ATTN_SPAN ? last - g : ATTN_SPAN, &packed, ticks, t);
     if (!it->make_dkv) return;
-    write_block(a, a->dk, attn_at(d->sk, b, first, key_head), d->sk[1], valid, w->dk, d->scale, w->p, t);
-    write_block(a, a->dv, attn_at(d->sv, b, first, key_head), d->sv[1], valid, w->dv, 1.0f, w->p, t);
+    attn_write_rows(t, a->dk, attn_at(d->sk, b, first, key_head), d->sk[1], valid, d->hd, w->dk, d->scale);
+    attn_write_rows(t, a->dv, attn_at(d->sv, b, first, key_head), d->sv[1], valid, d->hd, w->dv, 1.0f);
 }
 
-/* Items of the member: pairs if they share out well, else single blocks of keys, then single blocks of
+#define Q_PART 3 /* groups of queries of an item that makes only dQ */
+
+/* Items of the member: pairs if they share out well, else single blocks of keys, then a few groups of
  * queries. */
 VEC_INLINE void backward_job(void *arg, int member, int members, weft_dtype t) {
     const struct attn *a = arg;
     const weft_attn_desc *d = a->d;
     struct attn_backward_scratch w;
     int64_t pairs = (int64_t)d->batch * d->hkv, heads = d->hq / d->hkv, begin, end;
-    int64_t q_blocks = ops_ceil_div(d->tq, ATTN_BLOCK), k_blocks = ops_ceil_div(d->tk, ATTN_BLOCK);
+    int64_t q_groups = ops_ceil_div(d->tq, ATTN_GROUP), k_blocks = ops_ceil_div(d->tk, ATTN_BLOCK);
+    int64_t parts = ops_ceil_div(q_groups, Q_PART);
     struct item it = {
-        .heads = heads, .q_blocks = q_blocks, .k_blocks = k_blocks, .make_dkv = 1, .make_dq = 1};
+        .heads = heads, .q_groups = q_groups, .k_blocks = k_blocks, .make_dkv = 1, .make_dq = 1};
     attn_backward_layout(d, cpu_member_scratch(a->x, a->part, member), &w);
     /* five products on the busiest member against seven shared evenly */
     if (ops_ceil_div(pairs, members) * members * 5 <= pairs * 7 || k_blocks == 1) {
@@ -241,11 +227,12 @@ VEC_INLINE void backward_job(void *arg, int member, int members, weft_dtype t) {
         it.k_block = i % k_blocks;
         backward_item(a, &w, &it, member == 0, t);
     }
-    it = (struct item){.heads = 1, .q_blocks = 1, .k_blocks = k_blocks, .make_dq = 1};
-    for (int64_t i = member; i < pairs * heads * q_blocks; i += members) {
-        it.pair = i / (heads * q_blocks);
-        it.head = i / q_blocks % heads;
-        it.q_block = i % q_blocks;
+    it = (struct item){.heads = 1, .k_blocks = k_blocks, .make_dq = 1};
+    for (int64_t i = member; i < pairs * heads * parts; i += members) {
+        it.pair = i / (heads * parts);
+        it.head = i / parts % heads;
+        it.q_group = i % parts * Q_PART;
+        it.q_groups = q_groups - it.q_group < Q_PART ? q_groups - it.q_group : Q_PART;
         backward_item(a, &w, &it, member == 0, t);
     }
 }

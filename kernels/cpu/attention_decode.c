@@ -48,7 +48,7 @@ VEC_INLINE void decode_pair(const struct attn *a, const struct attn_decode_scrat
                             weft_dtype t) {
     const weft_attn_desc *d = a->d;
     int64_t b = pair / d->hkv, key_head = pair % d->hkv, heads = d->hq / d->hkv, hd = d->hd,
-            stride = attn_decode_row(d);
+            stride = attn_row(d->hd);
     int64_t n = heads * d->tq, begin = INT64_MAX, end = 0;
     struct row row[ATTN_FEW];
     for (int64_t i = 0; i < n; i++) {

@@ -1,12 +1,11 @@
 /* Attention forward: tiles in cache, online softmax, nothing of size tq x tk.
  *
- * Work item: up to ATTN_CHUNK groups of 48 queries of one key head (with grouped queries, of all its query
- * heads). Keys come in blocks of 192, packed once per item; for each block and each group that sees some of
- * it: S^T [keys][queries] = K Q^T;  per query (a lane): m, l and P^T = exp(scale S^T - m), in place; O^T
- * [hd][queries] = O^T exp(m_old - m) + V^T P^T. Keys beyond what the group sees are neither multiplied nor
- * read. A group is computed by one member in one order, so the bits do not depend on the team. Items are
- * shared out by the keys they see. Source: Milakov & Gimelshein 2018 (online softmax); Dao, FlashAttention-2,
- * 2023. */
+ * Work item: up to ATTN_CHUNK groups of 64 queries of one key head (with grouped queries, of all its query
+ * heads). Keys are packed in blocks of 192, once per item; for each 64 of them and each group that sees some:
+ * S^T [keys][queries] = K Q^T;  per query (a lane): m, l and P^T = 2^(S^T - m), in place; O [queries][hd] =
+ * O 2^(m_old - m) + P V. Scale and log2 e are in Q. What a tile does not see is neither multiplied nor read.
+ * A group is computed by one member in one order, so the bits do not depend on the team. Items are shared out
+ * by the keys they see. Source: Milakov & Gimelshein 2018 (online softmax); Dao, FlashAttention-2, 2023. */
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/vmath.h"
 
@@ -40,92 +39,146 @@ static int64_t group_cost(const weft_attn_desc *d, const struct plan *p, int64_t
     return (hi_last > lo ? hi_last - lo : 0) + ATTN_GROUP;
 }
 
-/* Scores of 16 queries over keys [begin, end) of the block become probabilities; m, l and what o must be
- * multiplied with follow. `full`: every query sees all these keys. */
-VEC_INLINE vec softmax_lanes(float *s, int64_t begin, int64_t end, float scale, int full, veci lo, veci hi,
-                             float *m, float *l) {
-    vec factor = vec_set(scale), none = vec_set(-__builtin_inff());
-    vec top[4] = {none, none, none, none}, sum[4] = {vec_zero(), vec_zero(), vec_zero(), vec_zero()};
+/* Scores of 16 queries over keys [begin, end) become probabilities; m and l follow. `full`: every query sees
+ * all these keys, else query i those in [lo, hi). Returns what o must be multiplied with. */
+VEC_INLINE vec softmax_lanes(float *s, int64_t begin, int64_t end, int full, veci lo, veci hi, float *m,
+                             float *l) {
+    vec none = vec_set(-__builtin_inff()), top[4] = {none, none, none, none}, sum = vec_zero();
     for (int64_t k = begin; k < end; k += 4)
-        for (int u = 0; u < 4; u++) {
-            vec a = vec_mul(factor, vec_load_f32(s + (k + u) * CPU_NR, VEC_LANES));
-            if (!full) {
-                veci key = veci_set((int32_t)(k + u));
-                a = vec_select(vmask_and(veci_gt(hi, key), veci_gt(veci_add(key, veci_set(1)), lo)), a, none);
-            }
-            top[u] = vec_max(top[u], a);
+        for (int u = 0; u < 4 && k + u < end; u++) {
+            vec x = vec_load_f32(s + (k + u) * ATTN_GROUP, VEC_LANES);
+            if (!full) x = vec_select(attn_seen(veci_set((int32_t)(k + u)), lo, hi), x, none);
+            top[u] = vec_max(top[u], x);
         }
     vec old = vec_load_f32(m, VEC_LANES);
     vec now = vec_max(old, vec_max(vec_max(top[0], top[1]), vec_max(top[2], top[3])));
     /* a query that has seen nothing yet has -infinity, which must not meet itself in a difference */
-    vec shift = vec_neg(vec_select(vec_eq(now, none), vec_zero(), now));
-    for (int64_t k = begin; k < end; k += 4)
-        for (int u = 0; u < 4; u++) {
-            float *at = s + (k + u) * CPU_NR;
-            vec p = vec_exp(vec_fma(factor, vec_load_f32(at, VEC_LANES), shift));
-            if (!full) {
-                veci key = veci_set((int32_t)(k + u));
-                p = vec_select(vmask_and(veci_gt(hi, key), veci_gt(veci_add(key, veci_set(1)), lo)), p,
-                               vec_zero());
-            }
-            vec_store_f32(at, VEC_LANES, p);
-            sum[u] = vec_add(sum[u], p);
-        }
-    vec correction = vec_exp(vec_add(old, shift));
-    vec total = vec_add(vec_add(sum[0], sum[1]), vec_add(sum[2], sum[3]));
+    vec shift = vec_select(vec_eq(now, none), vec_zero(), now);
+    for (int64_t k = begin; k < end; k++) {
+        float *at = s + k * ATTN_GROUP;
+        vec p = vec_exp2(vec_sub(vec_load_f32(at, VEC_LANES), shift));
+        if (!full) p = vec_select(attn_seen(veci_set((int32_t)k), lo, hi), p, vec_zero());
+        vec_store_f32(at, VEC_LANES, p);
+        sum = vec_add(sum, p);
+    }
+    /* where nothing was seen before, o is zero already */
+    vec correction = vec_select(vec_eq(old, none), vec_set(1.0f), vec_exp2(vec_sub(old, shift)));
     vec_store_f32(m, VEC_LANES, now);
-    vec_store_f32(l, VEC_LANES, vec_fma(vec_load_f32(l, VEC_LANES), correction, total));
+    vec_store_f32(l, VEC_LANES, vec_fma(vec_load_f32(l, VEC_LANES), correction, sum));
     return correction;
 }
 
-/* One group against one block of keys. */
-static void group_block(const struct attn *a, struct attn_forward_scratch *w, int64_t g, int64_t block) {
-    const struct attn_sight *sight = &w->sight[g];
-    int64_t hd = a->d->hd, rows = attn_rows(a->d);
-    int64_t begin = attn_clamp(sight->first, block) / ATTN_ALIGN * ATTN_ALIGN;
-    int64_t end = ops_round_up(attn_clamp(sight->end, block), ATTN_ALIGN);
-    int32_t lo[ATTN_GROUP], hi[ATTN_GROUP];
-    int full = 1;
-    for (int i = 0; i < ATTN_GROUP; i++) {
-        lo[i] = (int32_t)attn_clamp(sight->lo[i], block);
-        hi[i] = (int32_t)attn_clamp(sight->hi[i], block);
-        full = full && lo[i] <= begin && hi[i] >= end;
+/* Multiplies each of 16 rows of o with its lane of f. */
+static void rescale(float *o, int64_t row, vec f) {
+    float factor[VEC_LANES];
+    if (!vmask_any(vec_ne(f, vec_set(1.0f)))) return;
+    vec_store_f32(factor, VEC_LANES, f);
+    for (int64_t i = 0; i < VEC_LANES; i++, o += row) {
+        if (factor[i] == 1.0f) continue;
+        for (int64_t c = 0; c < row; c += VEC_LANES)
+            vec_store_f32(o + c, VEC_LANES, vec_mul(vec_set(factor[i]), vec_load_f32(o + c, VEC_LANES)));
     }
-    for (int64_t j = 0; j < ATTN_GROUP; j += CPU_NR) {
-        const float *q = w->q + (g * ATTN_GROUP + j) * hd;
-        float *o = w->o + (g * ATTN_GROUP + j) * rows;
-        for (int64_t k = begin; k < end; k += CPU_MR)
-            CPU_UKR_FULL(hd, w->k + k * hd, q, CPU_NR, w->s + k * CPU_NR, CPU_NR, 0);
-        for (int64_t c = 0; c < CPU_NR; c += VEC_LANES) {
-            float *m = w->m + g * ATTN_GROUP + j + c, *l = w->l + g * ATTN_GROUP + j + c;
-            vec f = full ? softmax_lanes(w->s + c, begin, end, a->d->scale, 1, veci_set(0), veci_set(0), m, l)
-                         : softmax_lanes(w->s + c, begin, end, a->d->scale, 0, veci_load(lo + j + c),
-                                         veci_load(hi + j + c), m, l);
-            if (!vmask_any(vec_ne(f, vec_set(1.0f)))) continue;
-            for (int64_t r = 0; r < hd; r++) {
-                float *at = o + r * CPU_NR + c;
-                vec_store_f32(at, VEC_LANES, vec_mul(f, vec_load_f32(at, VEC_LANES)));
-            }
+}
+
+/* Where a group stands in the scratch, and n keys of the block. */
+struct meeting {
+    const struct attn_sight *sight;
+    const float *q, *k, *v;
+    float *s, *o, *m, *l;
+    int64_t hd, row, key, n; /* key: index of the first in the sequence */
+};
+
+/* Every query sees all the keys. */
+static void meet_all(const struct meeting *t) {
+    int64_t vecs = ops_ceil_div(t->sight->n, VEC_LANES);
+    CPU_NAME(attn_multiply)(t->n, vecs, t->hd, t->k, t->row, t->q, ATTN_GROUP, t->s, ATTN_GROUP, 0);
+    for (int64_t i = 0; i < vecs * VEC_LANES; i += VEC_LANES)
+        rescale(t->o + i * t->row, t->row,
+                softmax_lanes(t->s + i, 0, t->n, 1, veci_set(0), veci_set(0), t->m + i, t->l + i));
+    CPU_NAME(attn_multiply)
+    (t->sight->n, t->row / VEC_LANES, t->n, t->s, ATTN_ACROSS, t->v, t->row, t->o, t->row, 1);
+}
+
+/* The vectors [*begin, *end) of queries that see some of keys [k, k + ATTN_TILE). */
+static void vectors_that_see(const struct attn_hull *hull, int64_t k, int64_t *begin, int64_t *end) {
+    *begin = *end = 0;
+    for (int64_t j = 0; j < ATTN_GROUP / VEC_LANES; j++)
+        if (hull[j].lo < k + ATTN_TILE && hull[j].hi > k) {
+            if (*end == 0) *begin = j;
+            *end = j + 1;
         }
-        for (int64_t r = 0; r < rows; r += CPU_MR)
-            CPU_UKR_FULL(end - begin, w->v + r * ATTN_BLOCK + begin * CPU_MR, w->s + begin * CPU_NR, CPU_NR,
-                         o + r * CPU_NR, CPU_NR, 1);
+}
+
+static void meet_some(const struct meeting *t) {
+    struct attn_hull hull[ATTN_GROUP / VEC_LANES];
+    int32_t lo[ATTN_GROUP], hi[ATTN_GROUP];
+    for (int64_t i = 0; i < ATTN_GROUP; i++) {
+        struct attn_hull one = attn_hull_of(t->sight, i, 1, t->key, t->n);
+        lo[i] = one.lo;
+        hi[i] = one.hi;
+    }
+    for (int64_t j = 0; j < ATTN_GROUP / VEC_LANES; j++)
+        hull[j] = attn_hull_of(t->sight, j * VEC_LANES, VEC_LANES, t->key, t->n);
+    for (int64_t k = 0, begin, end; k < t->n; k += ATTN_TILE) {
+        vectors_that_see(hull, k, &begin, &end);
+        if (begin < end) CPU_NAME(attn_multiply)
+        (t->n - k < ATTN_TILE ? t->n - k : ATTN_TILE, end - begin, t->hd, t->k + k * t->row, t->row,
+         t->q + begin * VEC_LANES, ATTN_GROUP, t->s + k * ATTN_GROUP + begin * VEC_LANES, ATTN_GROUP, 0);
+    }
+    for (int64_t j = 0; j < ATTN_GROUP / VEC_LANES; j++) {
+        int64_t i = j * VEC_LANES;
+        if (hull[j].lo < hull[j].hi)
+            rescale(t->o + i * t->row, t->row,
+                    softmax_lanes(t->s + i, hull[j].lo, hull[j].hi, 0, veci_load(lo + i), veci_load(hi + i),
+                                  t->m + i, t->l + i));
+        /* a tile of rows of P may reach into the next vector's keys */
+        for (int64_t k = 0; k < t->n; k++)
+            if (k < hull[j].lo || k >= hull[j].hi)
+                vec_store_f32(t->s + k * ATTN_GROUP + i, VEC_LANES, vec_zero());
+    }
+    for (int64_t i = 0; i < t->sight->n; i += ATTN_TILE) {
+        int64_t rows = t->sight->n - i < ATTN_TILE ? t->sight->n - i : ATTN_TILE;
+        struct attn_hull h = attn_hull_of(t->sight, i, rows, t->key, t->n);
+        if (h.lo < h.hi) CPU_NAME(attn_multiply)
+        (rows, t->row / VEC_LANES, h.hi - h.lo, t->s + h.lo * ATTN_GROUP + i, ATTN_ACROSS,
+         t->v + h.lo * t->row, t->row, t->o + i * t->row, t->row, 1);
+    }
+}
+
+/* Group g against the block of keys from `block` on. */
+static void meet_block(const struct attn *a, struct attn_forward_scratch *w, int64_t g, int64_t block) {
+    int64_t row = attn_row(a->d->hd), left = a->d->tk - block < ATTN_BLOCK ? a->d->tk - block : ATTN_BLOCK;
+    struct meeting t = {.sight = &w->sight[g], .s = w->s, .hd = a->d->hd, .row = row};
+    t.q = w->q + g * ATTN_GROUP * t.hd;
+    t.o = w->o + g * ATTN_GROUP * row;
+    t.m = w->m + g * ATTN_GROUP;
+    t.l = w->l + g * ATTN_GROUP;
+    for (int64_t key = 0; key < left; key += ATTN_GROUP) {
+        t.k = w->k + key * row;
+        t.v = w->v + key * row;
+        t.key = block + key;
+        t.n = left - key < ATTN_GROUP ? left - key : ATTN_GROUP;
+        if (attn_sees_all(t.sight, t.key, t.key + t.n))
+            meet_all(&t);
+        else if (attn_sees(t.sight, t.key, t.key + t.n))
+            meet_some(&t);
     }
 }
 
 VEC_INLINE void group_write(const struct attn *a, struct attn_forward_scratch *w, int64_t g, int64_t b,
                             int64_t head, int64_t q0, weft_dtype t) {
     const weft_attn_desc *d = a->d;
-    int64_t valid = d->tq - q0 < ATTN_GROUP ? d->tq - q0 : ATTN_GROUP, rows = attn_rows(d);
+    int64_t valid = w->sight[g].n, row = attn_row(d->hd);
     float *m = w->m + g * ATTN_GROUP, *l = w->l + g * ATTN_GROUP, factor[ATTN_GROUP], lse[ATTN_GROUP];
     for (int64_t c = 0; c < ATTN_GROUP; c += VEC_LANES) {
-        vec sum = vec_load_f32(l + c, VEC_LANES), empty = vec_zero();
+        vec sum = vec_load_f32(l + c, VEC_LANES), empty = vec_zero(), ln2 = vec_set((float)(1 / ATTN_LOG2E));
         vec inverse = vec_select(vec_eq(sum, empty), empty, vec_div(vec_set(1.0f), sum));
         vec_store_f32(factor + c, VEC_LANES, inverse);
-        vec_store_f32(lse + c, VEC_LANES, vec_add(vec_load_f32(m + c, VEC_LANES), vec_log(sum)));
+        vec_store_f32(lse + c, VEC_LANES, vec_fma(vec_load_f32(m + c, VEC_LANES), ln2, vec_log(sum)));
     }
-    attn_write(t, a->out, attn_at(d->so, b, q0, head), d->so[1], valid, d->hd, rows,
-               w->o + g * ATTN_GROUP * rows, factor, w->s);
+    for (int64_t i = 0; i < valid; i++)
+        attn_write_rows(t, a->out, attn_at(d->so, b, q0 + i, head), 0, 1, d->hd,
+                        w->o + (g * ATTN_GROUP + i) * row, factor[i]);
     memcpy(a->lse + (b * d->hq + head) * d->tq + q0, lse, (size_t)valid * sizeof(float));
 }
 
@@ -133,7 +186,7 @@ VEC_INLINE void group_write(const struct attn *a, struct attn_forward_scratch *w
 VEC_INLINE void forward_item(const struct attn *a, struct attn_forward_scratch *w, const struct plan *p,
                              int64_t pair, int64_t first, int64_t n, int ticks, weft_dtype t) {
     const weft_attn_desc *d = a->d;
-    int64_t b = pair / d->hkv, key_head = pair % d->hkv, hd = d->hd, rows = attn_rows(d), begin = INT64_MAX,
+    int64_t b = pair / d->hkv, key_head = pair % d->hkv, hd = d->hd, row = attn_row(hd), begin = INT64_MAX,
             end = 0;
     for (int64_t g = 0; g < n; g++) {
         int64_t head = key_head * p->heads + (first + g) / p->per_head,
@@ -143,24 +196,22 @@ VEC_INLINE void forward_item(const struct attn *a, struct attn_forward_scratch *
             begin = w->sight[g].first < begin ? w->sight[g].first : begin;
             end = w->sight[g].end > end ? w->sight[g].end : end;
         }
-        attn_pack_across(w->q + g * ATTN_GROUP * hd, CPU_NR, t, a->q, attn_at(d->sq, b, q0, head), d->sq[1],
-                         d->tq - q0, ATTN_GROUP, hd);
+        attn_pack_lanes(w->q + g * ATTN_GROUP * hd, t, a->q, attn_at(d->sq, b, q0, head), d->sq[1],
+                        d->tq - q0, ATTN_GROUP, hd, (float)((double)d->scale * ATTN_LOG2E));
         for (int i = 0; i < ATTN_GROUP; i++) {
             w->m[g * ATTN_GROUP + i] = -__builtin_inff();
             w->l[g * ATTN_GROUP + i] = 0.0f;
         }
-        memset(w->o + g * ATTN_GROUP * rows, 0, (size_t)(ATTN_GROUP * rows) * sizeof(float));
+        memset(w->o + g * ATTN_GROUP * row, 0, (size_t)(ATTN_GROUP * row) * sizeof(float));
     }
     for (int64_t block = begin / ATTN_BLOCK * ATTN_BLOCK; block < end; block += ATTN_BLOCK) {
         int64_t valid = d->tk - block < ATTN_BLOCK ? d->tk - block : ATTN_BLOCK, seen = 0;
         for (int64_t g = 0; g < n; g++) seen += attn_sees(&w->sight[g], block, block + ATTN_BLOCK);
         if (!seen) continue;
-        attn_pack_across(w->k, CPU_MR, t, a->k, attn_at(d->sk, b, block, key_head), d->sk[1], valid,
-                         ATTN_BLOCK, hd);
-        attn_pack_along(w->v, t, a->v, attn_at(d->sv, b, block, key_head), d->sv[1], valid, ATTN_BLOCK, hd,
-                        rows);
-        for (int64_t g = 0; g < n; g++)
-            if (attn_sees(&w->sight[g], block, block + ATTN_BLOCK)) group_block(a, w, g, block);
+        int64_t total = ops_round_up(valid, ATTN_GROUP);
+        attn_pack_rows(w->k, t, a->k, attn_at(d->sk, b, block, key_head), d->sk[1], valid, total, hd);
+        attn_pack_rows(w->v, t, a->v, attn_at(d->sv, b, block, key_head), d->sv[1], valid, total, hd);
+        for (int64_t g = 0; g < n; g++) meet_block(a, w, g, block);
         if (ticks) cpu_tick(a->x);
     }
     for (int64_t g = 0; g < n; g++)

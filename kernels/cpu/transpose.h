@@ -21,11 +21,6 @@ VEC_INLINE tile8 tile8_load_f32(const float *p) {
 VEC_INLINE void tile8_store(float *p, tile8 a) {
     _mm256_storeu_ps(p, a);
 }
-/* The first six. */
-VEC_INLINE void tile8_store_6(float *p, tile8 a) {
-    _mm_storeu_ps(p, _mm256_castps256_ps128(a));
-    _mm_storel_pi((__m64 *)(void *)(p + 4), _mm256_extractf128_ps(a, 1));
-}
 VEC_INLINE tile8 tile8_mul(tile8 a, tile8 b) {
     return _mm256_mul_ps(a, b);
 }
@@ -158,6 +153,22 @@ VEC_INLINE tile8 tile8_load(weft_dtype t, const void *p, int64_t at, int m) {
             lane[i] = (uint32_t)((const uint16_t *)p)[at + i] << 16;
     memcpy(value, lane, sizeof value);
     return tile8_load_f32(value);
+}
+
+/* m <= 8 elements of `have` <= 8 rows, transposed and times `factor`: dst[c * ld + row], 8 lanes of every c < m;
+ * rows that do not exist are zero. */
+VEC_INLINE void tile8_pack(weft_dtype t, const void *src, int64_t at, int64_t stride, int have, int m,
+                           float factor, float *dst, int64_t ld) {
+    const float f[8] = {factor, factor, factor, factor, factor, factor, factor, factor};
+    tile8 r[8];
+    for (int i = 0; i < 8; i++) {
+        r[i] = tile8_zero();
+        if (i >= have) continue;
+        r[i] = m == 8 ? tile8_load(t, src, at + i * stride, 8) : tile8_load(t, src, at + i * stride, m);
+        r[i] = tile8_mul(tile8_load_f32(f), r[i]);
+    }
+    tile8_flip(r);
+    for (int i = 0; i < m; i++) tile8_store(dst + i * ld, r[i]);
 }
 
 #endif

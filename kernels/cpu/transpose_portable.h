@@ -18,11 +18,6 @@ VEC_INLINE void tile8_store(float *p, tile8 a) {
     vquad_store(p, a.lo);
     vquad_store(p + 4, a.hi);
 }
-VEC_INLINE void tile8_store_6(float *p, tile8 a) {
-    vquad_store(p, a.lo);
-    p[4] = a.hi[0];
-    p[5] = a.hi[1];
-}
 VEC_INLINE tile8 tile8_mul(tile8 a, tile8 b) {
     return (tile8){a.lo * b.lo, a.hi * b.hi};
 }

@@ -133,6 +133,10 @@ static void exp_within_2_ulp(void **state) {
     (void)state;
     assert_true(worst_error(VMATH_EXP, expl, 110, FINE) <= 1);
 }
+static void exp2_within_2_ulp(void **state) {
+    (void)state;
+    assert_true(worst_error(VMATH_EXP2, exp2l, 160, FINE) <= 1);
+}
 static void log_within_2_ulp(void **state) {
     (void)state;
     assert_true(worst_error(VMATH_LOG, logl, INFINITY, FINE) <= 1);
@@ -183,6 +187,7 @@ static void special_values(void **state) {
     (void)state;
     for (int f = 0; f < VMATH_BAD_EXP; f++) assert_true(isnan(one((enum vmath_function)f, NAN)));
     assert_true(one(VMATH_EXP, -INFINITY) == 0 && one(VMATH_EXP, INFINITY) == INFINITY);
+    assert_true(one(VMATH_EXP2, -INFINITY) == 0 && one(VMATH_EXP2, 3.0f) == 8);
     assert_true(one(VMATH_EXP, 0.0f) == 1 && one(VMATH_EXP, -0.0f) == 1);
     assert_true(one(VMATH_LOG, 0.0f) == -INFINITY && one(VMATH_LOG, -0.0f) == -INFINITY);
     assert_true(one(VMATH_LOG, INFINITY) == INFINITY && isnan(one(VMATH_LOG, -1.0f)));
@@ -218,15 +223,11 @@ int main(void) {
         return 77;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(exp_within_2_ulp),
-        cmocka_unit_test(log_within_2_ulp),
-        cmocka_unit_test(tanh_within_2_ulp),
-        cmocka_unit_test(sigmoid_within_3_ulp),
-        cmocka_unit_test(rsqrt_within_2_ulp),
-        cmocka_unit_test(gelu_within_its_bound),
-        cmocka_unit_test(gelu_derivative_within_4_in_2_24),
-        cmocka_unit_test(a_wrong_exp_is_noticed),
-        cmocka_unit_test(special_values),
+        cmocka_unit_test(exp_within_2_ulp),       cmocka_unit_test(exp2_within_2_ulp),
+        cmocka_unit_test(log_within_2_ulp),       cmocka_unit_test(tanh_within_2_ulp),
+        cmocka_unit_test(sigmoid_within_3_ulp),   cmocka_unit_test(rsqrt_within_2_ulp),
+        cmocka_unit_test(gelu_within_its_bound),  cmocka_unit_test(gelu_derivative_within_4_in_2_24),
+        cmocka_unit_test(a_wrong_exp_is_noticed), cmocka_unit_test(special_values),
         cmocka_unit_test(bf16_as_defined),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

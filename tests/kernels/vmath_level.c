@@ -6,6 +6,7 @@
 VEC_INLINE vec apply(enum vmath_function f, vec x) {
     switch (f) {
     case VMATH_EXP: return vec_exp(x);
+    case VMATH_EXP2: return vec_exp2(x);
     case VMATH_LOG: return vec_log(x);
     case VMATH_TANH: return vec_tanh(x);
     case VMATH_SIGMOID: return vec_sigmoid(x);

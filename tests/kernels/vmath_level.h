@@ -6,6 +6,7 @@
 
 enum vmath_function {
     VMATH_EXP,
+    VMATH_EXP2,
     VMATH_LOG,
     VMATH_TANH,
     VMATH_SIGMOID,
