@@ -226,6 +226,20 @@ static inline weft_status weft_check_reduce_p(weft_dtype t, weft_redop op, int p
     return WEFT_OK;
 }
 
+static inline weft_status weft_check_outer(const weft_outer_desc *d, const float *delta, const float *v,
+                                           const float *theta) {
+    WEFT_CHECK_SIZE(d, "outer_step");
+    return weft_check_given("outer_step", d->n == 0 || (delta && v && theta));
+}
+
+static inline weft_status weft_check_codec(const char *what, weft_codec c, size_t n, int given) {
+    if (c != WEFT_CODEC_INT8B128 && c != WEFT_CODEC_INT4B128 && c != WEFT_CODEC_TOPK2)
+        return weft_fail(WEFT_ERR_UNSUPPORTED, "%s: codec %d, expected int8b128, int4b128 or topk2", what,
+                         (int)c);
+    if (n > INT64_MAX / 16) return weft_fail(WEFT_ERR_ARG, "%s: %zu elements", what, n);
+    return weft_check_given(what, n == 0 || given);
+}
+
 static inline weft_status weft_check_probe(weft_dtype t, double seconds, const double *flops) {
     WEFT_TRY(weft_check_model_dtype("probe_fma", t));
     if (!(seconds > 0) || seconds > 3600 || !flops)

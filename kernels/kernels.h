@@ -15,7 +15,8 @@
  *  - Bit contract (cpu): the bits of a result depend on op, descriptor and WEFT_KERNELS_CONTRACT only; not on thread
  *    count, instruction set, alignment or time. One exception: bf16 products on AMX tiles are summed in the order of the
  *    tile instruction (weft_backend_desc.bf16_order), ten times faster than the others could follow it. Reductions use 16 virtual lanes and fixed trees over fixed-size
- *    blocks. cast, axpby, reduce_p, scale_copy are equal by == on every backend.
+ *    blocks. cast, axpby, reduce_p, scale_copy, outer_step, quant and dequant_axpy are equal by == on
+ *    every backend.
  *  - dtypes `t` of the model ops: WEFT_F32 or WEFT_BF16 (storage; arithmetic and accumulation are fp32). Parameters of
  *    norms and biases have dtype t as well; all parameter gradients are f32 and accumulated into (+=).
  *  - Pointers must not overlap except where "in place" is said. 64-byte alignment makes ops faster, 4 bytes (2 for
@@ -195,6 +196,23 @@ typedef struct weft_newton_schulz_desc {
     int32_t rounds;
 } weft_newton_schulz_desc;
 
+/* One Nesterov step of the outer optimiser over n elements: v = fma(mu, v, x); g = fma(mu, v, x);
+ * theta = fma(-eta, g, theta). Source: Douillard et al., DiLoCo, 2023; Sutskever et al. 2013. */
+typedef struct weft_outer_desc {
+    uint32_t size;
+    size_t n;
+    float eta, mu;
+} weft_outer_desc;
+
+/* How outer gradients travel; kernels/codec.h says what the bytes are and how many. */
+typedef enum weft_codec {
+    WEFT_CODEC_F32,  /* cast and axpby */
+    WEFT_CODEC_BF16, /* cast */
+    WEFT_CODEC_INT8B128,
+    WEFT_CODEC_INT4B128,
+    WEFT_CODEC_TOPK2
+} weft_codec;
+
 #define WEFT_REDUCE_MAX 16
 
 struct weft_ops {
@@ -282,6 +300,17 @@ struct weft_ops {
                             void *dst, size_t n);
     /* dst = w * src (f32); w = 0 writes zeros without reading. May be in place. */
     weft_status (*scale_copy)(weft_exec *x, size_t n, float w, const float *src, float *dst);
+
+    /* theta and the velocity v are updated by x, the mean change of the parameters (all f32 [n]). */
+    weft_status (*outer_step)(weft_exec *x, const weft_outer_desc *d, const float *delta, float *v,
+                              float *theta);
+    /* The code of n elements (f32 or bf16) in dst, weft_codec_bytes(codec, n) bytes of any alignment; *nonfinite: how
+     * many were NaN or infinite, which makes their whole block NaN. INT8B128, INT4B128, TOPK2. */
+    weft_status (*quant)(weft_exec *x, weft_codec codec, const void *v, weft_dtype t, size_t n, void *dst,
+                         uint64_t *nonfinite);
+    /* acc = fma(a, value, acc) for every element that the code of n elements holds (topk2: the kept ones). */
+    weft_status (*dequant_axpy)(weft_exec *x, weft_codec codec, const void *src, size_t n, float a,
+                                float *acc);
 
     /* FMA peak of the whole team in flop/s for t (f32, bf16), from a loop of about `seconds`. */
     weft_status (*probe_fma)(weft_exec *x, weft_dtype t, double seconds, double *flops);

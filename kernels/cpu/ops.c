@@ -51,7 +51,7 @@ int ops_beyond_cache(const weft_exec *x, double bytes) {
 }
 
 void ops_elements(weft_exec *x, int64_t n, double bytes, ops_range_job *job, void *arg) {
-    struct range r = {x, n, 64, OPS_BLOCK, job, arg, ops_beyond_cache(x, bytes)};
+    struct range r = {x, n, OPS_RUN, OPS_BLOCK, job, arg, ops_beyond_cache(x, bytes)};
     run_range(&r);
 }
 

@@ -49,6 +49,30 @@ static weft_status op_adamw(weft_exec *x, const weft_adamw_desc *d, float *maste
     return WEFT_OK;
 }
 
+struct outer {
+    const weft_outer_desc *d;
+    const float *delta;
+    float *v, *theta;
+};
+
+static void outer(void *arg, int64_t begin, int64_t end) {
+    const struct outer *o = arg;
+    vec mu = vec_set(o->d->mu), eta = vec_set(o->d->eta);
+    VEC_FOR(i, m, begin, end, {
+        vec x = vec_load_f32(o->delta + i, m), v = vec_fma(mu, vec_load_f32(o->v + i, m), x);
+        vec_store_f32(o->v + i, m, v);
+        vec_store_f32(o->theta + i, m, vec_fnma(eta, vec_fma(mu, v, x), vec_load_f32(o->theta + i, m)));
+    });
+}
+
+static weft_status op_outer_step(weft_exec *x, const weft_outer_desc *d, const float *delta, float *v,
+                                 float *theta) {
+    WEFT_TRY(weft_check_outer(d, delta, v, theta));
+    struct outer o = {d, delta, v, theta};
+    ops_elements(x, (int64_t)d->n, 20.0 * (double)d->n, outer, &o);
+    return WEFT_OK;
+}
+
 struct fold {
     const float *v;
     int64_t n, chunk; /* elements of a chunk: SUM_BLOCK * 2^k */
@@ -181,6 +205,7 @@ static weft_status op_absmax(weft_exec *x, size_t n, const float *v, float *out)
 
 void CPU_NAME(ops_fill_optim)(struct weft_ops *t) {
     t->adamw = op_adamw;
+    t->outer_step = op_outer_step;
     t->sumsq = op_sumsq;
     t->absmax = op_absmax;
 }

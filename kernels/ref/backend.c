@@ -84,6 +84,9 @@ static const struct weft_ops ref_ops = {
     .box_copy = ref_box_copy,
     .reduce_p = ref_reduce_p,
     .scale_copy = ref_scale_copy,
+    .outer_step = ref_outer_step,
+    .quant = ref_quant,
+    .dequant_axpy = ref_dequant_axpy,
     .probe_fma = ref_probe_fma,
 };
 

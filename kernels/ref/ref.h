@@ -80,6 +80,11 @@ weft_status ref_box_copy(weft_exec *x, size_t elem, uint32_t ndim, const int64_t
 weft_status ref_reduce_p(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src, void *dst,
                          size_t n);
 weft_status ref_scale_copy(weft_exec *x, size_t n, float w, const float *src, float *dst);
+weft_status ref_outer_step(weft_exec *x, const weft_outer_desc *d, const float *delta, float *v,
+                           float *theta);
+weft_status ref_quant(weft_exec *x, weft_codec c, const void *v, weft_dtype t, size_t n, void *dst,
+                      uint64_t *nonfinite);
+weft_status ref_dequant_axpy(weft_exec *x, weft_codec c, const void *src, size_t n, float a, float *acc);
 weft_status ref_probe_fma(weft_exec *x, weft_dtype t, double seconds, double *flops);
 
 #endif
