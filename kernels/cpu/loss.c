@@ -33,18 +33,24 @@ VEC_INLINE float row_max(const void *z, int64_t at, int64_t n, weft_dtype t) {
     return vec_largest(vec_max(vec_max(m0, m1), vec_max(m2, m3)));
 }
 
+/* e^(a - b) */
+VEC_INLINE vec exp_difference(vec a, vec b) {
+    vec x = vec_mul(vec_sub(a, b), vec_set(0x1.715476p+0f));
+    return vec_exp2(vec_min(vec_set(254.0f), x));
+}
+
 VEC_INLINE float row_sum_exp(const void *z, int64_t at, int64_t n, float max, weft_dtype t) {
     vec top = vec_set(max), s0 = vec_zero(), s1 = s0, s2 = s0, s3 = s0;
     int64_t i = 0;
     for (; i + 4 * VEC_LANES <= n; i += 4 * VEC_LANES) {
-        s0 = vec_add(s0, vec_exp(vec_sub(vec_load(t, z, at + i, VEC_LANES), top)));
-        s1 = vec_add(s1, vec_exp(vec_sub(vec_load(t, z, at + i + VEC_LANES, VEC_LANES), top)));
-        s2 = vec_add(s2, vec_exp(vec_sub(vec_load(t, z, at + i + 2 * VEC_LANES, VEC_LANES), top)));
-        s3 = vec_add(s3, vec_exp(vec_sub(vec_load(t, z, at + i + 3 * VEC_LANES, VEC_LANES), top)));
+        s0 = vec_add(s0, exp_difference(vec_load(t, z, at + i, VEC_LANES), top));
+        s1 = vec_add(s1, exp_difference(vec_load(t, z, at + i + VEC_LANES, VEC_LANES), top));
+        s2 = vec_add(s2, exp_difference(vec_load(t, z, at + i + 2 * VEC_LANES, VEC_LANES), top));
+        s3 = vec_add(s3, exp_difference(vec_load(t, z, at + i + 3 * VEC_LANES, VEC_LANES), top));
     }
     for (; i < n; i += VEC_LANES) {
         int m = n - i < VEC_LANES ? (int)(n - i) : VEC_LANES;
-        vec e = vec_exp(vec_sub(vec_load(t, z, at + i, m), top));
+        vec e = exp_difference(vec_load(t, z, at + i, m), top);
         s0 = vec_add(s0, vec_select(vmask_first(m), e, vec_zero()));
     }
     return vec_sum(vec_add(vec_add(s0, s1), vec_add(s2, s3)));
@@ -72,10 +78,10 @@ VEC_INLINE void loss_grad(void *arg, int64_t begin, int64_t end, weft_dtype t) {
             vec lse = vec_set(l->lse_in[row]), hit, p;
             hit = vec_load(t, l->z, at + l->target[row], 1);
             VEC_FOR(i, m, 0, l->d->vocab, {
-                p = vec_exp(vec_sub(vec_load(t, l->z, at + i, m), lse));
+                p = exp_difference(vec_load(t, l->z, at + i, m), lse);
                 vec_store(t, l->z, at + i, m, vec_mul(p, scale));
             });
-            p = vec_sub(vec_exp(vec_sub(hit, lse)), vec_set(1.0f));
+            p = vec_sub(exp_difference(hit, lse), vec_set(1.0f));
             vec_store(t, l->z, at + l->target[row], 1, vec_mul(p, scale));
         }
         memset((char *)l->z + (size_t)(at + masked) * (t == WEFT_F32 ? 4 : 2), 0,
