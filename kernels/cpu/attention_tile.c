@@ -52,9 +52,14 @@
 #define TILES(name)                                                                                          \
     TILE(name, 4, 1)                                                                                         \
     TILE(name, 4, 2)                                                                                         \
-    TILE(name, 4, 3) TILE(name, 4, 4) TILE(name, 6, 1) TILE(name, 6, 2) TILE(name, 6, 3) TILE(               \
-        name, 6, 4) static tile_kernel *const name[2][MOST_VECS] = {                                         \
-        {name##_4_1, name##_4_2, name##_4_3, name##_4_4}, {name##_6_1, name##_6_2, name##_6_3, name##_6_4}};
+    TILE(name, 4, 3)                                                                                         \
+    TILE(name, 4, 4)                                                                                         \
+    TILE(name, 6, 1)                                                                                         \
+    TILE(name, 6, 2)                                                                                         \
+    TILE(name, 6, 3)                                                                                         \
+    TILE(name, 6, 4)                                                                                         \
+    static tile_kernel *const name[2][MOST_VECS] = {{name##_4_1, name##_4_2, name##_4_3, name##_4_4},        \
+                                                    {name##_6_1, name##_6_2, name##_6_3, name##_6_4}};
 #else
 #define MOST_VECS 1
 #define TILES(name)                                                                                          \

@@ -15,6 +15,10 @@
 
 #include "tests/support/kernels_case.h"
 
+/* The negative control turns D's sign around in the definition and counts what then disagrees. */
+static double sign_of_d = 1;
+static int64_t disagree;
+
 #define TINY 0x1p-100 /* probabilities below it may be flushed to 0 */
 
 typedef struct attn_arg {
@@ -114,7 +118,7 @@ static void define_backward(attn_arg *a) {
             for (int64_t i = 0; i < d->tq; i++) {
                 int64_t kh = h / (d->hq / d->hkv), at_q = at(d->sq, b, i, h), at_o = at(d->so, b, i, h);
                 double lse = (double)a->lse[(b * d->hq + h) * d->tq + i], e_d,
-                       big_d = dot(a, a->do_, at_o, a->o, at_o, &e_d);
+                       big_d = sign_of_d * dot(a, a->do_, at_o, a->o, at_o, &e_d);
                 for (int64_t c = 0; c < d->hd; c++) a->want[0][at_q + c] += 0.0;
                 for (int64_t j = 0; j < d->tk; j++) {
                     int64_t at_k = at(d->sk, b, j, kh), at_v = at(d->sv, b, j, kh);
@@ -151,7 +155,9 @@ static void check_against(const kt_run *r, const attn_arg *a, const char *name, 
             tol += 0x1p-8 * fabs(want) * 1.01; /* one rounding of the stored result */
         else
             tol += KT_U * fabs(want);
-        if (!(fabs(got - want) <= tol))
+        if (fabs(got - want) <= tol) continue;
+        disagree++;
+        if (sign_of_d > 0)
             fail_msg("%s on %s: element %zu of %zu is %.9g, by definition %.9g, allowed %.3g", name, r->label,
                      i, n, got, want, tol);
     }
@@ -382,6 +388,16 @@ static void large_scores_do_not_overflow(void **state) {
     }
 }
 
+static void a_wrong_sign_of_d_is_noticed(void **state) {
+    kt_rng r = {kt_seed() + 6};
+    (void)state;
+    disagree = 0;
+    sign_of_d = -1;
+    attention_case(&r, shape(0, 1, 2, 1, 16, 20, 20), 0, 0);
+    sign_of_d = 1;
+    assert_true(disagree > 20);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_shapes),
@@ -390,6 +406,7 @@ int main(void) {
         cmocka_unit_test(rows_and_calls_that_see_nothing),
         cmocka_unit_test(nan_reaches_what_depends_on_it),
         cmocka_unit_test(large_scores_do_not_overflow),
+        cmocka_unit_test(a_wrong_sign_of_d_is_noticed),
     };
     return cmocka_run_group_tests_name("attention", tests, kt_open, kt_close);
 }
