@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "benchmarks/harness.h"
 #include "weft/comm.h"
 
 #define SAMPLES 2000
@@ -21,11 +22,6 @@ typedef struct options {
 } options;
 
 static int rank, ranks;
-
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 static void fail(const char *what) {
     fprintf(stderr, "rank %d: %s: %s\n", rank, what, weft_last_error());
@@ -90,13 +86,11 @@ static double copy_rate(size_t bytes) {
     return (double)bytes / best;
 }
 
-typedef struct stats {
-    double min, median, p99;
-} stats;
+typedef struct bench_stats stats;
 
-static stats summarise(double *t, int n) {
-    qsort(t, (size_t)n, sizeof *t, by_value);
-    return (stats){t[0] * 1e6, t[n / 2] * 1e6, t[(n - 1) * 99 / 100] * 1e6};
+static stats summarise(double *t, int n) { /* microseconds */
+    for (int i = 0; i < n; i++) t[i] *= 1e6;
+    return bench_stats_of(t, n);
 }
 
 static void report(const options *o, size_t bytes, int n, stats w, stats m, double floor_us) {

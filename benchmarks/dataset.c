@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/hist.h"
 #include "base/rng.h"
+#include "benchmarks/harness.h"
 #include "io/dataset/shard.h"
 
 #define BATCH  64
@@ -37,15 +38,6 @@ static void make_shard(const char *path, uint64_t tokens) {
         need(weft_shard_append(w, ids, tokens - at < 4096 ? (size_t)(tokens - at) : 4096, 4096));
     }
     need(weft_shard_finish(w, NULL));
-}
-
-static int by_value(const void *a, const void *b) {
-    return *(const double *)a < *(const double *)b ? -1 : 1;
-}
-
-static double median(double *v, int n) {
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    return v[n / 2];
 }
 
 static weft_data *open_stream(const char *path, size_t copies, int64_t context) {
@@ -142,7 +134,7 @@ int main(int argc, char **argv) {
     double resume = weft_now() - start;
     weft_data_close(d);
 
-    double us[ROUNDS], top = median(floor_, ROUNDS), got = median(ours, ROUNDS);
+    double us[ROUNDS], top = bench_stats_of(floor_, ROUNDS).median, got = bench_stats_of(ours, ROUNDS).median;
     for (int i = 0; i < ROUNDS; i++) us[i] = ours[i];
     printf("%" PRIu64 " MiB of u16 tokens in memory, context %" PRId64 ", one core (sink %" PRIu64 ")\n", mib,
            T, sink % 10);

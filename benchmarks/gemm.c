@@ -426,6 +426,15 @@ static void print_header(const struct bench *v, const weft_backend_desc *info) {
     printf("\n");
 }
 
+/* The first line of JSON: where this ran, and beside whom. */
+static void print_machine(const struct bench *v, const weft_backend_desc *info) {
+    printf("{\"bench\":\"machine\",\"model\":\"%s\",\"isa\":\"%s\",\"threads\":%d,\"cores\":%d,\"peers\":{",
+           info->model, info->isa, v->o->threads, info->cores);
+    for (int i = 1; i < v->contenders; i++)
+        printf("%s\"%s\":\"%s\"", i > 1 ? "," : "", name_of(v, i), v->text[i]);
+    printf("}}\n");
+}
+
 static void print_row(const struct bench *v, const struct shape *s, weft_dtype t, const struct result *r) {
     const struct row *w = &r->row[WEFT];
     printf("%-4s %s %5lld %5lld %5lld %4d %7.1f%c %8.3f %8.3f %6.1f %6.1f", weft_dtype_name(t),
@@ -517,7 +526,7 @@ int main(int argc, char **argv) {
     open_peers(&v);
     v.stream = bench_alloc(v.b, STREAM_SIZE);
     bench_random(WEFT_F32, v.stream, STREAM_SIZE / sizeof *v.stream, 2); /* every page is a page of its own */
-    if (!o.json) print_header(&v, &info);
+    (o.json ? print_machine : print_header)(&v, &info);
     for (int t = WEFT_F32; t <= WEFT_BF16; t++)
         if (o.types[t]) run(&v, &info, (weft_dtype)t);
     v.ops->release(v.b, v.stream);

@@ -31,8 +31,12 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-struct bench_stats bench_stats_of(double *v, int n) {
+void bench_sort(double *v, int n) {
     qsort(v, (size_t)n, sizeof *v, by_value);
+}
+
+struct bench_stats bench_stats_of(double *v, int n) {
+    bench_sort(v, n);
     double median = n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
     return (struct bench_stats){v[0], median, v[n - 1 - n / 100], v[n - 1]};
 }

@@ -19,6 +19,7 @@ void bench_check(weft_status s);
 struct bench_stats {
     double min, median, p99, max;
 };
+void bench_sort(double *v, int n);                   /* rising */
 struct bench_stats bench_stats_of(double *v, int n); /* sorts v; n >= 1 */
 
 /* The geometric mean of what was added, and the smallest of it. */

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/rng.h"
+#include "benchmarks/harness.h"
 #include "io/metrics/metrics.h"
 #include "io/report/report.h"
 
@@ -39,15 +40,10 @@ static void *need(void *p) {
     exit(1);
 }
 
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* min, median and p99 of n seconds, in units of `scale` seconds; then what they are to be held against. */
 static void row(const char *what, const char *unit, double scale, double *v, int n, const char *beside) {
-    qsort(v, (size_t)n, sizeof *v, by_value);
-    double min = v[0] / scale, median = v[n / 2] / scale, p99 = v[(int)(0.99 * (n - 1))] / scale;
+    struct bench_stats s = bench_stats_of(v, n);
+    double min = s.min / scale, median = s.median / scale, p99 = s.p99 / scale;
     if (json)
         printf("{\"what\":\"%s\",\"unit\":\"%s\",\"min\":%.4g,\"median\":%.4g,\"p99\":%.4g,\"n\":%d}\n", what,
                unit, min, median, p99, n);

@@ -16,6 +16,7 @@
 
 #include "base/file.h"
 #include "base/rng.h"
+#include "benchmarks/harness.h"
 #include "io/tokenizer/split.h"
 #include "io/tokenizer/tok.h"
 
@@ -38,13 +39,8 @@ typedef struct text {
     size_t ids;
 } text;
 
-static int by_value(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double quantile(series *s, double q) {
-    qsort(s->v, (size_t)s->n, sizeof *s->v, by_value);
+    bench_sort(s->v, s->n);
     return s->v[(int)(q * (s->n - 1) + 0.5)];
 }
 
