@@ -12,7 +12,7 @@ ATTENTION_BYTES = {"attn_fwd": 4, "attn_bwd": 8}  # activations of 4 x 1024 x 76
 
 STYLE = """
 text { font: 13px sans-serif; fill: #24292f } .small { font-size: 11px } .title { font-size: 16px; font-weight: 600 }
-.grid { stroke: #8c959f; stroke-opacity: .25 } .roof { stroke: #57606a; stroke-width: 2; fill: none } .low { stroke-dasharray: 6 4 }
+.grid { stroke: #8c959f; stroke-opacity: .25 } .lead { stroke: #1a7f37; stroke-width: 1 } .roof { stroke: #57606a; stroke-width: 2; fill: none } .low { stroke-dasharray: 6 4 }
 .f32 { fill: #0969da } .bf16 { fill: #bc4c00 } .op { fill: #1a7f37 } .mark { fill-opacity: .75 } rect.page { fill: #ffffff }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .grid { stroke: #8b949e } .roof { stroke: #b1bac4 }
 .f32 { fill: #58a6ff } .bf16 { fill: #ffa657 } .op { fill: #56d364 } rect.page { fill: #0d1117 } }
@@ -102,7 +102,7 @@ class Plot:
 
 
 def place(labels, marks):
-    """Where each label of the mark at (x, y) goes so that it covers no mark and no other label; (x, y, words)."""
+    """Where each label of the mark at (x, y) goes so that it covers no mark and no other label; (x, y, words, the mark)."""
     boxes = [(x - 5, y - 5, x + 5, y + 5) for x, y in marks]
     out = []
     for x, y, words in sorted(labels):
@@ -113,7 +113,7 @@ def place(labels, marks):
             if all(box[2] < b[0] or b[2] < box[0] or box[3] < b[1] or b[3] < box[1] for b in boxes):
                 break
         boxes.append(box)
-        out.append((left, base, words))
+        out.append((left, base, words, (x, y)))
     return out
 
 
@@ -135,7 +135,9 @@ def draw(rows):
         plot.text(x, y, f"reading: {bandwidth / 1e9:.0f} GB/s", "small", "middle", f' transform="rotate({-slope:.1f} {x:.1f} {y:.1f})"')
     marks = [plot.mark(kind, i, speed) for kind, i, speed, _ in all_points]
     labels = [(*at, p[3]) for at, p in zip(marks, all_points) if p[3]]
-    for x, y, words in place(labels, marks):
+    for x, y, words, mark in place(labels, marks):
+        if abs(y - 4 - mark[1]) > 2:  # not beside its mark: a line leads there
+            plot.line(min(max(mark[0], x), x + 6.4 * len(words)), y + 3 if y < mark[1] else y - 11, *mark, "lead")
         plot.text(x, y, words, "small")
     x = WIDTH - RIGHT - 330
     for kind, words in (("f32", "product, fp32"), ("bf16", "product, bf16"), ("op", "other op, fp32")):
