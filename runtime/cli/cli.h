@@ -44,7 +44,8 @@ int cli_json_print(json_t *j);
 typedef struct cli_job {
     weft_ctx *ctx;
     weft_group *group; /* all ranks */
-    int rank, ranks, node_ranks;
+    int rank, ranks;
+    int sharing; /* ranks of this node that may run on the same cores, this one included */
 } cli_job;
 
 /* MPI_Init, HDF5, logger, weft_init, one group. */

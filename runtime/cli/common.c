@@ -3,12 +3,14 @@
 #include <hdf5.h>
 #include <math.h>
 #include <mpi.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/mem.h"
 #include "runtime/cli/cli.h"
 
 int cli_fail(weft_status s) {
@@ -78,6 +80,32 @@ const volatile sig_atomic_t *cli_catch_signals(void) {
     return &stop_requested;
 }
 
+/* Ranks of the node whose allowed processors overlap this one's: bound apart, every rank has its own. */
+static int ranks_on_my_cores(void) {
+    MPI_Comm node;
+    cpu_set_t mine;
+    int ranks = 0, sharing = 0;
+    if (sched_getaffinity(0, sizeof mine, &mine) != 0) CPU_ZERO(&mine);
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+    MPI_Comm_size(node, &ranks);
+    cpu_set_t *all = weft_calloc((size_t)ranks, sizeof *all);
+    int ok = all != NULL, all_ok = 0;
+    MPI_Allreduce(&ok, &all_ok, 1, MPI_INT, MPI_MIN, node);
+    if (all_ok) {
+        MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, node);
+        for (int i = 0; i < ranks; i++) {
+            cpu_set_t both;
+            CPU_AND(&both, &mine, &all[i]);
+            sharing += CPU_COUNT(&both) > 0;
+        }
+    } else {
+        sharing = ranks;
+    }
+    free(all);
+    MPI_Comm_free(&node);
+    return sharing > 0 ? sharing : 1;
+}
+
 static weft_status begin(cli_job *j) {
     int provided = 0;
     if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS ||
@@ -87,10 +115,7 @@ static weft_status begin(cli_job *j) {
         return WEFT_ERR_SERVICE;
     }
     H5open(); /* behind MPI_Init: the parallel library ties itself to MPI */
-    MPI_Comm node;
-    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-    MPI_Comm_size(node, &j->node_ranks);
-    MPI_Comm_free(&node);
+    j->sharing = ranks_on_my_cores();
     WEFT_TRY(weft_init(MPI_COMM_WORLD, NULL, &j->ctx));
     WEFT_TRY(weft_group_create(j->ctx, MPI_COMM_WORLD, "world", &j->group));
     j->rank = weft_group_rank(j->group);

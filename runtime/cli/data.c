@@ -13,6 +13,7 @@
 #include "io/dataset/dataset.h"
 #include "runtime/cli/cli.h"
 #include "runtime/train/session.h"
+#include "runtime/train/threads.h"
 
 static void print_shard(const char *path, const weft_shard_info *i, int json) {
     if (json) {

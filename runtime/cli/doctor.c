@@ -67,8 +67,10 @@ static void check_cores(finding *f) {
     f->v = mine == online ? GOOD : NOTE;
     snprintf(f->found, sizeof f->found, "%d of %ld online cores allowed here", mine, online);
     if (mine != online)
-        snprintf(f->mend, sizeof f->mend,
-                 "if that is not meant: mpirun --bind-to none, or ask the batch system for more");
+        snprintf(
+            f->mend, sizeof f->mend,
+            "if that is not meant: mpirun --bind-to none or --map-by slot:PE=<threads>, or ask the batch "
+            "system for more");
 }
 
 static void check_load(finding *f) {

@@ -9,6 +9,7 @@
 #include "runtime/cli/cli.h"
 #include "runtime/train/evaluate.h"
 #include "runtime/train/session.h"
+#include "runtime/train/threads.h"
 
 enum { OPT_BATCH = 1000, OPT_CONTEXT, OPT_WINDOWS, OPT_DTYPE, OPT_DEVICE, OPT_JSON, OPT_THREADS };
 
@@ -88,7 +89,7 @@ static weft_status evaluate(const arguments *a, cli_job *job, weft_session *sess
                             weft_evaluation *e) {
     weft_session_opts o = {.device = a->device,
                            .t = a->bf16 ? WEFT_BF16 : WEFT_F32,
-                           .threads = a->threads ? a->threads : weft_default_threads(job->node_ranks),
+                           .threads = a->threads ? a->threads : weft_default_threads(job->sharing),
                            .batch = a->batch,
                            .context = a->context};
     WEFT_TRY(weft_ctrl_agree(job->group, weft_session_open(a->model, &o, session)));

@@ -7,6 +7,7 @@
 #include "runtime/cli/cli.h"
 #include "runtime/train/generate.h"
 #include "runtime/train/session.h"
+#include "runtime/train/threads.h"
 
 enum { OPT_TEMPERATURE = 1000, OPT_TOP_K, OPT_TOP_P, OPT_SEED, OPT_DTYPE, OPT_DEVICE, OPT_JSON, OPT_THREADS };
 

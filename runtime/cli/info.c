@@ -8,6 +8,7 @@
 #include "kernels/kernels.h"
 #include "runtime/cli/cli.h"
 #include "runtime/train/session.h"
+#include "runtime/train/threads.h"
 #include "weft/version.h"
 
 enum { OPT_JSON = 1000, OPT_PROBE };

@@ -92,7 +92,7 @@ static int run(const arguments *a, const char *command) {
         weft_trainer_opts o = {.size = sizeof o,
                                .ctx = job.ctx,
                                .group = job.group,
-                               .node_ranks = job.node_ranks,
+                               .sharing = job.sharing,
                                .command = command,
                                .stop = cli_catch_signals(),
                                .quiet = a->quiet};

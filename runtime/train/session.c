@@ -1,21 +1,11 @@
 /* Opening a model directory for inference; see session.h. */
 #include "runtime/train/session.h"
 
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "io/exchange/hf.h"
-
-int weft_default_threads(int node_ranks) {
-    cpu_set_t set;
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    int mine = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    if ((long)mine * node_ranks > online) mine /= node_ranks;
-    return mine < 1 ? 1 : mine;
-}
 
 static weft_status allocate(void *arg, size_t bytes, void **p) {
     weft_backend *b = arg;

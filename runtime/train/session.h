@@ -23,9 +23,6 @@ typedef struct weft_session_opts {
     int64_t batch, context; /* shape of a forward pass; context 0: the model's */
 } weft_session_opts;
 
-/* Threads for one of node_ranks ranks: the cores it was bound to, or its share of the node's. */
-int weft_default_threads(int node_ranks);
-
 /* dir: a HuggingFace directory or a checkpoint of weft. */
 weft_status weft_session_open(const char *dir, const weft_session_opts *o, weft_session *s);
 void weft_session_close(weft_session *s);

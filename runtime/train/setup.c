@@ -15,6 +15,7 @@
 #include "io/exchange/hf.h"
 #include "runtime/train/internal.h"
 #include "runtime/train/session.h"
+#include "runtime/train/threads.h"
 
 static int64_t round_up(int64_t n, int64_t a) {
     return (n + a - 1) / a * a;
@@ -115,7 +116,10 @@ static weft_status open_backend(weft_trainer *t) {
     weft_backend_opts bo = {.size = sizeof bo};
     WEFT_TRY(weft_backend_open(names[t->c->run.device], &bo, &t->backend));
     t->ops = weft_backend_ops(t->backend);
-    t->threads = t->c->run.threads ? (int)t->c->run.threads : weft_default_threads(t->o.node_ranks);
+    t->threads = t->c->run.threads ? (int)t->c->run.threads : weft_default_threads(t->o.sharing);
+    char text[256];
+    if (weft_misbound(t->threads, t->o.sharing > 0 ? t->o.sharing : 1, text, sizeof text))
+        weft_warn("%s", text);
     return WEFT_OK;
 }
 

@@ -17,7 +17,7 @@ typedef struct weft_trainer_opts {
     uint32_t size;
     weft_ctx *ctx;       /* borrowed */
     weft_group *group;   /* borrowed; all ranks of the job */
-    int node_ranks;      /* ranks that share this node */
+    int sharing;         /* ranks of this node that may run on the same cores, this one included */
     const char *command; /* for the report */
     const volatile sig_atomic_t
         *stop; /* set by a signal: finish the step, save, end with WEFT_TRAIN_STOPPED */
