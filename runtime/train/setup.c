@@ -123,6 +123,29 @@ static weft_status open_backend(weft_trainer *t) {
     return WEFT_OK;
 }
 
+/* `reproducible` promises the same bits from any ranks: all must compute as rank 0 does. Collective. */
+static weft_status same_arithmetic(weft_trainer *t) {
+    weft_backend_desc mine, root;
+    if (!t->c->train.reproducible) return WEFT_OK;
+    weft_status s = weft_backend_info(t->backend, &mine);
+    root = mine;
+    WEFT_TRY(weft_ctrl_agree(t->o.group, s));
+    WEFT_TRY(weft_ctrl_bcast(t->o.group, &root, sizeof root, 0));
+    const char *mend = NULL;
+    if (mine.contract != root.contract)
+        mend = "run the same weft everywhere";
+    else if (strcmp(mine.name, root.name) != 0)
+        mend = "set run.device: ref";
+    else if (t->c->train.dtype && mine.bf16_order != root.bf16_order)
+        mend = "start all ranks with WEFT_ISA=avx512 (mpirun -x WEFT_ISA=avx512)";
+    if (mend)
+        s = weft_fail(WEFT_ERR_CONFIG,
+                      "train.reproducible: this rank computes with %s (%s, contract %u), rank 0 with %s (%s, "
+                      "contract %u), which sum in another order; %s",
+                      mine.name, mine.isa, mine.contract, root.name, root.isa, root.contract, mend);
+    return weft_ctrl_agree(t->o.group, s);
+}
+
 static weft_status allocate(void *arg, size_t bytes, void **p) {
     weft_trainer *t = arg;
     return t->ops->alloc(t->backend, bytes, p);
@@ -158,6 +181,8 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
             t->level_at[t->levels++] = weft_arena_reserve(&t->memory, "gradient tree", p->elements * 4);
     size_t scratch = weft_model_scratch(t->model, t->threads),
            more = weft_optim_scratch(t->optim, t->threads);
+    /* not pinned: only workers would be, the caller is MPI's, and where other work shares a core a thread must be free
+     * to leave it, for the whole team waits for the last; where mpirun bound the rank, that is enough */
     weft_exec_opts xo = {
         .size = sizeof xo, .threads = t->threads, .pin = 0, .scratch = scratch > more ? scratch : more};
     WEFT_TRY(weft_exec_create(t->backend, &xo, &t->x));
@@ -294,6 +319,7 @@ static weft_status build(weft_trainer *t) {
     if (s >= 0) s = open_backend(t);
     if (s >= 0) s = plan_memory(t, &d);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
+    WEFT_TRY(same_arithmetic(t));
 
     s = plan_allreduce(t);
     if (s >= 0) s = weft_optim_bind(t->optim, &t->memory, t->x);
