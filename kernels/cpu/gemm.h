@@ -61,13 +61,12 @@ weft_status cpu_probe_fma_avx512(weft_exec *x, weft_dtype t, double seconds, dou
 
 /* --- plan (gemm_plan.c) --- */
 
-/* How K is cut. Part of the bit contract: a function of K and the dtype alone. */
+/* How K is cut. Part of the bit contract, but where chains continue: a function of K and the dtype alone. */
 struct cpu_gemm_k {
     int64_t units;  /* K in units */
     int64_t block;  /* units of a K block but the last */
     int64_t blocks; /* at least 1 */
 };
-struct cpu_gemm_k cpu_gemm_cut_k(weft_dtype t, int64_t k);
 
 struct cpu_gemm_plan {
     const struct cpu_gemm_isa *isa;

@@ -10,7 +10,9 @@
  * well served as fp32. */
 #define K_BLOCK_F32  768 /* units */
 #define K_BLOCK_BF16 384
-#define K_ROUND      16
+/* Where a chain goes on from block to block the cut does not show in the bits; long blocks spare traffic of C. */
+#define K_BLOCK_CONTINUED 1024
+#define K_ROUND           16
 
 #define MIB             ((size_t)1 << 20)
 #define A_CHUNK_MAX     (12 * MIB)
@@ -42,9 +44,9 @@ static int64_t clamp(int64_t v, int64_t low, int64_t high) {
     return v > high ? high : v < low ? low : v;
 }
 
-struct cpu_gemm_k cpu_gemm_cut_k(weft_dtype t, int64_t k) {
+static struct cpu_gemm_k cut_k(const struct cpu_gemm_isa *isa, weft_dtype t, int64_t k) {
     struct cpu_gemm_k r;
-    int64_t longest = t == WEFT_F32 ? K_BLOCK_F32 : K_BLOCK_BF16;
+    int64_t longest = isa->continues ? K_BLOCK_CONTINUED : t == WEFT_F32 ? K_BLOCK_F32 : K_BLOCK_BF16;
     r.units = t == WEFT_F32 ? k : ceil_div(k, 2);
     r.blocks = r.units > 0 ? ceil_div(r.units, longest) : 1;
     r.block = ceil_div(ceil_div(r.units, r.blocks), K_ROUND) * K_ROUND;
@@ -74,7 +76,7 @@ void cpu_gemm_make_plan(const struct cpu_backend *b, const weft_gemm_desc *d, in
     p->isa = isa;
     p->words = d->a == WEFT_F32 ? CPU_WORDS_F32 : isa->bf16;
     p->unit_steps = p->words == CPU_WORDS_WIDE ? 2 : 1;
-    p->k = cpu_gemm_cut_k(d->a, d->k);
+    p->k = cut_k(isa, d->a, d->k);
     p->a_panels = ceil_div(d->m, isa->mr);
     p->b_panels = ceil_div(d->n, isa->nr);
     split_members(p, threads, d->b_packed);
