@@ -15,6 +15,9 @@
 
 #define PACK_INLINE static inline __attribute__((always_inline))
 
+/* How far reading is ahead of packing along columns: operands come from memory, and many streams hide what is next. */
+#define AHEAD_BYTES 256
+
 /* Columns go in groups: 8 in a ymm register, or, in panels of 48 (AVX-512), 16 in a zmm register. */
 #if CPU_LEVEL <= CPU_AVX2
 #define GROUP_MAX 8
@@ -115,8 +118,11 @@ PACK_INLINE void pack_across(enum cpu_words words, int w, const char *src, int64
     int64_t at = 0;
     for (int r = 0; r < group; r++) row[r] = src + (r < have ? r : 0) * ld_bytes;
     if (have >= columns)
-        for (; at + 16 <= bytes; at += 16)
+        for (; at + 16 <= bytes; at += 16) {
+            if (at % 64 == 0)
+                for (int r = 0; r < columns; r++) __builtin_prefetch(row[r] + at + AHEAD_BYTES);
             put_4_units(words, w, unit_words, row, at, to + at / 4 * unit_words);
+        }
     for (; at < bytes; at += 16) {
         float gathered[GROUP_MAX][4] = {{0}};
         const char *from[GROUP_MAX];
