@@ -189,6 +189,9 @@ weft_status cpu_gemm(weft_exec *x, const weft_gemm_desc *d, const void *a, const
         WEFT_TRY(cpu_gemm_check_pack(&job.plan, d, b));
     }
     WEFT_TRY_CTX(cpu_need_scratch(x, cpu_gemm_member_bytes(&job.plan) * (size_t)x->threads), "gemm");
-    cpu_run(x, multiply_part, &job);
+    if (job.plan.thin)
+        cpu_gemm_thin(x, &job.plan, &job.out, a, b);
+    else
+        cpu_run(x, multiply_part, &job);
     return WEFT_OK;
 }

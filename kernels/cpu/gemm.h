@@ -25,6 +25,8 @@ struct cpu_gemm_out {
 typedef void cpu_pack_panel(enum cpu_words words, int across, const void *src, int64_t ld, int64_t have,
                             int64_t k, uint32_t *panel);
 
+#define CPU_THIN_LANES 16
+
 /* What one level gives the driver. */
 struct cpu_gemm_isa {
     int level, mr, nr;
@@ -37,6 +39,9 @@ struct cpu_gemm_isa {
      */
     void (*tile)(enum cpu_words words, int64_t steps, int rows, const uint32_t *a, const uint32_t *b,
                  int64_t ldb, float *c, int64_t ldc, int accumulate);
+    /* sums[rows][lanes] = w[rows, steps] x[steps][lanes] for bf16; w as it stands, its rows ld_bytes apart;
+     * rows <= nr; whole step_units. NULL: none. */
+    void (*thin)(int64_t steps, const void *w, int64_t ld_bytes, int rows, const uint32_t *x, float *sums);
     /* sum[i] = the sum of column i of an A panel over its k. */
     void (*col_sum)(enum cpu_words words, int64_t steps, const uint32_t *a, float *sum);
     /* tile [rows, cols] (row stride nr) goes to row, col of C: `add` adds `partial` (row stride ldp) first;
@@ -79,6 +84,7 @@ struct cpu_gemm_plan {
     size_t a_bytes, b_bytes,
         c_bytes;    /* scratch of a member: A chunk, B block, fp32 partial sums of the chunk */
     int in_place_b; /* full B panels are read where they are */
+    int thin;       /* gemm_thin.c does it; a_bytes is for the tokens then */
     int partials;   /* sums between K blocks live in scratch, not in C */
 };
 
@@ -88,6 +94,13 @@ void cpu_gemm_make_plan(const struct cpu_backend *b, const weft_gemm_desc *d, in
 static inline size_t cpu_gemm_member_bytes(const struct cpu_gemm_plan *p) {
     return cpu_part(p->a_bytes) + cpu_part(p->b_bytes) + cpu_part(p->c_bytes);
 }
+
+/* --- few rows of A (gemm_thin.c) --- */
+
+int cpu_gemm_is_thin(const struct cpu_gemm_isa *isa, const weft_gemm_desc *d);
+/* Descriptor, plan and scratch have been checked. */
+void cpu_gemm_thin(weft_exec *x, const struct cpu_gemm_plan *p, const struct cpu_gemm_out *out, const void *a,
+                   const void *b);
 
 /* --- prepacked B (gemm_weight.c) --- */
 

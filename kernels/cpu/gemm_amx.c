@@ -176,6 +176,31 @@ static void tile(enum cpu_words words, int64_t steps, int rows, const uint32_t *
     _tile_stored(3, low + 16, c_bytes);
 }
 
+/* 32 rows of w as they stand, as A. They are as many streams, which the processor does not follow: each step asks for
+ * what it will read of the next 32 rows. */
+static void thin(int64_t steps, const void *w, int64_t ld_bytes, int rows, const uint32_t *x, float *sums) {
+    const char *from = w, *const end = from + steps * 4;
+    uint32_t gathered[2 * TILE_WORDS];
+    _tile_zero(0);
+    _tile_zero(1);
+    for (; from < end; from += TILE_BYTES, x += TILE_WORDS) {
+        _tile_loadd(6, x, TILE_BYTES);
+        if (rows < CPU_MR) {
+            pack_rows((const uint16_t *)(const void *)from, ld_bytes / 2, rows, 2 * STEP_UNITS, gathered);
+            _tile_loadd(4, gathered, TILE_BYTES);
+            _tile_loadd(5, gathered + TILE_WORDS, TILE_BYTES);
+        } else {
+            for (int i = CPU_MR; i < 2 * CPU_MR; i++) _mm_prefetch(from + i * ld_bytes, _MM_HINT_T1);
+            _tile_loadd(4, from, (size_t)ld_bytes);
+            _tile_loadd(5, from + TILE_ROWS * ld_bytes, (size_t)ld_bytes);
+        }
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 5, 6);
+    }
+    _tile_stored(0, sums, TILE_BYTES);
+    _tile_stored(1, sums + TILE_ROWS * TILE_COLS, TILE_BYTES);
+}
+
 /* Products with a column of ones. */
 static void col_sum(enum cpu_words words, int64_t steps, const uint32_t *a, float *sum) {
     _Alignas(CPU_LINE) uint32_t ones[TILE_WORDS];
@@ -208,6 +233,7 @@ const struct cpu_gemm_isa cpu_gemm_isa_amx = {
     .pack_a = pack_a,
     .pack_b = pack_b,
     .tile = tile,
+    .thin = thin,
     .col_sum = col_sum,
     .finish = CPU_NAME(cpu_gemm_finish),
 };

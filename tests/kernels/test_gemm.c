@@ -426,6 +426,38 @@ static void bf16_order_is_seen(void **state) {
     kt_free(&p.pool);
 }
 
+/* Row i of a product of 40 rows, alone and with up to 16 others: the bits of a token do not depend on the batch that it
+ * is computed in, though products of few rows take a way of their own. */
+static void same_bits_for_any_number_of_rows(void **state) {
+    static const int64_t ks[] = {32, 96, 768, 33, 800};
+    kt_rng r = {kt_seed() + 15};
+    (void)state;
+    skip_without_levels();
+    for (int i = 0; i < 10; i++) {
+        const weft_dtype t = i % 2 ? WEFT_F32 : WEFT_BF16;
+        const int64_t k = ks[i / 2], n = kt_int(&r, 1, 150);
+        product all, few;
+        begin(&all, &r, describe(&r, 40, n, k, t, t, 0, 1));
+        kt_fill(&r, t, all.a, all.na, 1);
+        kt_fill(&r, t, all.b, all.nb, 1);
+        for (int64_t m = 1; m <= 17; m += m < 4 ? 1 : 6) {
+            const size_t elem = weft_dtype_size(t);
+            begin(&few, &r, all.d);
+            few.d.m = m;
+            few.a = (char *)all.a + elem * (size_t)(11 * all.d.lda);
+            few.b = all.b;
+            EACH_LEVEL(l) {
+                const char *whole = run_at(&all, &r, l, 2, WEFT_OK), *part = run_at(&few, &r, l, 2, WEFT_OK);
+                for (int64_t row = 0; row < m; row++)
+                    assert_memory_equal(part + elem * (size_t)(row * all.d.ldc),
+                                        whole + elem * (size_t)((11 + row) * all.d.ldc), elem * (size_t)n);
+            }
+            kt_free(&few.pool);
+        }
+        kt_free(&all.pool);
+    }
+}
+
 /* Any bit patterns (denormals, infinities, NaN): levels, teams, places and packs agree bit for bit; a NaN is
  * a NaN. */
 static void same_bits_everywhere(void **state) {
@@ -607,6 +639,7 @@ int main(void) {
         cmocka_unit_test(within_the_error_bound),
         cmocka_unit_test(same_bits_as_a_scalar_chain),
         cmocka_unit_test(bf16_order_is_seen),
+        cmocka_unit_test(same_bits_for_any_number_of_rows),
         cmocka_unit_test(same_bits_everywhere),
         cmocka_unit_test(nan_reaches_its_row_or_column_only),
         cmocka_unit_test(epilogue_order),
