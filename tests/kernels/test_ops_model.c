@@ -772,7 +772,7 @@ static void vocabulary_shards_agree(void **state) {
         }
         for (int i = 0; i < T; i++) {
             double one = exp((double)lse[1][i]), whole = (double)lse[0][i];
-            assert_true(fabs(log(one + exp((double)lse[2][i])) - whole) < 1e-6);
+            assert_true(fabs(log(one + exp((double)lse[2][i])) - whole) < 4e-6); /* a few ulp of lse */
             assert_true(fabs(log(one + exp((double)lse[3][i])) - whole) > 1e-5);
             assert_true(hit[1][i] + hit[2][i] == hit[0][i]);
         }
