@@ -14,8 +14,9 @@
  *  - NaN and infinity propagate. -ffp-contract=off, FMA explicit.
  *  - Bit contract (cpu): the bits of a result depend on op, descriptor and WEFT_KERNELS_CONTRACT only; not on thread
  *    count, instruction set, alignment or time. One exception: bf16 products on AMX tiles are summed in the order of the
- *    tile instruction (weft_backend_desc.bf16_order), ten times faster than the others could follow it. Reductions use 16 virtual lanes and fixed trees over fixed-size
- *    blocks. cast, axpby, reduce_p, scale_copy, outer_step, quant and dequant_axpy are equal by == on
+ *    tile instruction (weft_backend_desc.bf16_order), ten times faster than the others could follow it, and attention
+ *    rounds its weights and dS to bf16 for them (at most 2^-8 of each). Reductions use 16 virtual lanes and fixed trees
+ *    over fixed-size blocks. cast, axpby, reduce_p, scale_copy, outer_step, quant and dequant_axpy are equal by == on
  *    every backend.
  *  - dtypes `t` of the model ops: WEFT_F32 or WEFT_BF16 (storage; arithmetic and accumulation are fp32). Parameters of
  *    norms and biases have dtype t as well; all parameter gradients are f32 and accumulated into (+=).

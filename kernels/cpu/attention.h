@@ -32,9 +32,47 @@ struct attn {
     size_t part; /* bytes of a member's scratch */
 };
 
-/* attention_decode.c: attn_fwd for few queries; scratch and pointers have been checked. */
+/* How forward items are cut out of the groups of a (batch, key head) pair. */
+struct attn_plan {
+    int64_t heads, per_head, groups; /* query heads per key head, groups of a head, of a pair */
+    int64_t chunk, pairs;
+};
+
+/* One backward item: query heads (of the pair) and query groups, key blocks, and what is to be made of them. */
+struct attn_item {
+    int64_t pair, head, heads, q_group, q_groups, k_block, k_blocks; /* first and number of each */
+    int make_dkv, make_dq;
+};
+
+/* Groups [first, first + n) of a pair; an item. w: the member's scratch. */
+typedef void attn_forward_item(const struct attn *a, void *w, const struct attn_plan *p, int64_t pair,
+                               int64_t first, int64_t n, int ticks);
+typedef void attn_backward_item(const struct attn *a, void *w, const struct attn_item *it, int ticks);
+
+/* Calls item for each item of the member (attention_plan.c). block: keys of a key block. */
+void attn_share_forward(const struct attn *a, int member, int members, attn_forward_item *item, void *w);
+void attn_share_backward(const struct attn *a, int64_t block, int member, int members,
+                         attn_backward_item *item, void *w);
+
 #ifdef CPU_LEVEL
+/* attention_decode.c: attn_fwd for few queries; scratch and pointers have been checked. */
 void CPU_NAME(ops_attn_decode)(struct attn *a);
+#endif
+
+/* The ops, with the job for bf16 left open: level amx has its own and takes all else from avx512. */
+typedef weft_status attn_forward_by(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k,
+                                    const void *v, const int32_t *doc_start, void *o, float *lse,
+                                    cpu_job *bf16);
+typedef weft_status attn_backward_by(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k,
+                                     const void *v, const int32_t *doc_start, const void *o, const float *lse,
+                                     const void *do_, void *dq, void *dk, void *dv, cpu_job *bf16);
+#ifdef CPU_LEVEL
+attn_forward_by CPU_NAME(attn_forward);
+attn_backward_by CPU_NAME(attn_backward);
+#endif
+#if CPU_X86
+attn_forward_by attn_forward_avx512;
+attn_backward_by attn_backward_avx512;
 #endif
 
 /* Element 0 of (batch, token, head) in a tensor with strides s. */
@@ -76,6 +114,14 @@ static inline void attn_look(struct attn_sight *s, const struct attn *a, int64_t
         if (s->hi[i] > s->end) s->end = s->hi[i];
     }
     if (s->end == 0) s->first = 0;
+}
+
+/* Group g of a pair: its head and first query. */
+static inline int64_t attn_head(const struct attn_plan *p, const weft_attn_desc *d, int64_t pair, int64_t g) {
+    return pair % d->hkv * p->heads + g / p->per_head;
+}
+static inline int64_t attn_first(const struct attn_plan *p, int64_t g) {
+    return g % p->per_head * ATTN_GROUP;
 }
 
 static inline int attn_sees(const struct attn_sight *s, int64_t begin, int64_t end) {
@@ -205,6 +251,90 @@ static inline size_t attn_backward_layout(const weft_attn_desc *d, char *base,
     w->k = attn_place(base, &used, ATTN_BLOCK, row);
     w->p = attn_place(base, &used, ATTN_GROUP, ATTN_GROUP);
     w->ds = attn_place(base, &used, ATTN_GROUP, ATTN_GROUP);
+    w->dk = attn_place(base, &used, keys, row);
+    w->dv = attn_place(base, &used, keys, row);
+    return used;
+}
+
+/* --- scratch on AMX tiles (attention_amx.h); sizes of packed operands in 32-bit words --- */
+
+#define ATTN_AMX_KEYS  256 /* keys that are packed at once in the forward pass */
+#define ATTN_AMX_BLOCK 128 /* and in the backward pass */
+#define ATTN_AMX_SPAN  8   /* groups of queries that share one packing of a key block in the backward pass */
+
+/* Channels, up to whole products. */
+static inline int64_t attn_amx_row(int64_t hd) {
+    return ops_round_up(hd, 32);
+}
+
+struct attn_amx_forward {
+    uint32_t *q;  /* [chunk] right operand of the scores */
+    uint32_t *k;  /* [block] left operand of the scores */
+    uint32_t *v;  /* left operand of O^T */
+    float *s;     /* [2][block][16]: scores of 32 queries; a half becomes the right operand of O^T in place */
+    float *o;     /* [chunk][group / 16][row][16]: O^T */
+    float *m, *l; /* [chunk][group]: largest score so far, sum of exponentials */
+    float *rounded; /* the same sum of the weights as the product sees them */
+    struct attn_sight *sight;
+};
+
+static inline size_t attn_amx_forward_layout(const weft_attn_desc *d, char *base,
+                                             struct attn_amx_forward *w) {
+    size_t used = 0, row = (size_t)attn_amx_row(d->hd);
+    w->q = (void *)attn_place(base, &used, ATTN_CHUNK * ATTN_GROUP / 2, row);
+    w->k = (void *)attn_place(base, &used, ATTN_AMX_KEYS / 2, row);
+    w->v = (void *)attn_place(base, &used, ATTN_AMX_KEYS / 2, row);
+    w->s = attn_place(base, &used, 2 * ATTN_AMX_KEYS, 16);
+    w->o = attn_place(base, &used, ATTN_CHUNK * ATTN_GROUP, row);
+    w->m = attn_place(base, &used, ATTN_CHUNK, ATTN_GROUP);
+    w->l = attn_place(base, &used, ATTN_CHUNK, ATTN_GROUP);
+    w->rounded = attn_place(base, &used, ATTN_CHUNK, ATTN_GROUP);
+    w->sight = (void *)attn_place(base, &used, ATTN_CHUNK, sizeof *w->sight / sizeof(float));
+    return used;
+}
+
+struct attn_amx_queries {
+    uint32_t *q_lanes, *dout_lanes; /* right operands of the scores and dP */
+    uint32_t *q, *dout;             /* right operands of dK and dV */
+    float *dq;                      /* [group / 16][row][16]: dQ^T */
+    int64_t half;                   /* words of 16 columns of the latter two */
+    float *lse, *d;                 /* [group] */
+    struct attn_sight *sight;
+};
+
+struct attn_amx_backward {
+    struct attn_amx_queries span[ATTN_AMX_SPAN];
+    uint32_t *k, *v;       /* left operands of the scores and dP */
+    uint32_t *k_across;    /* left operand of dQ^T */
+    float *s, *dp;         /* [2][32][16] */
+    uint32_t *p, *ds;      /* [block / 32] left operands of dV and dK */
+    uint32_t *ds_lanes[4]; /* [block / 2][16] right operand of dQ^T, 16 queries each */
+    float *dk, *dv;        /* [all keys][row] */
+};
+
+static inline size_t attn_amx_backward_layout(const weft_attn_desc *d, char *base,
+                                              struct attn_amx_backward *w) {
+    size_t used = 0, row = (size_t)attn_amx_row(d->hd);
+    size_t keys = (size_t)ops_ceil_div(d->tk, ATTN_AMX_BLOCK) * ATTN_AMX_BLOCK;
+    for (int i = 0; i < ATTN_AMX_SPAN; i++) {
+        struct attn_amx_queries *q = &w->span[i];
+        q->q_lanes = (void *)attn_place(base, &used, ATTN_GROUP / 2, row);
+        q->dout_lanes = (void *)attn_place(base, &used, ATTN_GROUP / 2, row);
+        q->q = (void *)attn_place(base, &used, ATTN_GROUP / 2, row);
+        q->dout = (void *)attn_place(base, &used, ATTN_GROUP / 2, row);
+        q->dq = attn_place(base, &used, ATTN_GROUP, row);
+        q->lse = attn_place(base, &used, 1, ATTN_GROUP);
+        q->d = attn_place(base, &used, 1, ATTN_GROUP);
+        q->sight = (void *)attn_place(base, &used, 1, sizeof *q->sight / sizeof(float));
+    }
+    w->k = (void *)attn_place(base, &used, ATTN_AMX_BLOCK / 2, row);
+    w->v = (void *)attn_place(base, &used, ATTN_AMX_BLOCK / 2, row);
+    w->k_across = (void *)attn_place(base, &used, ATTN_AMX_BLOCK / 2, row);
+    w->s = attn_place(base, &used, 32, 32);
+    w->dp = attn_place(base, &used, 32, 32);
+    w->p = (void *)attn_place(base, &used, ATTN_AMX_BLOCK, ATTN_GROUP / 2);
+    w->ds = (void *)attn_place(base, &used, ATTN_AMX_BLOCK, ATTN_GROUP / 2);
+    for (int i = 0; i < 4; i++) w->ds_lanes[i] = (void *)attn_place(base, &used, ATTN_AMX_BLOCK / 2, 16);
     w->dk = attn_place(base, &used, keys, row);
     w->dv = attn_place(base, &used, keys, row);
     return used;

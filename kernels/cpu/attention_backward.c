@@ -12,12 +12,6 @@
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/vmath.h"
 
-/* One item: query heads (of the pair) and query groups, key blocks, and what is to be made of them. */
-struct item {
-    int64_t pair, head, heads, q_group, q_groups, k_block, k_blocks; /* first and number of each */
-    int make_dkv, make_dq;
-};
-
 VEC_INLINE void pack_queries(const struct attn *a, struct attn_queries *w, int64_t b, int64_t head,
                              int64_t q0, weft_dtype t) {
     const weft_attn_desc *d = a->d;
@@ -28,11 +22,7 @@ VEC_INLINE void pack_queries(const struct attn *a, struct attn_queries *w, int64
                    d->hd);
     memset(w->dq, 0, (size_t)(ATTN_GROUP * row) * sizeof(float));
     for (int64_t i = 0; i < w->sight->n; i++) {
-        int64_t at = attn_at(d->so, b, q0 + i, head);
-        vec s = vec_zero();
-        VEC_FOR(c, m, 0, d->hd,
-                { s = vec_fma(vec_load_f32(w->dout + i * row + c, m), vec_load(t, a->o, at + c, m), s); });
-        w->d[i] = vec_sum(s);
+        w->d[i] = attn_dot(t, a->dout, a->o, attn_at(d->so, b, q0 + i, head), d->hd);
         w->lse[i] = a->lse_in[(b * d->hq + head) * d->tq + q0 + i] * (float)ATTN_LOG2E;
     }
 }
@@ -138,7 +128,7 @@ static void meet_some(const struct meeting *t) {
 /* A group of queries against the block of keys from `block` on; dk, dv: the sums of this block. */
 static void meet_block(const struct attn *a, const struct attn_backward_scratch *w,
                        const struct attn_queries *q, int64_t block, float *dk, float *dv,
-                       const struct item *it) {
+                       const struct attn_item *it) {
     struct meeting t = {.q = q, .p = w->p, .ds = w->ds, .hd = a->d->hd, .row = attn_row(a->d->hd)};
     int64_t left = a->d->tk - block < ATTN_BLOCK ? a->d->tk - block : ATTN_BLOCK;
     t.make_dkv = it->make_dkv;
@@ -160,8 +150,9 @@ static void meet_block(const struct attn *a, const struct attn_backward_scratch 
 
 /* Groups [first, first + n) of queries of one head against the item's keys. packed: the block of keys whose
  * panels are in place. */
-VEC_INLINE void backward_span(const struct attn *a, struct attn_backward_scratch *w, const struct item *it,
-                              int64_t h, int64_t first, int64_t n, int64_t *packed, int ticks, weft_dtype t) {
+VEC_INLINE void backward_span(const struct attn *a, struct attn_backward_scratch *w,
+                              const struct attn_item *it, int64_t h, int64_t first, int64_t n,
+                              int64_t *packed, int ticks, weft_dtype t) {
     const weft_attn_desc *d = a->d;
     int64_t b = it->pair / d->hkv, key_head = it->pair % d->hkv, head = key_head * (d->hq / d->hkv) + h;
     for (int64_t i = 0; i < n; i++) pack_queries(a, &w->span[i], b, head, (first + i) * ATTN_GROUP, t);
@@ -177,11 +168,11 @@ VEC_INLINE void backward_span(const struct attn *a, struct attn_backward_scratch
     }
     for (int64_t i = 0; i < n && it->make_dq; i++)
         attn_write_rows(t, a->dq, attn_at(d->sq, b, (first + i) * ATTN_GROUP, head), d->sq[1],
-                        w->span[i].sight->n, d->hd, w->span[i].dq, d->scale);
+                        w->span[i].sight->n, d->hd, w->span[i].dq, attn_row(d->hd), d->scale);
 }
 
-VEC_INLINE void backward_item(const struct attn *a, struct attn_backward_scratch *w, const struct item *it,
-                              int ticks, weft_dtype t) {
+VEC_INLINE void backward_item(const struct attn *a, struct attn_backward_scratch *w,
+                              const struct attn_item *it, int ticks, weft_dtype t) {
     const weft_attn_desc *d = a->d;
     int64_t b = it->pair / d->hkv, key_head = it->pair % d->hkv, first = it->k_block * ATTN_BLOCK;
     int64_t keys = it->k_blocks * ATTN_BLOCK, valid = d->tk - first < keys ? d->tk - first : keys;
@@ -195,71 +186,49 @@ VEC_INLINE void backward_item(const struct attn *a, struct attn_backward_scratch
         for (int64_t g = it->q_group; g < last; g += ATTN_SPAN)
             backward_span(a, w, it, h, g, last - g < ATTN_SPAN ? last - g : ATTN_SPAN, &packed, ticks, t);
     if (!it->make_dkv) return;
-    attn_write_rows(t, a->dk, attn_at(d->sk, b, first, key_head), d->sk[1], valid, d->hd, w->dk, d->scale);
-    attn_write_rows(t, a->dv, attn_at(d->sv, b, first, key_head), d->sv[1], valid, d->hd, w->dv, 1.0f);
+    attn_write_rows(t, a->dk, attn_at(d->sk, b, first, key_head), d->sk[1], valid, d->hd, w->dk,
+                    attn_row(d->hd), d->scale);
+    attn_write_rows(t, a->dv, attn_at(d->sv, b, first, key_head), d->sv[1], valid, d->hd, w->dv,
+                    attn_row(d->hd), 1.0f);
 }
 
-#define Q_PART 3 /* groups of queries of an item that makes only dQ */
+static void backward_item_f32(const struct attn *a, void *w, const struct attn_item *it, int ticks) {
+    backward_item(a, w, it, ticks, WEFT_F32);
+}
+static void backward_item_bf16(const struct attn *a, void *w, const struct attn_item *it, int ticks) {
+    backward_item(a, w, it, ticks, WEFT_BF16);
+}
 
-/* Items of the member: pairs if they share out well, else single blocks of keys, then a few groups of
- * queries. */
-VEC_INLINE void backward_job(void *arg, int member, int members, weft_dtype t) {
+static void backward_job(void *arg, int member, int members) {
     const struct attn *a = arg;
-    const weft_attn_desc *d = a->d;
     struct attn_backward_scratch w;
-    int64_t pairs = (int64_t)d->batch * d->hkv, heads = d->hq / d->hkv, begin, end;
-    int64_t q_groups = ops_ceil_div(d->tq, ATTN_GROUP), k_blocks = ops_ceil_div(d->tk, ATTN_BLOCK);
-    int64_t parts = ops_ceil_div(q_groups, Q_PART);
-    struct item it = {
-        .heads = heads, .q_groups = q_groups, .k_blocks = k_blocks, .make_dkv = 1, .make_dq = 1};
-    attn_backward_layout(d, cpu_member_scratch(a->x, a->part, member), &w);
-    /* five products on the busiest member against seven shared evenly */
-    if (ops_ceil_div(pairs, members) * members * 5 <= pairs * 7 || k_blocks == 1) {
-        cpu_split(pairs, 1, member, members, &begin, &end);
-        for (it.pair = begin; it.pair < end; it.pair++) backward_item(a, &w, &it, member == 0, t);
-        return;
-    }
-    /* round robin: under a causal mask neighbouring blocks differ little in cost */
-    it.make_dq = 0;
-    it.k_blocks = 1;
-    for (int64_t i = member; i < pairs * k_blocks; i += members) {
-        it.pair = i / k_blocks;
-        it.k_block = i % k_blocks;
-        backward_item(a, &w, &it, member == 0, t);
-    }
-    it = (struct item){.heads = 1, .k_blocks = k_blocks, .make_dq = 1};
-    for (int64_t i = member; i < pairs * heads * parts; i += members) {
-        it.pair = i / (heads * parts);
-        it.head = i / parts % heads;
-        it.q_group = i % parts * Q_PART;
-        it.q_groups = q_groups - it.q_group < Q_PART ? q_groups - it.q_group : Q_PART;
-        backward_item(a, &w, &it, member == 0, t);
-    }
+    attn_backward_layout(a->d, cpu_member_scratch(a->x, a->part, member), &w);
+    attn_share_backward(a, ATTN_BLOCK, member, members,
+                        a->d->t == WEFT_F32 ? backward_item_f32 : backward_item_bf16, &w);
 }
-static void backward_job_f32(void *arg, int member, int members) {
-    backward_job(arg, member, members, WEFT_F32);
-}
-static void backward_job_bf16(void *arg, int member, int members) {
-    backward_job(arg, member, members, WEFT_BF16);
+
+weft_status CPU_NAME(attn_backward)(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k,
+                                    const void *v, const int32_t *doc_start, const void *o, const float *lse,
+                                    const void *do_, void *dq, void *dk, void *dv, cpu_job *bf16) {
+    WEFT_TRY(weft_check_attn(d));
+    if (d->batch == 0) return WEFT_OK;
+    WEFT_TRY(weft_check_given("attn_bwd", (d->tq == 0 || (q && o && lse && do_ && dq)) &&
+                                              (d->tk == 0 || (k && v && dk && dv))));
+    WEFT_TRY_CTX(cpu_need_scratch(x, ops_attn_bwd_scratch(x->backend, d, x->threads)), "attn_bwd");
+    struct attn a = {.d = d, .q = q, .k = k, .v = v, .doc_start = doc_start, .o = o, .lse_in = lse, .x = x};
+    a.dout = do_;
+    a.dq = dq;
+    a.dk = dk;
+    a.dv = dv;
+    a.part = ops_attn_bwd_part(x->backend, d);
+    cpu_run(x, d->t == WEFT_F32 ? backward_job : bf16, &a);
+    return WEFT_OK;
 }
 
 static weft_status op_attn_bwd(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k,
                                const void *v, const int32_t *doc_start, const void *o, const float *lse,
                                const void *do_, void *dq, void *dk, void *dv) {
-    WEFT_TRY(weft_check_attn(d));
-    if (d->batch == 0) return WEFT_OK;
-    WEFT_TRY(weft_check_given("attn_bwd", (d->tq == 0 || (q && o && lse && do_ && dq)) &&
-                                              (d->tk == 0 || (k && v && dk && dv))));
-    WEFT_TRY_CTX(cpu_need_scratch(x, ops_attn_bwd_scratch(d, x->threads)), "attn_bwd");
-    struct attn a = {.d = d, .q = q, .k = k, .v = v, .doc_start = doc_start, .o = o, .lse_in = lse, .x = x};
-    struct attn_backward_scratch w;
-    a.dout = do_;
-    a.dq = dq;
-    a.dk = dk;
-    a.dv = dv;
-    a.part = attn_backward_layout(d, NULL, &w);
-    cpu_run(x, d->t == WEFT_F32 ? backward_job_f32 : backward_job_bf16, &a);
-    return WEFT_OK;
+    return CPU_NAME(attn_backward)(x, d, q, k, v, doc_start, o, lse, do_, dq, dk, dv, backward_job);
 }
 
 void CPU_NAME(ops_fill_attention_backward)(struct weft_ops *t) {

@@ -9,36 +9,6 @@
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/vmath.h"
 
-/* How items are cut out of the groups of a (batch, key head) pair. */
-struct plan {
-    int64_t heads, per_head, groups; /* query heads per key head, groups of a head, of a pair */
-    int64_t chunk, pairs;
-};
-
-static struct plan plan_of(const weft_attn_desc *d, int members) {
-    struct plan p;
-    p.heads = d->hq / d->hkv;
-    p.per_head = ops_ceil_div(d->tq, ATTN_GROUP);
-    p.groups = p.heads * p.per_head;
-    p.pairs = (int64_t)d->batch * d->hkv;
-    /* large items share the packing of keys, small ones share the work evenly: four items a member if there
-     * are */
-    p.chunk = ops_ceil_div(p.pairs * p.groups, (int64_t)members * 4);
-    p.chunk = p.chunk > ATTN_CHUNK ? ATTN_CHUNK : p.chunk;
-    p.chunk = ops_ceil_div(p.groups, ops_ceil_div(p.groups, p.chunk));
-    return p;
-}
-
-/* Keys that a group sees, documents aside, plus what it costs by itself. */
-static int64_t group_cost(const weft_attn_desc *d, const struct plan *p, int64_t group) {
-    int64_t q0 = group % p->per_head * ATTN_GROUP,
-            last = q0 + ATTN_GROUP < d->tq ? q0 + ATTN_GROUP - 1 : d->tq - 1;
-    int64_t lo, hi, lo_last, hi_last;
-    attn_visible(d, NULL, 0, q0, &lo, &hi);
-    attn_visible(d, NULL, 0, last, &lo_last, &hi_last);
-    return (hi_last > lo ? hi_last - lo : 0) + ATTN_GROUP;
-}
-
 /* Scores of 16 queries over keys [begin, end) become probabilities; m and l follow. `full`: every query sees
  * all these keys, else query i those in [lo, hi). Returns what o must be multiplied with. */
 VEC_INLINE vec softmax_lanes(float *s, int64_t begin, int64_t end, int full, veci lo, veci hi, float *m,
@@ -178,19 +148,18 @@ VEC_INLINE void group_write(const struct attn *a, struct attn_forward_scratch *w
     }
     for (int64_t i = 0; i < valid; i++)
         attn_write_rows(t, a->out, attn_at(d->so, b, q0 + i, head), 0, 1, d->hd,
-                        w->o + (g * ATTN_GROUP + i) * row, factor[i]);
+                        w->o + (g * ATTN_GROUP + i) * row, row, factor[i]);
     memcpy(a->lse + (b * d->hq + head) * d->tq + q0, lse, (size_t)valid * sizeof(float));
 }
 
 /* Groups [first, first + n) of a pair. */
-VEC_INLINE void forward_item(const struct attn *a, struct attn_forward_scratch *w, const struct plan *p,
+VEC_INLINE void forward_item(const struct attn *a, struct attn_forward_scratch *w, const struct attn_plan *p,
                              int64_t pair, int64_t first, int64_t n, int ticks, weft_dtype t) {
     const weft_attn_desc *d = a->d;
     int64_t b = pair / d->hkv, key_head = pair % d->hkv, hd = d->hd, row = attn_row(hd), begin = INT64_MAX,
             end = 0;
     for (int64_t g = 0; g < n; g++) {
-        int64_t head = key_head * p->heads + (first + g) / p->per_head,
-                q0 = (first + g) % p->per_head * ATTN_GROUP;
+        int64_t head = attn_head(p, d, pair, first + g), q0 = attn_first(p, first + g);
         attn_look(&w->sight[g], a, b, q0);
         if (w->sight[g].first < w->sight[g].end) {
             begin = w->sight[g].first < begin ? w->sight[g].first : begin;
@@ -215,52 +184,45 @@ VEC_INLINE void forward_item(const struct attn *a, struct attn_forward_scratch *
         if (ticks) cpu_tick(a->x);
     }
     for (int64_t g = 0; g < n; g++)
-        group_write(a, w, g, b, key_head * p->heads + (first + g) / p->per_head,
-                    (first + g) % p->per_head * ATTN_GROUP, t);
+        group_write(a, w, g, b, attn_head(p, d, pair, first + g), attn_first(p, first + g), t);
 }
 
-/* An item belongs to the member in whose share of the total cost its middle lies. */
-VEC_INLINE void forward_job(void *arg, int member, int members, weft_dtype t) {
+static void forward_item_f32(const struct attn *a, void *w, const struct attn_plan *p, int64_t pair,
+                             int64_t first, int64_t n, int ticks) {
+    forward_item(a, w, p, pair, first, n, ticks, WEFT_F32);
+}
+static void forward_item_bf16(const struct attn *a, void *w, const struct attn_plan *p, int64_t pair,
+                              int64_t first, int64_t n, int ticks) {
+    forward_item(a, w, p, pair, first, n, ticks, WEFT_BF16);
+}
+
+static void forward_job(void *arg, int member, int members) {
     const struct attn *a = arg;
     struct attn_forward_scratch w;
-    struct plan p = plan_of(a->d, members);
-    double pair_cost = 0, total, before = 0;
     attn_forward_layout(a->d, cpu_member_scratch(a->x, a->part, member), &w);
-    for (int64_t g = 0; g < p.groups; g++) pair_cost += (double)group_cost(a->d, &p, g);
-    total = pair_cost * (double)p.pairs;
-    for (int64_t pair = 0; pair < p.pairs; pair++)
-        for (int64_t first = 0; first < p.groups; first += p.chunk) {
-            int64_t n = p.groups - first < p.chunk ? p.groups - first : p.chunk;
-            double cost = 0;
-            for (int64_t g = 0; g < n; g++) cost += (double)group_cost(a->d, &p, first + g);
-            int owner = (int)((before + cost / 2) / total * members);
-            before += cost;
-            if ((owner < members ? owner : members - 1) == member)
-                forward_item(a, &w, &p, pair, first, n, member == 0, t);
-        }
-}
-static void forward_job_f32(void *arg, int member, int members) {
-    forward_job(arg, member, members, WEFT_F32);
-}
-static void forward_job_bf16(void *arg, int member, int members) {
-    forward_job(arg, member, members, WEFT_BF16);
+    attn_share_forward(a, member, members, a->d->t == WEFT_F32 ? forward_item_f32 : forward_item_bf16, &w);
 }
 
-static weft_status op_attn_fwd(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k,
-                               const void *v, const int32_t *doc_start, void *o, float *lse) {
+weft_status CPU_NAME(attn_forward)(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k,
+                                   const void *v, const int32_t *doc_start, void *o, float *lse,
+                                   cpu_job *bf16) {
     WEFT_TRY(weft_check_attn(d));
     if (d->batch == 0 || d->tq == 0) return WEFT_OK;
     WEFT_TRY(weft_check_given("attn_fwd", q && o && lse && (d->tk == 0 || (k && v))));
-    WEFT_TRY_CTX(cpu_need_scratch(x, ops_attn_fwd_scratch(d, x->threads)), "attn_fwd");
+    WEFT_TRY_CTX(cpu_need_scratch(x, ops_attn_fwd_scratch(x->backend, d, x->threads)), "attn_fwd");
     struct attn a = {.d = d, .q = q, .k = k, .v = v, .doc_start = doc_start, .out = o, .lse = lse, .x = x};
     if (attn_is_few(d)) {
         CPU_NAME(ops_attn_decode)(&a);
         return WEFT_OK;
     }
-    struct attn_forward_scratch w;
-    a.part = attn_forward_layout(d, NULL, &w);
-    cpu_run(x, d->t == WEFT_F32 ? forward_job_f32 : forward_job_bf16, &a);
+    a.part = ops_attn_fwd_part(x->backend, d);
+    cpu_run(x, d->t == WEFT_F32 ? forward_job : bf16, &a);
     return WEFT_OK;
+}
+
+static weft_status op_attn_fwd(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k,
+                               const void *v, const int32_t *doc_start, void *o, float *lse) {
+    return CPU_NAME(attn_forward)(x, d, q, k, v, doc_start, o, lse, forward_job);
 }
 
 void CPU_NAME(ops_fill_attention_forward)(struct weft_ops *t) {

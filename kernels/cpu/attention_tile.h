@@ -45,13 +45,20 @@ VEC_INLINE void attn_pack_lanes(float *dst, weft_dtype t, const void *src, int64
     }
 }
 
-/* Row by row: dst = factor src, for `valid` rows of hd elements. */
+/* Row by row: dst = factor src, for `valid` rows of hd elements; `row` floats are one of src. */
 VEC_INLINE void attn_write_rows(weft_dtype t, void *dst, int64_t at, int64_t stride, int64_t valid,
-                                int64_t hd, const float *src, float factor) {
+                                int64_t hd, const float *src, int64_t row, float factor) {
     vec f = vec_set(factor);
-    for (int64_t j = 0; j < valid; j++, src += attn_row(hd))
+    for (int64_t j = 0; j < valid; j++, src += row)
         VEC_FOR(c, m, 0, hd,
                 { vec_store(t, dst, at + j * stride + c, m, vec_mul(f, vec_load_f32(src + c, VEC_LANES))); });
+}
+
+/* D of a row of do and o. */
+VEC_INLINE float attn_dot(weft_dtype t, const void *dout, const void *o, int64_t at, int64_t hd) {
+    vec s = vec_zero();
+    VEC_FOR(c, m, 0, hd, { s = vec_fma(vec_load(t, dout, at + c, m), vec_load(t, o, at + c, m), s); });
+    return vec_sum(s);
 }
 
 /* The lanes of `key` that see it: lo <= key < hi. */

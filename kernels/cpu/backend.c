@@ -18,7 +18,10 @@ static void fill_table(struct weft_ops *t, int level) {
     if (level == CPU_AVX2) cpu_fill_gemm_avx2(t);
     if (level == CPU_AVX512) cpu_fill_gemm_avx512(t);
     if (level == CPU_AVX512BF16) cpu_fill_gemm_avx512bf16(t);
-    if (level == CPU_AMX) cpu_fill_gemm_amx(t);
+    if (level == CPU_AMX) {
+        cpu_fill_gemm_amx(t);
+        cpu_fill_attention_amx(t);
+    }
 #endif
     (void)level;
 }

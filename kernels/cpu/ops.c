@@ -60,17 +60,31 @@ static size_t times_threads(size_t part, int threads) {
     return part != SIZE_MAX && weft_mul_ok(cpu_part(part), (size_t)threads, &bytes) ? bytes : SIZE_MAX;
 }
 
-size_t ops_attn_fwd_scratch(const weft_attn_desc *d, int threads) {
-    struct attn_forward_scratch forward;
-    struct attn_decode_scratch decode;
-    return times_threads(attn_is_few(d) ? attn_decode_layout(d, NULL, &decode)
-                                        : attn_forward_layout(d, NULL, &forward),
-                         threads);
+static int on_tiles(const weft_backend *b, const weft_attn_desc *d) {
+    return ((const struct cpu_backend *)b)->level == CPU_AMX && d->t == WEFT_BF16;
 }
 
-size_t ops_attn_bwd_scratch(const weft_attn_desc *d, int threads) {
+size_t ops_attn_fwd_part(const weft_backend *b, const weft_attn_desc *d) {
+    struct attn_forward_scratch forward;
+    struct attn_amx_forward tiles;
+    struct attn_decode_scratch decode;
+    if (attn_is_few(d)) return attn_decode_layout(d, NULL, &decode);
+    return on_tiles(b, d) ? attn_amx_forward_layout(d, NULL, &tiles) : attn_forward_layout(d, NULL, &forward);
+}
+
+size_t ops_attn_fwd_scratch(const weft_backend *b, const weft_attn_desc *d, int threads) {
+    return times_threads(ops_attn_fwd_part(b, d), threads);
+}
+
+size_t ops_attn_bwd_part(const weft_backend *b, const weft_attn_desc *d) {
     struct attn_backward_scratch backward;
-    return times_threads(attn_backward_layout(d, NULL, &backward), threads);
+    struct attn_amx_backward tiles;
+    return on_tiles(b, d) ? attn_amx_backward_layout(d, NULL, &tiles)
+                          : attn_backward_layout(d, NULL, &backward);
+}
+
+size_t ops_attn_bwd_scratch(const weft_backend *b, const weft_attn_desc *d, int threads) {
+    return times_threads(ops_attn_bwd_part(b, d), threads);
 }
 
 /* A descriptor that the op would refuse needs nothing. */
@@ -78,8 +92,10 @@ size_t cpu_ops_scratch(const struct cpu_backend *b, weft_op_id op, const void *d
     if (!desc) return 0;
     switch (op) {
     case WEFT_OP_NORM_BWD: return weft_check_norm(desc) < 0 ? 0 : ops_norm_bwd_scratch(desc);
-    case WEFT_OP_ATTN_FWD: return weft_check_attn(desc) < 0 ? 0 : ops_attn_fwd_scratch(desc, threads);
-    case WEFT_OP_ATTN_BWD: return weft_check_attn(desc) < 0 ? 0 : ops_attn_bwd_scratch(desc, threads);
+    case WEFT_OP_ATTN_FWD:
+        return weft_check_attn(desc) < 0 ? 0 : ops_attn_fwd_scratch(&b->base, desc, threads);
+    case WEFT_OP_ATTN_BWD:
+        return weft_check_attn(desc) < 0 ? 0 : ops_attn_bwd_scratch(&b->base, desc, threads);
     case WEFT_OP_LOSS: {
         if (weft_check_loss(desc) < 0) return 0;
         weft_gemm_desc g = ops_loss_gemm(desc);

@@ -74,8 +74,10 @@ static inline weft_gemm_desc ops_loss_gemm(const weft_loss_desc *d) {
 }
 
 /* Scratch of the ops that need some; descriptors are taken as valid. */
-size_t ops_attn_fwd_scratch(const weft_attn_desc *d, int threads);
-size_t ops_attn_bwd_scratch(const weft_attn_desc *d, int threads);
+size_t ops_attn_fwd_scratch(const weft_backend *b, const weft_attn_desc *d, int threads);
+size_t ops_attn_bwd_scratch(const weft_backend *b, const weft_attn_desc *d, int threads);
+size_t ops_attn_fwd_part(const weft_backend *b, const weft_attn_desc *d); /* of one member */
+size_t ops_attn_bwd_part(const weft_backend *b, const weft_attn_desc *d);
 size_t ops_newton_schulz_scratch(const struct cpu_backend *b, const weft_newton_schulz_desc *d, int threads);
 
 /* Each source writes its ops into the table. */

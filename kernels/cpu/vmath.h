@@ -30,14 +30,17 @@ VEC_INLINE vec vec_exp(vec x) {
 
 /* 2^x for x <= 254: x - rint(x) is exact, which makes it a third shorter than vec_exp. Below the clamp the
  * result is 0 anyway. The coefficients weigh r < 0 twice, where an ulp of the result is half as large. */
-VEC_INLINE vec vec_exp2(vec x) {
-    x = vec_max(vec_set(-152.0f), x);
-    vec n = vec_rint(x), r = vec_sub(x, n);
+VEC_INLINE vec vec_exp2_reduced(vec r) { /* |r| <= 1/2 */
     vec p = vec_fma(vec_set(0x1.5ab438p-10f), r, vec_set(0x1.3ceca0p-7f));
     p = vec_fma(p, r, vec_set(0x1.c6baa2p-5f));
     p = vec_fma(p, r, vec_set(0x1.ebf9b4p-3f));
     p = vec_fma(p, r, vec_set(0x1.62e424p-1f));
-    return vec_scale2(vec_fma(p, r, vec_set(1.0f)), n);
+    return vec_fma(p, r, vec_set(1.0f));
+}
+VEC_INLINE vec vec_exp2(vec x) {
+    x = vec_max(vec_set(-152.0f), x);
+    vec n = vec_rint(x);
+    return vec_scale2(vec_exp2_reduced(vec_sub(x, n)), n);
 }
 
 /* ln x = e ln 2 + ln(1 + f) with 1 + f in [sqrt(1/2), sqrt(2)). Negative: NaN; 0: -infinity. */

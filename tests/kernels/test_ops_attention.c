@@ -3,7 +3,10 @@
  *
  * The tolerance of an element follows the roundings of fp32 arithmetic through the formula: a dot product of
  * n terms has (4 sqrt(n) + 4) u of its sum of magnitudes, an exponential of s has |s| u from its argument.
- * The backward pass is bounded from the o and lse that it is given. */
+ * The backward pass is bounded from the o and lse that it is given.
+ *
+ * On AMX tiles the weights and dS are rounded to bf16 (HALF_ULP of each); the weights still add up to one, so in o the
+ * error is that of weights times v - o. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,6 +24,8 @@ static int64_t disagree;
 
 #define TINY 0x1p-100 /* probabilities below it may be flushed to 0 */
 
+#define HALF_ULP (0x1p-8 * 1.02) /* of bf16, with what fp32 adds to the number that is rounded */
+
 typedef struct attn_arg {
     weft_attn_desc d;
     size_t nq, nk, nv, no, nlse; /* elements of the buffers, gaps included */
@@ -28,7 +33,7 @@ typedef struct attn_arg {
     const float *lse;
     const int32_t *doc_start;
     int64_t rows_with_one_key; /* their probability is 1, and dv a sum of some do: often a tie of bf16 */
-    double *want[4], *tol[4];  /* of the outputs of the op at hand; -0.0 in want: not an element */
+    double *want[4], *tol[4], *tiles[4]; /* of the outputs of the op at hand; -0.0 in want: not an element */
 } attn_arg;
 
 static weft_status call_fwd(const kt_run *r, const void *arg, void *const *out) { /* outputs: o, lse */
@@ -104,6 +109,7 @@ static void define_forward(attn_arg *a) {
                         }
                     a->want[0][to] = o + 0.0;
                     a->tol[0][to] = o_abs * (e_p + (4 * sqrt((double)n) + 8) * KT_U) + TINY;
+                    a->tiles[0][to] = (o_abs + fabs(o)) * HALF_ULP;
                 }
             }
     free(s);
@@ -136,10 +142,13 @@ static void define_backward(attn_arg *a) {
                         double g = kt_get(d->t, a->do_, (size_t)(at_o + c));
                         a->want[0][at_q + c] += scale * ds * k;
                         a->tol[0][at_q + c] += fabs(scale * k) * (e_ds + e_sum * fabs(ds)) + TINY;
+                        a->tiles[0][at_q + c] += fabs(scale * k * ds) * HALF_ULP;
                         a->want[1][at_k + c] += scale * ds * q;
                         a->tol[1][at_k + c] += fabs(scale * q) * (e_ds + e_sum * fabs(ds)) + TINY;
+                        a->tiles[1][at_k + c] += fabs(scale * q * ds) * HALF_ULP;
                         a->want[2][at_v + c] += p * g;
                         a->tol[2][at_v + c] += p * fabs(g) * (e_p + e_sum) + TINY;
+                        a->tiles[2][at_v + c] += p * fabs(g) * HALF_ULP;
                     }
                 }
             }
@@ -209,6 +218,12 @@ static void mark_elements(double *want, const weft_attn_desc *d, const int64_t s
                 for (int64_t c = 0; c < d->hd; c++) want[at(s, b, i, h) + c] += 0.0;
 }
 
+static kt_out output(attn_arg *a, int i, const char *name, weft_dtype t, size_t n, const void *init) {
+    a->tol[i] = kt_tolerances(n);
+    a->tiles[i] = kt_tolerances(n);
+    return (kt_out){.name = name, .t = t, .n = n, .init = init, .tol = a->tol[i], .tiles = a->tiles[i]};
+}
+
 /* Runs forward and backward of the descriptor with random data. */
 static void attention_case(kt_rng *r, weft_attn_desc d, int documents, int nan) {
     kt_pool pool = {0};
@@ -266,8 +281,8 @@ static void attention_case(kt_rng *r, weft_attn_desc d, int documents, int nan) 
     kt_freeze(&pool);
 
     a.want[0] = blank(a.no), a.want[1] = blank(a.nlse);
-    c.out[0] = (kt_out){.name = "o", .t = d.t, .n = a.no, .init = o0, .tol = a.tol[0] = kt_tolerances(a.no)};
-    c.out[1] = (kt_out){.name = "lse", .t = WEFT_F32, .n = a.nlse, .tol = a.tol[1] = kt_tolerances(a.nlse)};
+    c.out[0] = output(&a, 0, "o", d.t, a.no, o0);
+    c.out[1] = output(&a, 1, "lse", WEFT_F32, a.nlse, NULL);
     define_forward(&a);
     kt_compare(&c, r);
     free(a.want[0]), free(a.want[1]);
@@ -275,12 +290,9 @@ static void attention_case(kt_rng *r, weft_attn_desc d, int documents, int nan) 
     c.may_tie = 20 * a.rows_with_one_key > d.batch * d.hq * d.tq;
     c.name = "attn_bwd", c.op = WEFT_OP_ATTN_BWD, c.nout = 3, c.call = call_bwd, c.check = check_backward;
     a.want[0] = blank(a.nq), a.want[1] = blank(a.nk), a.want[2] = blank(a.nv);
-    c.out[0] =
-        (kt_out){.name = "dq", .t = d.t, .n = a.nq, .init = dq0, .tol = a.tol[0] = kt_tolerances(a.nq)};
-    c.out[1] =
-        (kt_out){.name = "dk", .t = d.t, .n = a.nk, .init = dk0, .tol = a.tol[1] = kt_tolerances(a.nk)};
-    c.out[2] =
-        (kt_out){.name = "dv", .t = d.t, .n = a.nv, .init = dv0, .tol = a.tol[2] = kt_tolerances(a.nv)};
+    c.out[0] = output(&a, 0, "dq", d.t, a.nq, dq0);
+    c.out[1] = output(&a, 1, "dk", d.t, a.nk, dk0);
+    c.out[2] = output(&a, 2, "dv", d.t, a.nv, dv0);
     define_backward(&a);
     mark_elements(a.want[0], &a.d, a.d.sq, d.tq, d.hq);
     mark_elements(a.want[1], &a.d, a.d.sk, d.tk, d.hkv);

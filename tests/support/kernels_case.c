@@ -174,6 +174,7 @@ static int kt_near_ref(const kt_case *c, const kt_run *r, const kt_out *o, const
     double expected = 0;
     for (size_t i = 0; i < o->n; i++) {
         double g, w, tol = o->tol ? o->tol[i] : 0;
+        if (o->tiles && r->order) tol += o->tiles[i];
         if (o->t == WEFT_BF16 && tol > 0)
             expected += fmin(1, tol / (0x1p-8 * fabs(kt_get(o->t, want, i)) + tol));
         if (kt_same_bits(o->t, got, want, i)) continue;
@@ -239,7 +240,10 @@ const char *kt_difference(const kt_case *c, kt_rng *rng) {
     }
     kt_free(&first_pool);
     kt_free(&ref_pool);
-    for (int j = 0; j < c->nout; j++) free(c->out[j].tol);
+    for (int j = 0; j < c->nout; j++) {
+        free(c->out[j].tol);
+        free(c->out[j].tiles);
+    }
     return ok ? NULL : message;
 }
 

@@ -44,6 +44,8 @@ typedef struct kt_out {
     const void *init; /* initial contents; NULL: a pattern */
     double
         *tol; /* n tolerances on the f32 value, before rounding to bf16; NULL: all 0. Freed by the runner */
+    double *
+        tiles; /* n more for runs whose bf16 products have an order of their own; NULL: none. Freed likewise */
 } kt_out;
 
 typedef struct kt_case {
