@@ -55,6 +55,8 @@ static inline weft_status weft_check_gemm_desc(const weft_gemm_desc *d) {
                          weft_dtype_name(d->c));
     if (d->trans_a > 1 || d->trans_b > 1 || d->beta > 1 || d->b_packed > 1)
         return weft_fail(WEFT_ERR_ARG, "gemm: trans_a, trans_b, beta and b_packed are 0 or 1");
+    if (d->gated > 1 || (d->gated && (d->n % 2 != 0 || d->beta || d->b_packed)))
+        return weft_fail(WEFT_ERR_ARG, "gemm: gated needs an even n, beta 0 and a b that is not packed");
     if (d->beta && d->c != WEFT_F32) return weft_fail(WEFT_ERR_UNSUPPORTED, "gemm: beta 1 needs c in f32");
     if (d->m < 0 || d->n < 0 || d->k < 0)
         return weft_fail(WEFT_ERR_ARG, "gemm: m %lld, n %lld, k %lld", (long long)d->m, (long long)d->n,
@@ -71,12 +73,15 @@ static inline weft_status weft_check_epilogue(const weft_gemm_desc *d, const wef
                          (int)e->act);
     if (e->act_bwd && (e->bias || e->pre || e->residual || e->act != WEFT_ACT_NONE))
         return weft_fail(WEFT_ERR_ARG, "gemm epilogue: act_bwd excludes bias, pre, act and residual");
+    if (d->gated && (e->act != WEFT_ACT_NONE || e->act_bwd || e->col_sum))
+        return weft_fail(WEFT_ERR_ARG, "gemm epilogue: a gated product excludes act, act_bwd and col_sum");
     if (e->scale != 0.0f && e->scale != 1.0f && d->beta)
         return weft_fail(WEFT_ERR_ARG, "gemm epilogue: a scale needs beta 0");
     if (e->col_sum && !(d->trans_a && !d->trans_b))
         return weft_fail(WEFT_ERR_ARG, "gemm epilogue: col_sum needs the TN form");
     if (e->pre || e->act_bwd) WEFT_TRY(weft_check_matrix("gemm epilogue: pre", d->m, d->n, e->ldp));
-    if (e->residual) WEFT_TRY(weft_check_matrix("gemm epilogue: residual", d->m, d->n, e->ldr));
+    if (e->residual)
+        WEFT_TRY(weft_check_matrix("gemm epilogue: residual", d->m, d->gated ? d->n / 2 : d->n, e->ldr));
     return WEFT_OK;
 }
 
@@ -84,7 +89,7 @@ static inline weft_status weft_check_gemm(const weft_gemm_desc *d, const void *a
                                           const void *c, const weft_epilogue *e) {
     WEFT_TRY(weft_check_gemm_desc(d));
     WEFT_TRY(weft_check_matrix("gemm: a", d->trans_a ? d->k : d->m, d->trans_a ? d->m : d->k, d->lda));
-    WEFT_TRY(weft_check_matrix("gemm: c", d->m, d->n, d->ldc));
+    WEFT_TRY(weft_check_matrix("gemm: c", d->m, d->gated ? d->n / 2 : d->n, d->ldc));
     if (e) WEFT_TRY(weft_check_epilogue(d, e));
     if (d->m == 0 || d->n == 0) return WEFT_OK;
     return weft_check_given("gemm", c && (d->k == 0 || (a && b)));

@@ -99,7 +99,9 @@ typedef struct weft_gemm_desc {
     int64_t m, n, k, lda, ldb, ldc;
     weft_dtype a, b, c;
     uint8_t trans_a, trans_b, beta;
-    uint8_t b_packed;      /* b is the output of gemm_pack with this descriptor's n, k, b, trans_b */
+    uint8_t b_packed; /* b is the output of gemm_pack with this descriptor's n, k, b, trans_b */
+    uint8_t
+        gated; /* SwiGLU: op(B)'s columns are gate | up; C is [M, N/2] = silu(gate) * up. Not packed, beta 0 */
     uint64_t pack_version; /* must equal the pack's if b_packed, else STALE */
 } weft_gemm_desc;
 
@@ -108,6 +110,7 @@ typedef enum weft_act { WEFT_ACT_NONE = 0, WEFT_ACT_GELU = 1, WEFT_ACT_SWIGLU = 
 /* What happens to the fp32 accumulators before they are stored, in this order; NULL or 0 leaves a step out:
  * * scale; + bias[n] (dtype of a); store pre-activation to `pre` (dtype of c, row stride ldp); GELU (tanh form);
  * + residual (dtype of c, row stride ldr); cast; store.
+ * Gated: bias and pre have N columns, gate | up; silu(gate) * up follows pre; act is NONE.
  * act_bwd != NULL: the result is multiplied by GELU'(act_bwd[m,n]) instead (dtype of c, stride ldp; excludes bias,
  * pre, act, residual).
  * col_sum (f32 [M], TN only): col_sum[m] (+)= sum over k of op(A)[m,k], + if beta: the bias gradient of a wgrad.

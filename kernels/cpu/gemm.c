@@ -34,6 +34,7 @@ struct part {
     int64_t row_begin, row_end, col_begin, col_end; /* panels */
     uint32_t *a, *b;                                /* packed chunk and block */
     float *partial;
+    float *gate; /* a finished tile of it, until that of up is */
     int member;
     /* now */
     int64_t chunk, kb, steps, k0, k_len;
@@ -69,7 +70,7 @@ static void add_col_sum(const struct part *v, int64_t i, const uint32_t *panel) 
 }
 
 static int panel_in_place(const struct gemm_job *job, int64_t j) {
-    return job->plan.in_place_b && (j + 1) * job->plan.isa->nr <= job->d->n;
+    return job->plan.in_place_b && cpu_gemm_cols(&job->plan, job->d, j) == job->plan.isa->nr;
 }
 
 static uint32_t *packed_b(const struct part *v, int64_t j, int64_t block) {
@@ -82,10 +83,10 @@ static void pack_block(const struct part *v, int64_t block, int64_t block_end) {
     const struct cpu_gemm_isa *isa = job->plan.isa;
     if (d->b_packed) return;
     for (int64_t j = block; j < block_end; j++) {
-        int64_t col = j * isa->nr;
+        int64_t col = cpu_gemm_col(&job->plan, d, j);
         if (panel_in_place(job, j)) continue;
         isa->pack_b(job->plan.words, d->trans_b, cpu_gemm_at(d->b, job->b, d->trans_b, d->ldb, col, v->k0),
-                    d->ldb, d->n - col, v->k_len, packed_b(v, j, block));
+                    d->ldb, cpu_gemm_cols(&job->plan, d, j), v->k_len, packed_b(v, j, block));
     }
     if (v->member == 0) cpu_tick(job->x);
 }
@@ -95,24 +96,33 @@ static struct b_panel find_b(const struct part *v, int64_t j, int64_t block) {
     const int nr = job->plan.isa->nr;
     if (job->d->b_packed) return (struct b_panel){cpu_gemm_packed_panel(&job->plan, job->b, v->kb, j), nr};
     if (panel_in_place(job, j))
-        return (struct b_panel){cpu_gemm_at(WEFT_F32, job->b, 0, job->d->ldb, j * nr, v->k0), job->d->ldb};
+        return (struct b_panel){
+            cpu_gemm_at(WEFT_F32, job->b, 0, job->d->ldb, cpu_gemm_col(&job->plan, job->d, j), v->k0),
+            job->d->ldb};
     return (struct b_panel){packed_b(v, j, block), nr};
+}
+
+/* tile = sums + tile */
+static void add_sums(float *tile, int nr, const float *sums, int64_t ld, int rows, int cols) {
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < cols; c++) tile[r * nr + c] = sums[r * ld + c] + tile[r * nr + c];
 }
 
 static void do_tile(const struct part *v, int64_t i, int64_t j, const uint32_t *a, struct b_panel b) {
     const struct gemm_job *job = v->job;
     const struct cpu_gemm_plan *p = &job->plan;
     const struct cpu_gemm_isa *isa = p->isa;
-    const int64_t row = i * isa->mr, col = j * isa->nr;
-    const int rows = (int)least(isa->mr, job->d->m - row), cols = (int)least(isa->nr, job->d->n - col);
-    const int last = v->kb + 1 == p->k.blocks, add = v->kb > 0 || job->d->beta;
-    _Alignas(CPU_LINE) float tile[TILE_WORDS];
+    const int64_t row = i * isa->mr, col = cpu_gemm_col(p, job->d, j);
+    const int rows = (int)least(isa->mr, job->d->m - row), cols = cpu_gemm_cols(p, job->d, j);
+    const int last = v->kb + 1 == p->k.blocks, gated = job->d->gated;
+    int add = v->kb > 0 || job->d->beta;
+    _Alignas(CPU_LINE) float buffer[TILE_WORDS], *tile = gated && j % 2 == 0 ? v->gate : buffer;
     float *sums = NULL;
     int64_t ld = job->d->ldc;
     if (p->partials) {
         ld = (v->col_end - v->col_begin) * isa->nr;
-        sums = v->partial + (row - v->chunk * isa->mr) * ld + col - v->col_begin * isa->nr;
-    } else if (job->d->c == WEFT_F32) {
+        sums = v->partial + (row - v->chunk * isa->mr) * ld + (j - v->col_begin) * isa->nr;
+    } else if (job->d->c == WEFT_F32 && !gated) {
         sums = (float *)job->out.c + row * ld + col;
         /* The common case, a whole tile that is only stored: the kernel writes C itself. */
         if (cols == isa->nr && (rows == isa->mr || (!isa->continues && (rows <= 2 || rows == 4))) &&
@@ -124,7 +134,13 @@ static void do_tile(const struct part *v, int64_t i, int64_t j, const uint32_t *
     if (isa->continues && add)
         for (int r = 0; r < rows; r++) memcpy(tile + r * isa->nr, sums + r * ld, (size_t)cols * sizeof *tile);
     isa->tile(p->words, v->steps, rows, a, b.at, b.ld, tile, isa->nr, isa->continues && add);
-    isa->finish(&job->out, row, col, rows, cols, tile, sums, ld, !isa->continues && add, last);
+    if (isa->continues) add = 0;
+    if (!gated || !last) {
+        isa->finish(&job->out, row, col, rows, cols, tile, sums, ld, add, last);
+        return;
+    }
+    if (add) add_sums(tile, isa->nr, sums, ld, rows, cols);
+    if (tile != v->gate) isa->finish_gated(&job->out, row, j / 2 * isa->nr, rows, cols, v->gate, tile);
 }
 
 /* One K block of one chunk. */
@@ -150,11 +166,12 @@ static void multiply_part(void *arg, int member, int members) {
     const struct gemm_job *job = arg;
     const struct cpu_gemm_plan *p = &job->plan;
     const int64_t unit_k = job->d->a == WEFT_F32 ? 1 : 2;
-    struct part v = {.job = job, .member = member};
+    _Alignas(CPU_LINE) float gate[TILE_WORDS];
+    struct part v = {.job = job, .gate = gate, .member = member};
     (void)members;
     if (member >= p->tm * p->tn) return;
     cpu_split(p->a_panels, 1, member / p->tn, p->tm, &v.row_begin, &v.row_end);
-    cpu_split(p->b_panels, 1, member % p->tn, p->tn, &v.col_begin, &v.col_end);
+    cpu_split(p->b_panels, p->pair, member % p->tn, p->tn, &v.col_begin, &v.col_end);
     if (v.col_begin == v.col_end) return;
     if (p->isa->begin) p->isa->begin();
     char *mine = cpu_member_scratch(job->x, cpu_gemm_member_bytes(p), member);

@@ -48,6 +48,9 @@ struct cpu_gemm_isa {
      * `last` runs the epilogue and stores to C, else the sum goes back to partial. */
     void (*finish)(const struct cpu_gemm_out *o, int64_t row, int64_t col, int rows, int cols,
                    const float *tile, float *partial, int64_t ldp, int add, int last);
+    /* The finished sums of gate and up, [rows, cols] at row, col of each half, become a tile of C. */
+    void (*finish_gated)(const struct cpu_gemm_out *o, int64_t row, int64_t col, int rows, int cols,
+                         const float *gate, const float *up);
 };
 
 extern const struct cpu_gemm_isa cpu_gemm_isa_portable, cpu_gemm_isa_avx2, cpu_gemm_isa_avx512,
@@ -60,6 +63,8 @@ cpu_pack_panel CPU_NAME(cpu_gemm_pack_a), CPU_NAME(cpu_gemm_pack_b);
 void CPU_NAME(cpu_gemm_col_sum)(enum cpu_words words, int64_t steps, const uint32_t *a, float *sum);
 void CPU_NAME(cpu_gemm_finish)(const struct cpu_gemm_out *o, int64_t row, int64_t col, int rows, int cols,
                                const float *tile, float *partial, int64_t ldp, int add, int last);
+void CPU_NAME(cpu_gemm_finish_gated)(const struct cpu_gemm_out *o, int64_t row, int64_t col, int rows,
+                                     int cols, const float *gate, const float *up);
 weft_status CPU_NAME(cpu_probe_fma)(weft_exec *x, weft_dtype t, double seconds, double *flops);
 #endif
 weft_status cpu_probe_fma_avx512(weft_exec *x, weft_dtype t, double seconds, double *flops);
@@ -78,7 +83,8 @@ struct cpu_gemm_plan {
     enum cpu_words words;
     int unit_steps; /* steps of a unit: 1 or 2 */
     struct cpu_gemm_k k;
-    int64_t a_panels, b_panels;         /* of the whole product */
+    int64_t a_panels, b_panels;         /* of the whole product; gated: of B in pairs, gate and up */
+    int pair;                           /* panels of B that stay together: 1, gated 2 */
     int tm, tn;                         /* members along M and N; the others idle */
     int64_t chunk_panels, block_panels; /* A panels and B panels that a member has packed at once */
     size_t a_bytes, b_bytes,
@@ -120,6 +126,15 @@ static inline int64_t cpu_gemm_block_units(const struct cpu_gemm_k *k, int64_t k
 static inline int64_t cpu_gemm_steps(const struct cpu_gemm_plan *p, int64_t kb) {
     int64_t units = cpu_gemm_block_units(&p->k, kb), step = p->isa->step_units;
     return (units + step - 1) / step * step * p->unit_steps;
+}
+
+/* First column of B's panel j, and how many of the panel's exist. */
+static inline int64_t cpu_gemm_col(const struct cpu_gemm_plan *p, const weft_gemm_desc *d, int64_t j) {
+    return j / p->pair * p->isa->nr + j % p->pair * (d->n / 2);
+}
+static inline int cpu_gemm_cols(const struct cpu_gemm_plan *p, const weft_gemm_desc *d, int64_t j) {
+    int64_t left = d->n / p->pair - j / p->pair * p->isa->nr;
+    return left < p->isa->nr ? (int)left : p->isa->nr;
 }
 
 /* Where column j (of op(A)^T or op(B)), element k of an operand is, and whether its k elements are

@@ -154,6 +154,7 @@ const struct cpu_gemm_isa cpu_gemm_isa_amx = {
     .thin = thin,
     .col_sum = col_sum,
     .finish = CPU_NAME(cpu_gemm_finish),
+    .finish_gated = CPU_NAME(cpu_gemm_finish_gated),
 };
 
 /* --- probe --- */

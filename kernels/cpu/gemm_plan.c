@@ -78,21 +78,22 @@ void cpu_gemm_make_plan(const struct cpu_backend *b, const weft_gemm_desc *d, in
     p->unit_steps = p->words == CPU_WORDS_WIDE ? 2 : 1;
     p->k = cut_k(isa, d->a, d->k);
     p->a_panels = ceil_div(d->m, isa->mr);
-    p->b_panels = ceil_div(d->n, isa->nr);
+    p->pair = d->gated ? 2 : 1;
+    p->b_panels = ceil_div(d->n / p->pair, isa->nr) * p->pair;
     split_members(p, threads, d->b_packed);
 
     /* bytes of one panel of the longest K block */
     size_t line = 4 * (size_t)(p->k.block * p->unit_steps);
     size_t a_panel = line * (size_t)isa->mr, b_panel = line * (size_t)isa->nr;
-    int64_t my_a = ceil_div(p->a_panels, p->tm), my_b = ceil_div(p->b_panels, p->tn);
+    int64_t my_a = ceil_div(p->a_panels, p->tm), my_b = ceil_div(p->b_panels / p->pair, p->tn) * p->pair;
     size_t l3 = b->desc.l3 / (size_t)threads / 8 * 3, l2 = b->desc.l2 / 5 * 3;
     size_t a_limit = l3 > A_CHUNK_MAX ? A_CHUNK_MAX : l3 < MIB ? MIB : l3;
     size_t b_limit = l2 > B_BLOCK_MAX ? B_BLOCK_MAX : l2 < MIB / 4 ? MIB / 4 : l2;
     if (a_panel == 0) a_panel = b_panel = 1; /* K = 0 */
     p->chunk_panels = clamp((int64_t)(a_limit / a_panel), 1, my_a);
-    p->block_panels = clamp((int64_t)(b_limit / b_panel), 1, my_b);
+    p->block_panels = clamp((int64_t)(b_limit / b_panel) / p->pair * p->pair, p->pair, my_b);
 
-    p->partials = d->c != WEFT_F32 && p->k.blocks > 1;
+    p->partials = (d->c != WEFT_F32 || d->gated) && p->k.blocks > 1;
     p->c_bytes = 0;
     if (p->partials) {
         size_t row = 4 * (size_t)(my_b * isa->nr), panel = row * (size_t)isa->mr;

@@ -32,16 +32,30 @@ static void pack_tokens(const struct thin_job *v, uint32_t *panel) {
             memcpy(panel + u * LANES + i, v->x + i * d->lda + 2 * u, sizeof *panel);
 }
 
-/* Columns from `col` on: their sums over all of K, with tokens in the lanes, then the epilogue. */
-static void do_columns(const struct thin_job *v, int64_t col, const uint32_t *x) {
+/* Panel j of w: its sums over all of K, turned back to rows of tokens. */
+static void multiply_panel(const struct thin_job *v, int64_t j, const uint32_t *x, float *tile) {
     const struct cpu_gemm_isa *isa = v->p->isa;
     const weft_gemm_desc *d = v->out.d;
-    const int nr = isa->nr, cols = (int)(d->n - col < nr ? d->n - col : nr);
-    _Alignas(CPU_LINE) float sums[NR_MAX * LANES], tile[LANES * NR_MAX];
-    isa->thin(v->p->k.units, v->w + col * d->ldb, d->ldb * 2, cols, x, sums);
+    const int cols = cpu_gemm_cols(v->p, d, j);
+    _Alignas(CPU_LINE) float sums[NR_MAX * LANES];
+    isa->thin(v->p->k.units, v->w + cpu_gemm_col(v->p, d, j) * d->ldb, d->ldb * 2, cols, x, sums);
     for (int64_t i = 0; i < d->m; i++)
-        for (int j = 0; j < cols; j++) tile[i * nr + j] = sums[j * LANES + i];
-    isa->finish(&v->out, 0, col, (int)d->m, cols, tile, NULL, 0, 0, 1);
+        for (int c = 0; c < cols; c++) tile[i * isa->nr + c] = sums[c * LANES + i];
+}
+
+static void do_panels(const struct thin_job *v, int64_t j, const uint32_t *x) {
+    const struct cpu_gemm_isa *isa = v->p->isa;
+    const weft_gemm_desc *d = v->out.d;
+    const int rows = (int)d->m, cols = cpu_gemm_cols(v->p, d, j);
+    const int64_t col = j / v->p->pair * isa->nr;
+    _Alignas(CPU_LINE) float tile[LANES * NR_MAX], up[LANES * NR_MAX];
+    multiply_panel(v, j, x, tile);
+    if (d->gated) {
+        multiply_panel(v, j + 1, x, up);
+        isa->finish_gated(&v->out, 0, col, rows, cols, tile, up);
+    } else {
+        isa->finish(&v->out, 0, col, rows, cols, tile, NULL, 0, 0, 1);
+    }
 }
 
 static void thin_part(void *arg, int member, int members) {
@@ -49,12 +63,12 @@ static void thin_part(void *arg, int member, int members) {
     const struct cpu_gemm_plan *p = v->p;
     uint32_t *x = cpu_member_scratch(v->exec, cpu_gemm_member_bytes(p), member);
     int64_t begin, end;
-    cpu_split(p->b_panels, 1, member, members, &begin, &end);
+    cpu_split(p->b_panels, p->pair, member, members, &begin, &end);
     if (begin == end) return;
     pack_tokens(v, x);
     p->isa->begin();
-    for (int64_t j = begin; j < end; j++) {
-        do_columns(v, j * p->isa->nr, x);
+    for (int64_t j = begin; j < end; j += p->pair) {
+        do_panels(v, j, x);
         if (member == 0) cpu_tick(v->exec);
     }
     p->isa->end();

@@ -74,6 +74,7 @@ const struct cpu_gemm_isa CPU_NAME(cpu_gemm_isa) = {
     .tile = tile,
     .col_sum = CPU_NAME(cpu_gemm_col_sum),
     .finish = CPU_NAME(cpu_gemm_finish),
+    .finish_gated = CPU_NAME(cpu_gemm_finish_gated),
 };
 
 void CPU_NAME(cpu_fill_gemm)(struct weft_ops *t) {

@@ -99,6 +99,7 @@ weft_status cpu_gemm_pack(weft_exec *x, const weft_gemm_desc *d, const void *b, 
     size_t words, total, units;
     WEFT_TRY(weft_check_gemm_desc(d));
     if (d->b_packed) return weft_fail(WEFT_ERR_ARG, "gemm_pack: b is packed already");
+    if (d->gated) return weft_fail(WEFT_ERR_UNSUPPORTED, "gemm_pack: a gated product takes b as it is");
     WEFT_TRY(weft_check_given("gemm_pack", bytes != NULL));
     WEFT_TRY(weft_check_extent("gemm_pack", d->k, d->n));
     cpu_gemm_make_plan(cpu_backend_of(x), d, x->threads, &p);

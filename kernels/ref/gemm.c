@@ -1,4 +1,5 @@
 /* C = epilogue(op(A) op(B) + beta C): one dot product in double per element, then the epilogue on it. */
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -33,6 +34,7 @@ weft_status ref_gemm_pack(weft_exec *x, const weft_gemm_desc *d, const void *b, 
     size_t elem, at = sizeof h;
     WEFT_TRY(weft_check_gemm_desc(d));
     if (d->b_packed) return weft_fail(WEFT_ERR_ARG, "gemm_pack: b is packed already");
+    if (d->gated) return weft_fail(WEFT_ERR_UNSUPPORTED, "gemm_pack: a gated product takes b as it is");
     WEFT_TRY(weft_check_given("gemm_pack", bytes != NULL));
     WEFT_TRY(weft_check_extent("gemm_pack", d->k, d->n));
     elem = weft_dtype_size(d->b);
@@ -75,35 +77,55 @@ static double ref_epilogue(const weft_gemm_desc *d, const weft_epilogue *e, int6
     return v;
 }
 
+/* Element (m, n) of op(A) op(B); strides of A and B between rows and columns. */
+static double ref_dot(const weft_gemm_desc *d, const void *a, const void *b, const int64_t stride[4],
+                      int64_t m, int64_t n) {
+    double sum = 0;
+    for (int64_t k = 0; k < d->k; k++)
+        sum +=
+            ref_get(d->a, a, m * stride[0] + k * stride[1]) * ref_get(d->b, b, k * stride[2] + n * stride[3]);
+    return sum;
+}
+
+/* Element (m, n) of a gated product from its two sums. */
+static double ref_gated(const weft_gemm_desc *d, const weft_epilogue *e, int64_t m, int64_t n, double gate,
+                        double up) {
+    weft_epilogue part = e ? *e : (weft_epilogue){0};
+    part.residual = NULL;
+    gate = ref_epilogue(d, &part, m, n, gate);
+    up = ref_epilogue(d, &part, m, d->n / 2 + n, up);
+    double v = gate / (1 + exp(-gate)) * up;
+    return e && e->residual ? v + ref_get(d->c, e->residual, m * e->ldr + n) : v;
+}
+
 weft_status ref_gemm(weft_exec *x, const weft_gemm_desc *d, const void *a, const void *b, void *c,
                      const weft_epilogue *e) {
     (void)x;
-    int64_t a_row, a_col, b_row, b_col;
     WEFT_TRY(weft_check_gemm(d, a, b, c, e));
     if (d->m == 0 || d->n == 0) return WEFT_OK;
-    a_row = d->trans_a ? 1 : d->lda;
-    a_col = d->trans_a ? d->lda : 1;
-    b_row = d->trans_b ? 1 : d->ldb;
-    b_col = d->trans_b ? d->ldb : 1;
+    int64_t stride[4] = {d->trans_a ? 1 : d->lda, d->trans_a ? d->lda : 1, d->trans_b ? 1 : d->ldb,
+                         d->trans_b ? d->ldb : 1};
     if (d->b_packed) {
         WEFT_TRY(weft_check_given("gemm", b != NULL));
         WEFT_TRY(ref_check_pack(d, b));
         b = (const char *)b + sizeof(ref_pack);
-        b_row = d->n;
-        b_col = 1;
+        stride[2] = d->n;
+        stride[3] = 1;
     }
     for (int64_t m = 0; m < d->m; m++) {
-        for (int64_t n = 0; n < d->n; n++) {
-            double sum = 0;
-            for (int64_t k = 0; k < d->k; k++)
-                sum += ref_get(d->a, a, m * a_row + k * a_col) * ref_get(d->b, b, k * b_row + n * b_col);
+        for (int64_t n = 0; d->gated && n < d->n / 2; n++)
+            ref_put(d->c, c, m * d->ldc + n,
+                    ref_gated(d, e, m, n, ref_dot(d, a, b, stride, m, n),
+                              ref_dot(d, a, b, stride, m, d->n / 2 + n)));
+        for (int64_t n = 0; !d->gated && n < d->n; n++) {
+            double sum = ref_dot(d, a, b, stride, m, n);
             if (d->beta) sum += ref_get(d->c, c, m * d->ldc + n);
             if (e) sum = ref_epilogue(d, e, m, n, sum);
             ref_put(d->c, c, m * d->ldc + n, sum);
         }
         if (e && e->col_sum) {
             double sum = d->beta ? (double)e->col_sum[m] : 0.0;
-            for (int64_t k = 0; k < d->k; k++) sum += ref_get(d->a, a, m * a_row + k * a_col);
+            for (int64_t k = 0; k < d->k; k++) sum += ref_get(d->a, a, m * stride[0] + k * stride[1]);
             e->col_sum[m] = (float)sum;
         }
     }

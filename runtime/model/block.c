@@ -98,9 +98,8 @@ weft_status block_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, in
         o = (linear_fwd_opts){.bias = weight_at(m, p->up_b), .pre = a->up, .gelu = 1};
         WEFT_TRY(linear_fwd(m, n, m->C, m->F, a->n2, weight_at(m, p->up_w), &o, a->h));
     } else {
-        o = (linear_fwd_opts){0};
-        WEFT_TRY(linear_fwd(m, n, m->C, m->U, a->n2, weight_at(m, p->up_w), &o, a->up));
-        TIMED(m, WEFT_TIME_ACT, m->ops->swiglu_fwd(m->x, m->o.t, n, m->F, a->up, a->h));
+        o = (linear_fwd_opts){.pre = m->o.training ? a->up : NULL, .gated = 1};
+        WEFT_TRY(linear_fwd(m, n, m->C, m->U, a->n2, weight_at(m, p->up_w), &o, a->h));
     }
     o = (linear_fwd_opts){.bias = weight_at(m, p->down_b), .residual = a->x1};
     return linear_fwd(m, n, m->F, m->C, a->h, weight_at(m, p->down_w), &o, y);

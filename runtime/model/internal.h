@@ -84,9 +84,10 @@ typedef struct kv_cache {
 
 /* linear.c: Y[n,out] = X[n,in] W[out,in]^T and its two gradients. */
 typedef struct linear_fwd_opts {
-    const void *bias, *residual; /* NULL: none; residual [n,out] */
-    void *pre;                   /* [n,out] pre-activation, with gelu */
+    const void *bias, *residual; /* NULL: none; residual like y */
+    void *pre;                   /* [n,out] pre-activation; NULL: not wanted */
     int gelu;
+    int gated; /* W's rows are gate | up, Y[n,out/2] is SwiGLU of them */
 } linear_fwd_opts;
 weft_status linear_fwd(weft_model *m, int64_t n, int64_t in, int64_t out, const void *x, const void *w,
                        const linear_fwd_opts *o, void *y);

@@ -9,10 +9,12 @@ weft_status linear_fwd(weft_model *m, int64_t n, int64_t in, int64_t out, const 
                        const linear_fwd_opts *o, void *y) {
     weft_gemm_desc d = gemm_desc(m);
     d.m = n, d.n = out, d.k = in;
-    d.lda = in, d.ldb = in, d.ldc = out;
+    d.gated = o->gated;
+    d.lda = in, d.ldb = in, d.ldc = o->gated ? out / 2 : out;
     d.trans_b = 1;
-    weft_epilogue e = {.size = sizeof e, .bias = o->bias, .residual = o->residual, .ldr = out};
-    if (o->gelu) e.act = WEFT_ACT_GELU, e.pre = o->pre, e.ldp = out;
+    weft_epilogue e = {
+        .size = sizeof e, .bias = o->bias, .pre = o->pre, .ldp = out, .residual = o->residual, .ldr = d.ldc};
+    if (o->gelu) e.act = WEFT_ACT_GELU;
     TIMED(m, WEFT_TIME_GEMM, m->ops->gemm(m->x, &d, x, w, y, &e));
     return WEFT_OK;
 }

@@ -227,11 +227,13 @@ static size_t larger(size_t a, size_t b) {
 }
 
 /* The three products of a linear layer over n tokens: forward, input gradient, weight gradient (linear.c). */
-static size_t linear_scratch(const weft_model *m, int64_t n, int64_t in, int64_t out, int threads) {
+static size_t linear_scratch(const weft_model *m, int64_t n, int64_t in, int64_t out, int gated,
+                             int threads) {
     weft_gemm_desc fwd = {
         .size = sizeof fwd, .a = m->o.t, .b = m->o.t, .c = m->o.t, .m = n, .n = out, .k = in};
     fwd.lda = fwd.ldb = in, fwd.ldc = out, fwd.trans_b = 1;
     weft_gemm_desc dgrad = fwd, wgrad = fwd;
+    if (gated) fwd.gated = 1, fwd.ldc = out / 2;
     dgrad.n = in, dgrad.k = out, dgrad.lda = out, dgrad.ldc = in, dgrad.trans_b = 0;
     wgrad.m = out, wgrad.n = in, wgrad.k = n, wgrad.lda = out, wgrad.ldc = in;
     wgrad.c = WEFT_F32, wgrad.trans_a = 1, wgrad.trans_b = 0, wgrad.beta = 1;
@@ -244,11 +246,11 @@ static size_t linear_scratch(const weft_model *m, int64_t n, int64_t in, int64_t
 size_t weft_model_scratch(const weft_model *m, int threads) {
     size_t most = 0;
     for (int64_t n = 1; n <= m->N; n++) { /* prompts have any length, and less may need more: a plan rounds */
-        most = larger(most, linear_scratch(m, n, m->C, m->Q, threads));
-        most = larger(most, linear_scratch(m, n, m->A, m->C, threads));
-        most = larger(most, linear_scratch(m, n, m->C, m->U, threads));
-        most = larger(most, linear_scratch(m, n, m->F, m->C, threads));
-        most = larger(most, linear_scratch(m, n, m->C, m->V, threads));
+        most = larger(most, linear_scratch(m, n, m->C, m->Q, 0, threads));
+        most = larger(most, linear_scratch(m, n, m->A, m->C, 0, threads));
+        most = larger(most, linear_scratch(m, n, m->C, m->U, m->d.family == WEFT_LLAMA, threads));
+        most = larger(most, linear_scratch(m, n, m->F, m->C, 0, threads));
+        most = larger(most, linear_scratch(m, n, m->C, m->V, 0, threads));
     }
     weft_attn_desc a = {.size = sizeof a,
                         .batch = (int32_t)m->o.batch,

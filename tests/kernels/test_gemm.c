@@ -602,6 +602,67 @@ static void epilogue_order(void **state) {
     }
 }
 
+/* A gated product is the ungated one and the op swiglu_fwd on it: the same bits in fp32; in bf16 that op sees rounded
+ * sums and the product does not, so `pre` has the same bits and C is near. */
+static void gated_is_swiglu_of_the_product(void **state) {
+    kt_rng r = {kt_seed() + 10};
+    (void)state;
+    skip_without_levels();
+    for (int i = 0; i < 24; i++) {
+        const weft_dtype t = types[i % 3].ab, tc = types[i % 3].c;
+        const int64_t m = kt_int(&r, 1, 70), half = kt_int(&r, 1, 130),
+                      k = i % 4 ? kt_int(&r, 1, 300) : 64 * kt_int(&r, 12, 40);
+        product whole, gated;
+        begin(&whole, &r, describe(&r, m, 2 * half, k, t, tc, 0, i < 16));
+        kt_fill(&r, t, whole.a, whole.na, 1);
+        kt_fill(&r, t, whole.b, whole.nb, 0.1);
+        whole.with_epilogue = 1;
+        whole.e.bias = kt_random(&whole.pool, &r, t, (size_t)(2 * half), 1);
+        whole.d.ldc = 2 * half; /* as the op wants it */
+        gated = whole;
+        gated.d.gated = 1;
+        gated.d.ldc = half + kt_int(&r, 0, 3);
+        gated.nc = span(m, half, gated.d.ldc);
+        gated.e.ldp = 2 * half + kt_int(&r, 0, 3);
+        EACH_LEVEL(l) {
+            const size_t elem = weft_dtype_size(tc);
+            const struct weft_ops *ops = weft_backend_ops(level[l]);
+            weft_exec_opts o = {.size = sizeof o, .threads = 1};
+            weft_exec *x;
+            kt_pool pool = {0};
+            char *want = kt_tensor(&pool, &r, tc, (size_t)(m * half));
+            gated.pool = (kt_pool){0};
+            gated.e.pre = kt_tensor(&gated.pool, &r, tc, span(m, 2 * half, gated.e.ldp));
+            char *c = kt_tensor(&gated.pool, &r, tc, gated.nc);
+            product plain = whole;
+            plain.pool = (kt_pool){0};
+            const char *sums = run_at(&plain, &r, l, 2, WEFT_OK);
+            o.scratch = weft_op_scratch(level[l], WEFT_OP_GEMM, &gated.d, 1);
+            assert_int_equal(weft_exec_create(level[l], &o, &x), WEFT_OK);
+            assert_int_equal(ops->gemm(x, &gated.d, gated.a, gated.b, c, &gated.e), WEFT_OK);
+            assert_int_equal(ops->swiglu_fwd(x, tc, m, half, sums, want), WEFT_OK);
+            weft_exec_destroy(x);
+            assert_true(kt_intact(&gated.pool, level_name[l]));
+            for (int64_t row = 0; row < m; row++) {
+                assert_memory_equal((char *)gated.e.pre + elem * (size_t)(row * gated.e.ldp),
+                                    sums + elem * (size_t)(row * 2 * half), elem * (size_t)(2 * half));
+                for (int64_t j = 0; j < half; j++) {
+                    double got = kt_get(tc, c, (size_t)(row * gated.d.ldc + j)),
+                           w = kt_get(tc, want, (size_t)(row * half + j));
+                    if (tc == WEFT_F32 ? got != w : fabs(got - w) > 0.03 * (1 + fabs(w)))
+                        fail_msg("%s: [%lld,%lld] of [%lld,%lld,%lld] is %a, expected %a", level_name[l],
+                                 (long long)row, (long long)j, (long long)m, (long long)half, (long long)k,
+                                 got, w);
+                }
+            }
+            kt_free(&pool);
+            kt_free(&plain.pool);
+            kt_free(&gated.pool);
+        }
+        kt_free(&whole.pool);
+    }
+}
+
 static void col_sum_is_the_bias_gradient(void **state) {
     kt_rng r = {kt_seed() + 9};
     (void)state;
@@ -643,6 +704,7 @@ int main(void) {
         cmocka_unit_test(same_bits_everywhere),
         cmocka_unit_test(nan_reaches_its_row_or_column_only),
         cmocka_unit_test(epilogue_order),
+        cmocka_unit_test(gated_is_swiglu_of_the_product),
         cmocka_unit_test(col_sum_is_the_bias_gradient),
     };
     return cmocka_run_group_tests_name("gemm", tests, open_levels, close_levels);
