@@ -306,7 +306,7 @@ struct attn_amx_backward {
     struct attn_amx_queries span[ATTN_AMX_SPAN];
     uint32_t *k, *v;       /* left operands of the scores and dP */
     uint32_t *k_across;    /* left operand of dQ^T */
-    float *s, *dp;         /* [2][32][16] */
+    float *s[2], *dp[2];   /* [2][32][16]: of these keys and of the next */
     uint32_t *p, *ds;      /* [block / 32] left operands of dV and dK */
     uint32_t *ds_lanes[4]; /* [block / 2][16] right operand of dQ^T, 16 queries each */
     float *dk, *dv;        /* [all keys][row] */
@@ -330,8 +330,8 @@ static inline size_t attn_amx_backward_layout(const weft_attn_desc *d, char *bas
     w->k = (void *)attn_place(base, &used, ATTN_AMX_BLOCK / 2, row);
     w->v = (void *)attn_place(base, &used, ATTN_AMX_BLOCK / 2, row);
     w->k_across = (void *)attn_place(base, &used, ATTN_AMX_BLOCK / 2, row);
-    w->s = attn_place(base, &used, 32, 32);
-    w->dp = attn_place(base, &used, 32, 32);
+    for (int i = 0; i < 2; i++) w->s[i] = attn_place(base, &used, 32, 32);
+    for (int i = 0; i < 2; i++) w->dp[i] = attn_place(base, &used, 32, 32);
     w->p = (void *)attn_place(base, &used, ATTN_AMX_BLOCK, ATTN_GROUP / 2);
     w->ds = (void *)attn_place(base, &used, ATTN_AMX_BLOCK, ATTN_GROUP / 2);
     for (int i = 0; i < 4; i++) w->ds_lanes[i] = (void *)attn_place(base, &used, ATTN_AMX_BLOCK / 2, 16);

@@ -64,11 +64,26 @@ struct strip {
     int64_t full_begin[STRIP_PANELS], full_end[STRIP_PANELS];
 };
 
+static inline void strip_all(struct strip *t, int64_t keys) {
+    t->begin = 0;
+    t->end = keys;
+    for (int64_t p = 0; p < STRIP_PANELS; p++) {
+        t->full_begin[p] = 0;
+        t->full_end[p] = keys;
+    }
+    for (int64_t j = 0; j < STRIP; j++) {
+        t->lo[j] = 0;
+        t->hi[j] = (int32_t)keys;
+    }
+}
+
 static inline void strip_look(struct strip *t, const struct attn_sight *s, int64_t i, int64_t key,
                               int64_t keys) {
-    struct attn_hull h = attn_hull_of(s, i, STRIP, key, keys);
-    t->begin = h.lo / STRIP * STRIP;
-    t->end = ops_round_up(h.hi, STRIP);
+    int64_t lo = keys, hi = 0;
+    if (keys % STRIP == 0 && i + STRIP <= s->n && attn_sees_all(s, key, key + keys)) {
+        strip_all(t, keys);
+        return;
+    }
     for (int64_t p = 0; p < STRIP_PANELS; p++) {
         int64_t all_lo = 0, all_hi = keys;
         for (int64_t j = p * VEC_LANES; j < (p + 1) * VEC_LANES; j++) {
@@ -77,11 +92,19 @@ static inline void strip_look(struct strip *t, const struct attn_sight *s, int64
             t->hi[j] = one.hi;
             all_lo = one.lo > all_lo ? one.lo : all_lo;
             all_hi = one.hi < all_hi ? one.hi : all_hi;
+            if (one.lo == one.hi) continue;
+            lo = one.lo < lo ? one.lo : lo;
+            hi = one.hi > hi ? one.hi : hi;
         }
-        all_lo = ops_round_up(all_lo, 4);
-        all_hi = all_hi / 4 * 4;
-        t->full_begin[p] = all_lo < t->begin ? t->begin : all_lo > t->end ? t->end : all_lo;
-        t->full_end[p] = all_hi < t->full_begin[p] ? t->full_begin[p] : all_hi;
+        t->full_begin[p] = ops_round_up(all_lo, 4);
+        t->full_end[p] = all_hi / 4 * 4;
+    }
+    t->begin = lo < hi ? lo / STRIP * STRIP : 0;
+    t->end = lo < hi ? ops_round_up(hi, STRIP) : 0;
+    for (int64_t p = 0; p < STRIP_PANELS; p++) {
+        int64_t b = t->full_begin[p];
+        t->full_begin[p] = b < t->begin ? t->begin : b > t->end ? t->end : b;
+        if (t->full_end[p] < t->full_begin[p]) t->full_end[p] = t->full_begin[p];
     }
 }
 

@@ -80,11 +80,21 @@ VEC_INLINE void gradient(const struct lanes *t, const float *s, const float *dp,
     }
 }
 
-/* P, dS and dQ of strip i of the group. */
+/* S^T and dP^T of strip i and of 32 keys. */
+static void score(const struct attn_amx_backward *w, const struct attn_amx_queries *q, int64_t i, int64_t key,
+                  int64_t units) {
+    const int64_t right = units * VEC_LANES, half = STRIP * VEC_LANES;
+    const uint32_t *q_lanes = q->q_lanes + i * STRIP * units, *dout = q->dout_lanes + i * STRIP * units;
+    float *s = w->s[key / STRIP % 2], *dp = w->dp[key / STRIP % 2];
+    amx_multiply(units, w->k + key * units, q_lanes, q_lanes + right, s, s + half, VEC_LANES, 0, 0);
+    amx_multiply(units, w->v + key * units, dout, dout + right, dp, dp + half, VEC_LANES, 0, 0);
+}
+
+/* P, dS and dQ of strip i of the group. The next 32 keys are multiplied before the scores of these are read: these
+ * have left the tile unit by then. */
 static void meet_strip(const struct attn *a, const struct attn_amx_backward *w,
                        const struct attn_amx_queries *q, int64_t i, const struct strip *t, int make_dq) {
     const int64_t row = attn_amx_row(a->d->hd), units = row / 2, query = i * STRIP;
-    const uint32_t *q_lanes = q->q_lanes + query * units, *dout = q->dout_lanes + query * units;
     uint32_t *ds_left = w->ds_lanes[i * STRIP_PANELS], *ds_right = w->ds_lanes[i * STRIP_PANELS + 1];
     struct lanes v = {.factor = vec_set((float)((double)a->d->scale * ATTN_LOG2E))};
     for (int64_t p = 0; p < STRIP_PANELS; p++) {
@@ -93,16 +103,15 @@ static void meet_strip(const struct attn *a, const struct attn_amx_backward *w,
         v.lo[p] = veci_load(t->lo + p * VEC_LANES);
         v.hi[p] = veci_load(t->hi + p * VEC_LANES);
     }
+    score(w, q, i, t->begin, units);
     for (int64_t k = t->begin; k < t->end; k += STRIP) {
         const int64_t step = k * ATTN_GROUP / 2 + i * STRIP * AMX_STEP, pairs = k / 2 * VEC_LANES;
-        amx_multiply(units, w->k + k * units, q_lanes, q_lanes + units * VEC_LANES, w->s,
-                     w->s + STRIP * VEC_LANES, VEC_LANES, 0, 0);
-        amx_multiply(units, w->v + k * units, dout, dout + units * VEC_LANES, w->dp,
-                     w->dp + STRIP * VEC_LANES, VEC_LANES, 0, 0);
+        const float *s = w->s[k / STRIP % 2], *dp = w->dp[k / STRIP % 2];
+        if (k + STRIP < t->end) score(w, q, i, k + STRIP, units);
         if (strip_sees_all(t, k))
-            gradient(&v, w->s, w->dp, k, 1, w->p + step, w->ds + step, ds_left + pairs, ds_right + pairs);
+            gradient(&v, s, dp, k, 1, w->p + step, w->ds + step, ds_left + pairs, ds_right + pairs);
         else
-            gradient(&v, w->s, w->dp, k, 0, w->p + step, w->ds + step, ds_left + pairs, ds_right + pairs);
+            gradient(&v, s, dp, k, 0, w->p + step, w->ds + step, ds_left + pairs, ds_right + pairs);
     }
     const int64_t first = t->begin / 2 * VEC_LANES;
     float *dq = q->dq + query * row;

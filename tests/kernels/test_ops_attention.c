@@ -348,6 +348,10 @@ static void several_blocks(void **state) {
         d = shape(round, 1, 1, 1, 64, 97, 193);
         d.causal = 0;
         attention_case(&r, d, 0, 0);
+        d = shape(round, 1, 3, 1, 83, 161, 161);
+        d.scale = -d.scale;
+        attention_case(&r, d, 0, 0);
+        attention_case(&r, shape(round, 1, 2, 2, 128, 130, 290), 1, 0);
     }
 }
 
