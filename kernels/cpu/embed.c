@@ -4,7 +4,7 @@
  * sum of its tokens in token order on any team, without atomics, sorting or scratch. The ranges are multiples
  * of a cache line, so members never write to the same line of an aligned table. */
 #include "kernels/cpu/ops.h"
-#include "kernels/cpu/vec.h"
+#include "kernels/cpu/stream.h"
 
 struct embed {
     const weft_embed_desc *d;
@@ -12,6 +12,7 @@ struct embed {
     const void *wte, *wpe, *dout;
     void *out;
     float *dwte, *dwpe;
+    int past; /* out goes past the caches */
 };
 
 static weft_status embed_check_ids(const weft_embed_desc *d, const int32_t *ids, const int32_t *pos) {
@@ -35,12 +36,13 @@ VEC_INLINE void embed_fwd(void *arg, int64_t begin, int64_t end, weft_dtype t) {
             int64_t place = e->pos[token] * c;
             VEC_FOR(i, m, 0, c, {
                 vec sum = vec_add(vec_load(t, e->wte, word + i, m), vec_load(t, e->wpe, place + i, m));
-                vec_store(t, e->out, out + i, m, sum);
+                vec_stream(e->past, t, e->out, out + i, m, sum);
             });
+        } else if (t == WEFT_F32) {
+            VEC_FOR(i, m, 0, c,
+                    { vec_stream(e->past, t, e->out, out + i, m, vec_load(t, e->wte, word + i, m)); });
         } else {
-            size_t elem = t == WEFT_F32 ? 4 : 2;
-            memcpy((char *)e->out + (size_t)out * elem, (const char *)e->wte + (size_t)word * elem,
-                   (size_t)c * elem);
+            memcpy((uint16_t *)e->out + out, (const uint16_t *)e->wte + word, (size_t)c * 2);
         }
     }
 }
@@ -66,6 +68,8 @@ static weft_status op_embed_fwd(weft_exec *x, const weft_embed_desc *d, const in
     struct embed e = {.d = d, .ids = ids, .pos = pos, .wte = wte, .wpe = wpe, .out = out};
     WEFT_TRY(weft_check_embed(d, ids, wte, pos, wpe, out));
     WEFT_TRY(embed_check_ids(d, ids, wpe ? pos : NULL));
+    size_t row = (size_t)d->channels * weft_dtype_size(d->t);
+    e.past = ops_streams(x, (wpe ? 3.0 : 2.0) * (double)d->tokens * (double)row, out, row);
     ops_for(x, d->tokens, 1, ops_rows(d->channels), embed_fwd_of(d->t), &e);
     return WEFT_OK;
 }

@@ -6,6 +6,7 @@
  * blocks of 64 rows into scratch, and the blocks in a pairwise tree, so that the bits do not depend on which
  * member took which block. Source: Ba, Kiros, Hinton 2016; Zhang & Sennrich 2019. */
 #include "kernels/cpu/ops.h"
+#include "kernels/cpu/stream.h"
 #include "kernels/cpu/vmath.h"
 
 struct norm {
@@ -16,6 +17,7 @@ struct norm {
     const float *mean_in, *rstd_in;
     float *partial; /* per block of rows: dgamma [cols], dbeta [cols] */
     float *dgamma, *dbeta;
+    int past; /* out goes past the caches */
 };
 
 /* Sum of a row's terms in four accumulators of sixteen lanes; TERM(sum, i, m) adds the terms i .. i+m. */
@@ -67,7 +69,7 @@ VEC_INLINE void norm_fwd(void *arg, int64_t begin, int64_t end, weft_dtype t) {
             vec xhat = vec_mul(vec_sub(vec_load(t, n->in, at + i, m), centre), scale);
             vec gamma = vec_load(t, n->gamma, i, m);
             vec y = n->beta ? vec_fma(xhat, gamma, vec_load(t, n->beta, i, m)) : vec_mul(xhat, gamma);
-            vec_store(t, n->out, at + i, m, y);
+            vec_stream(n->past, t, n->out, at + i, m, y);
         });
     }
 }
@@ -101,7 +103,7 @@ VEC_INLINE void norm_bwd_row(const struct norm *n, int64_t row, float *dgamma, f
         vec g = vec_mul(vec_load(t, n->dout, at + i, m), vec_load(t, n->gamma, i, m));
         vec dx = vec_mul(rstd, vec_fnma(xhat, mean_gx, vec_sub(g, mean_g)));
         if (n->dres) dx = vec_add(dx, vec_load(t, n->dres, at + i, m));
-        vec_store(t, n->out, at + i, m, dx);
+        vec_stream(n->past, t, n->out, at + i, m, dx);
     });
 }
 
@@ -144,6 +146,8 @@ static weft_status op_norm_fwd(weft_exec *x, const weft_norm_desc *d, const void
     WEFT_TRY(weft_check_norm(d));
     if (d->rows == 0) return WEFT_OK;
     WEFT_TRY(weft_check_given("norm_fwd", in && gamma && out && rstd && (mean || d->kind == WEFT_NORM_RMS)));
+    size_t row = (size_t)d->cols * weft_dtype_size(d->t);
+    n.past = in != out && ops_streams(x, 2.0 * (double)d->rows * (double)row, out, row);
     ops_for(x, d->rows, 1, ops_rows(d->cols), norm_fwd_of(d->t), &n);
     return WEFT_OK;
 }
@@ -162,6 +166,9 @@ static weft_status op_norm_bwd(weft_exec *x, const weft_norm_desc *d, const void
     n.partial = x->scratch;
     n.dgamma = dgamma;
     n.dbeta = dbeta;
+    size_t row = (size_t)d->cols * weft_dtype_size(d->t);
+    n.past = din != dres && din != in && din != dout &&
+             ops_streams(x, (dres ? 4.0 : 3.0) * (double)d->rows * (double)row, din, row);
     int64_t blocks = ops_ceil_div(d->rows, OPS_NORM_BLOCK);
     ops_for(x, blocks, 1, ops_ceil_div(ops_rows(d->cols), OPS_NORM_BLOCK), norm_bwd_of(d->t), &n);
     ops_for(x, d->cols, 64, ops_ceil_div(OPS_BLOCK, blocks), norm_combine, &n);

@@ -3,8 +3,8 @@
  * Polynomials on a reduced range (coefficients from scripts/vmath_coefficients.py), true division and square
  * root, no tables: the same bits on every instruction-set level. NaN goes through; infinities and denormals
  * are right. tests/kernels/test_vmath.c measures the errors against long double: exp, exp2, log, tanh,
- * rsqrt at most 2 ulp. Source: Muller, Elementary Functions, 2016, chapters 3 and 11 (minimax polynomials, Cody and
- * Waite reduction).
+ * rsqrt at most 2 ulp, sigmoid 3, GELU 4. Source: Muller, Elementary Functions, 2016, chapters 3 and 11 (minimax
+ * polynomials, Cody and Waite reduction).
  */
 #ifndef WEFT_CPU_VMATH_H
 #define WEFT_CPU_VMATH_H
@@ -71,6 +71,14 @@ VEC_INLINE vec vec_log(vec x) {
     return vec_select(vec_eq(x, x), y, x);
 }
 
+/* 1/d for d in [1, 2], to one ulp: the quadratic 1/d (1 + T3(2d - 3)/99) is wrong by 1/99 at most, and each Newton
+ * step squares that. Twice as fast as a division. */
+VEC_INLINE vec vec_inverse_(vec d) {
+    vec y = vec_fma(vec_fma(vec_set(0x1.4afd6ap-2f), d, vec_set(-0x1.745d18p+0f)), d, vec_set(0x1.0f83ep+1f));
+    y = vec_fma(vec_fnma(d, y, vec_set(1.0f)), y, y);
+    return vec_fma(vec_fnma(d, y, vec_set(1.0f)), y, y);
+}
+
 /* 1 / (1 + e^-x) */
 VEC_INLINE vec vec_sigmoid(vec x) {
     return vec_div(vec_set(1.0f), vec_add(vec_set(1.0f), vec_exp(vec_neg(x))));
@@ -96,13 +104,28 @@ VEC_INLINE vec vec_rsqrt(vec x) {
     return vec_div(vec_set(1.0f), vec_sqrt(x));
 }
 
-/* GELU in its tanh form, written as x sigmoid(2z), 2z = x (a + b x^2): no cancellation for negative x. */
-#define VEC_GELU_A 0x1.988454p+0f /* 2 sqrt(2/pi) */
-#define VEC_GELU_B 0x1.2444f2p-4f /* 0.044715 times that */
+/* GELU in its tanh form, written as x / (1 + e^-2z), 2z = x (a + b x^2): no cancellation for negative x.
+ *
+ * An error in 2z is magnified by |2z| in e^-2z, so the exponent is formed to 31 bits, in powers of two: a and b are
+ * taken times -log2 e, in a high and a low part, and what x^2 and a + b x^2 lose comes back (Dekker 1971). a's high
+ * part has so few bits that sum - a is exact; n leaves the exponent inside an fma. From |x| = 11.5 on the power is 0
+ * or infinity. The clamps turn a NaN into a number: x carries it. */
+#define VEC_GELU_A_HIGH -0x1.268p+1f
+#define VEC_GELU_A_LOW  -0x1.7610dep-10f
+#define VEC_GELU_B_HIGH -0x1.a5a7dp-4f
+#define VEC_GELU_B_LOW  0x1.151aaep-29f
+#define VEC_GELU_SLOPE1 0x1.988454p+0f /* a, and 3 b, for the derivative */
+#define VEC_GELU_SLOPE3 0x1.b6676cp-3f
 
 VEC_INLINE vec vec_gelu(vec x) {
-    vec z2 = vec_mul(x, vec_fma(vec_mul(x, x), vec_set(VEC_GELU_B), vec_set(VEC_GELU_A)));
-    return vec_div(x, vec_add(vec_set(1.0f), vec_exp(vec_neg(z2))));
+    vec v = vec_min(vec_max(x, vec_set(-11.5f)), vec_set(11.5f)), square = vec_mul(v, v);
+    vec a = vec_set(VEC_GELU_A_HIGH), b = vec_set(VEC_GELU_B_HIGH), sum = vec_fma(b, square, a);
+    vec low = vec_fma(vec_set(VEC_GELU_B_LOW), square, vec_set(VEC_GELU_A_LOW));
+    low = vec_fnma(b, vec_fnma(v, v, square), low);
+    low = vec_sub(low, vec_fnma(b, square, vec_sub(sum, a)));
+    vec n = vec_rint(vec_mul(v, sum));
+    vec r = vec_fma(v, low, vec_fma(v, sum, vec_neg(n)));
+    return vec_div(x, vec_add(vec_set(1.0f), vec_scale2(vec_exp2_reduced(r), n)));
 }
 
 /* d GELU / dx = s + x s (1 - s) (2z)', s = sigmoid(2z). With e = exp(-|2z|) and t = 1/(1 + e): s is t or e t,
@@ -111,12 +134,11 @@ VEC_INLINE vec vec_gelu(vec x) {
 VEC_INLINE vec vec_gelu_grad(vec x) {
     x = vec_max(vec_set(-32.0f), x);
     x = vec_min(vec_set(32.0f), x);
-    vec x2 = vec_mul(x, x);
-    vec z2 = vec_mul(x, vec_fma(x2, vec_set(VEC_GELU_B), vec_set(VEC_GELU_A)));
-    vec e = vec_exp(vec_neg(vec_abs(z2)));
-    vec t = vec_div(vec_set(1.0f), vec_add(vec_set(1.0f), e)), et = vec_mul(e, t);
+    vec x2 = vec_mul(x, x), b = vec_set(VEC_GELU_B_HIGH), a = vec_set(VEC_GELU_A_HIGH + VEC_GELU_A_LOW);
+    vec e = vec_exp2(vec_neg(vec_abs(vec_mul(x, vec_fma(x2, b, a)))));
+    vec t = vec_inverse_(vec_add(vec_set(1.0f), e)), et = vec_mul(e, t);
     vec s = vec_select(vec_lt(x, vec_zero()), et, t);
-    vec slope = vec_fma(x2, vec_set(3.0f * VEC_GELU_B), vec_set(VEC_GELU_A));
+    vec slope = vec_fma(x2, vec_set(VEC_GELU_SLOPE3), vec_set(VEC_GELU_SLOPE1));
     return vec_fma(vec_mul(vec_mul(et, t), x), slope, s);
 }
 
