@@ -487,6 +487,31 @@ static void reduce_p_adds_pairs_first(void **state) {
     }
 }
 
+/* A left fold of the same sources, by the op itself two at a time, has other bits. */
+static void a_left_fold_is_not_the_tree(void **state) {
+    enum { P = 8, N = 500 };
+    static float src[P][N], fold[N], tree[N];
+    kt_rng rng = {kt_seed()};
+    const void *all[P];
+    (void)state;
+    for (int p = 0; p < P; p++) {
+        kt_fill(&rng, WEFT_F32, src[p], N, 1);
+        all[p] = src[p];
+    }
+    for (int i = 0; i < kt_nruns; i++) {
+        kt_run *r = &kt_runs[i];
+        assert_int_equal(r->ops->reduce_p(kt_exec(r, 0), WEFT_F32, WEFT_SUM, P, all, tree, N), WEFT_OK);
+        memcpy(fold, src[0], sizeof fold);
+        for (int p = 1; p < P; p++) {
+            const void *two[2] = {fold, src[p]};
+            assert_int_equal(r->ops->reduce_p(r->exec, WEFT_F32, WEFT_SUM, 2, two, fold, N), WEFT_OK);
+        }
+        assert_memory_not_equal(fold, tree, sizeof fold);
+        for (int k = 0; k < N; k++) /* and is the same sum */
+            assert_true(fabsf(fold[k] - tree[k]) < 1e-5f);
+    }
+}
+
 /* --- sumsq, absmax --- */
 
 typedef struct norm_arg {
@@ -576,6 +601,7 @@ int main(void) {
         cmocka_unit_test(box_copy_of_a_known_box),
         cmocka_unit_test(reduce_p_is_the_same_tree_everywhere),
         cmocka_unit_test(reduce_p_adds_pairs_first),
+        cmocka_unit_test(a_left_fold_is_not_the_tree),
         cmocka_unit_test(sums_and_extremes),
         cmocka_unit_test(memory_is_aligned_and_zero),
         cmocka_unit_test(probe_measures_something),

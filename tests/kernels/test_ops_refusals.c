@@ -15,8 +15,8 @@
 #include "tests/support/kernels_case.h"
 
 /* One arena for all operands: inputs are 0.5 everywhere, outputs hold a pattern that must survive. */
-enum { ROOM = 4096 };
-static float in[ROOM], out[ROOM];
+enum { ROOM = 1 << 16 };
+static _Alignas(64) float in[ROOM], out[ROOM];
 static int32_t ids[ROOM];
 
 static int setup(void **state) {
@@ -374,8 +374,8 @@ static void data_movement_refuses(void **state) {
     }
 }
 
-/* --- right calls of every op that needs scratch: with what weft_op_scratch says, with a byte less, without
- * malloc --- */
+/* --- right calls: of every op that needs scratch with what weft_op_scratch says and with a byte less; of every op
+ * without malloc --- */
 
 enum { TOKENS = 33, WIDTH = 40 };
 
@@ -419,6 +419,8 @@ static const weft_loss_desc s_loss = {.size = sizeof s_loss,
                                       .grad_scale = 1};
 static const weft_newton_schulz_desc s_ns = {.size = sizeof s_ns, .rows = TOKENS, .cols = WIDTH, .rounds = 5};
 
+static const size_t s_sumsq = 20000;
+
 static weft_status s_call_gemm(const kt_run *r) {
     return r->ops->gemm(r->exec, &s_gemm, in, in, out, NULL);
 }
@@ -440,6 +442,9 @@ static weft_status s_call_loss(const kt_run *r) {
 static weft_status s_call_ns(const kt_run *r) {
     return r->ops->newton_schulz(r->exec, &s_ns, out);
 }
+static weft_status s_call_sumsq(const kt_run *r) {
+    return r->ops->sumsq(r->exec, s_sumsq, in, (double *)(void *)out);
+}
 
 static const scratch_case scratch_cases[] = {
     {"gemm", WEFT_OP_GEMM, &s_gemm, s_call_gemm},
@@ -449,6 +454,7 @@ static const scratch_case scratch_cases[] = {
     {"attn_bwd", WEFT_OP_ATTN_BWD, &s_attn, s_call_attn_bwd},
     {"loss_stats", WEFT_OP_LOSS, &s_loss, s_call_loss},
     {"newton_schulz", WEFT_OP_NEWTON_SCHULZ, &s_ns, s_call_ns},
+    {"sumsq", WEFT_OP_SUMSQ, &s_sumsq, s_call_sumsq},
 };
 enum { SCRATCH_CASES = sizeof scratch_cases / sizeof *scratch_cases };
 
@@ -479,20 +485,91 @@ static void scratch_suffices_and_no_less(void **state) {
         }
 }
 
+/* The ops without scratch, long enough for the whole team where they are cut by elements. */
+enum { MANY = 20000 };
+static const weft_rope_desc p_rope_desc = {
+    .size = sizeof p_rope_desc, .tokens = TOKENS, .token_stride = WIDTH, .heads = 4, .hd = 10};
+static const weft_adamw_desc p_adamw_desc = {
+    .size = sizeof p_adamw_desc, .n = MANY, .lr = 1, .beta1 = 0.5f, .beta2 = 0.5f, .bias1 = 1, .bias2 = 1};
+static const weft_outer_desc p_outer_desc = {.size = sizeof p_outer_desc, .n = MANY, .eta = 0.5f, .mu = 0.5f};
+static const float p_clip = 1;
+static const uint32_t p_skip = 0;
+static const void *const p_src[3] = {in, in + MANY, in + 2 * MANY};
+static const int64_t p_ext[2] = {100, 200}, p_from[2] = {300, 1}, p_to[2] = {1, 100};
+static uint64_t p_nonfinite;
+
+#define PLAIN(op, ...)                                                                                       \
+    static weft_status p_##op(const kt_run *r) {                                                             \
+        return r->ops->op(r->exec, __VA_ARGS__);                                                             \
+    }
+PLAIN(copy, out, in, MANY * 4)
+PLAIN(fill, out, 3, MANY * 4)
+PLAIN(embed_fwd, &s_embed, ids, NULL, in, NULL, out)
+PLAIN(norm_fwd, &s_norm, in, in, NULL, out, out + MANY, out + 2 * MANY)
+PLAIN(gelu_fwd, WEFT_F32, MANY, in, out)
+PLAIN(gelu_bwd, WEFT_F32, MANY, in, in, out)
+PLAIN(swiglu_fwd, WEFT_F32, 100, 200, in, out)
+PLAIN(swiglu_bwd, WEFT_F32, 100, 200, in, in, out)
+PLAIN(rope, &p_rope_desc, ids, in, out)
+PLAIN(loss_grad, &s_loss, in, ids, out)
+PLAIN(adamw, &p_adamw_desc, out, out + MANY, out + 2 * MANY, in, NULL, &p_clip, &p_skip)
+PLAIN(absmax, MANY, in, out)
+PLAIN(cast, WEFT_F32, WEFT_BF16, MANY, in, out)
+PLAIN(axpby, MANY, 2, in, 1, out)
+PLAIN(transpose, 4, 100, 200, in, out)
+PLAIN(box_copy, 4, 2, p_ext, in, p_from, out, p_to)
+PLAIN(reduce_p, WEFT_F32, WEFT_SUM, 3, p_src, out, MANY)
+PLAIN(scale_copy, MANY, 2, in, out)
+PLAIN(outer_step, &p_outer_desc, in, out, out + MANY)
+PLAIN(quant, WEFT_CODEC_TOPK2, in, WEFT_F32, MANY, out, &p_nonfinite)
+PLAIN(dequant_axpy, WEFT_CODEC_INT8B128, in, MANY, 2, out)
+static weft_status p_gemm_pack(const kt_run *r) {
+    size_t bytes = 0;
+    WEFT_TRY(r->ops->gemm_pack(r->exec, &good_gemm, NULL, NULL, &bytes));
+    return bytes <= sizeof out ? r->ops->gemm_pack(r->exec, &good_gemm, in, out, &bytes) : WEFT_ERR_INTERNAL;
+}
+#undef PLAIN
+
+static const struct plain_case {
+    const char *name;
+    weft_status (*call)(const kt_run *r);
+} plain_cases[] = {
+#define PLAIN(op)                                                                                            \
+    { #op, p_##op }
+    PLAIN(copy),      PLAIN(fill),         PLAIN(gemm_pack),  PLAIN(embed_fwd),  PLAIN(norm_fwd),
+    PLAIN(gelu_fwd),  PLAIN(gelu_bwd),     PLAIN(swiglu_fwd), PLAIN(swiglu_bwd), PLAIN(rope),
+    PLAIN(loss_grad), PLAIN(adamw),        PLAIN(absmax),     PLAIN(cast),       PLAIN(axpby),
+    PLAIN(transpose), PLAIN(box_copy),     PLAIN(reduce_p),   PLAIN(scale_copy), PLAIN(outer_step),
+    PLAIN(quant),     PLAIN(dequant_axpy),
+#undef PLAIN
+};
+enum { PLAIN_CASES = sizeof plain_cases / sizeof *plain_cases };
+_Static_assert(SCRATCH_CASES + PLAIN_CASES + 3 == sizeof(struct weft_ops) / sizeof(void (*)(void)),
+               "a case for every op but alloc, release and probe_fma");
+
+static void hundred_calls_allocate_nothing(const kt_run *r, const char *name,
+                                           weft_status (*call)(const kt_run *r)) {
+    long before = kt_mallocs();
+    weft_fault_arm(WEFT_FAULT_ALLOC, 1); /* where mallocs cannot be counted, weft's own would fail */
+    for (int k = 0; k < 100; k++) expect(r, name, call(r), WEFT_OK);
+    weft_fault_arm(WEFT_FAULT_ALLOC, 0);
+    if (kt_mallocs() != before)
+        fail_msg("%s: %s allocated %ld times in 100 calls", r->label, name, kt_mallocs() - before);
+}
+
 static void ops_allocate_nothing(void **state) {
     (void)state;
     for (int i = 0; i < kt_nruns; i++) {
         kt_run *r = next_run(i);
-        for (int j = 0; j < SCRATCH_CASES; j++) {
-            long before = kt_mallocs();
-            weft_fault_arm(WEFT_FAULT_ALLOC, 1); /* where mallocs cannot be counted, weft's own would fail */
-            for (int k = 0; k < 20; k++) expect(r, scratch_cases[j].name, scratch_cases[j].call(r), WEFT_OK);
-            weft_fault_arm(WEFT_FAULT_ALLOC, 0);
-            if (kt_mallocs() != before)
-                fail_msg("%s: %s allocated %ld times in 20 calls", r->label, scratch_cases[j].name,
-                         kt_mallocs() - before);
-        }
+        for (int j = 0; j < SCRATCH_CASES; j++)
+            hundred_calls_allocate_nothing(r, scratch_cases[j].name, scratch_cases[j].call);
+        for (int j = 0; j < PLAIN_CASES; j++)
+            hundred_calls_allocate_nothing(r, plain_cases[j].name, plain_cases[j].call);
     }
+    long before = kt_mallocs(); /* control: one is counted */
+    void *volatile one = malloc(1);
+    free(one);
+    assert_true(kt_mallocs() == (before < 0 ? before : before + 1));
 }
 
 static void creation_fails_cleanly_without_memory(void **state) {

@@ -191,6 +191,42 @@ static double work_seconds(int members, int cores) {
     return best;
 }
 
+/* The same work by a team that only spins: the negative control. */
+struct spinner {
+    struct burn work;
+    _Atomic int posted, done;
+    int member, members;
+    struct spinner *team;
+};
+
+static void *spin_and_work(void *arg) {
+    struct spinner *s = arg, *t = s->team;
+    for (int job = 1; job <= 20; job++) {
+        while (atomic_load(&t->posted) < job) __atomic_signal_fence(__ATOMIC_SEQ_CST);
+        burn(&t->work, s->member, s->members);
+        atomic_fetch_add(&t->done, 1);
+    }
+    return NULL;
+}
+
+static double spin_seconds(int members) { /* as work_seconds, of 20 jobs, scaled to 100 */
+    struct spinner s[4] = {{.work = {.steps = STEPS}}};
+    pthread_t thread[4];
+    for (int m = 1; m < members; m++) {
+        s[m] = (struct spinner){.member = m, .members = members, .team = s};
+        assert_int_equal(pthread_create(&thread[m], NULL, spin_and_work, &s[m]), 0);
+    }
+    double begin = cpu_now();
+    for (int job = 1; job <= 20; job++) {
+        atomic_store(&s->posted, job);
+        burn(&s->work, 0, members);
+        while (atomic_load(&s->done) < job * (members - 1)) __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    }
+    double took = cpu_now() - begin;
+    for (int m = 1; m < members; m++) pthread_join(thread[m], NULL);
+    return 5 * took;
+}
+
 /* Four threads on one core spend at most 1/0.8 of what one spends on the same work. */
 static void four_threads_on_one_core(void **state) {
     cpu_set_t before, one;
@@ -201,11 +237,13 @@ static void four_threads_on_one_core(void **state) {
     CPU_ZERO(&one);
     CPU_SET(cpu, &one);
     if (sched_setaffinity(0, sizeof one, &one) != 0) skip();
-    double alone = work_seconds(1, 1), four = work_seconds(4, 1);
+    double alone = work_seconds(1, 1), four = work_seconds(4, 1), spinning = spin_seconds(4);
     sched_setaffinity(0, sizeof before, &before);
-    printf("# processor time of 100 jobs: 1 thread %.2f ms, 4 threads on one core %.2f ms\n", alone * 1e3,
-           four * 1e3);
+    printf(
+        "# processor time of 100 jobs: 1 thread %.2f ms, 4 threads on one core %.2f ms, spinning %.2f ms\n",
+        alone * 1e3, four * 1e3, spinning * 1e3);
     assert_true(four <= alone / 0.8);
+    assert_true(spinning > alone / 0.8);
 }
 
 int main(void) {

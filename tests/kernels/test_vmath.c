@@ -216,11 +216,54 @@ static void bf16_as_defined(void **state) {
     }
 }
 
-int main(void) {
+/* --- `test_vmath every_*`: every float there is, against libm in double, whose error is 2^-29 of ours --- */
+
+static long double double_exp(long double x) {
+    return (long double)exp((double)x);
+}
+static long double double_log(long double x) {
+    return (long double)log((double)x);
+}
+static long double double_tanh(long double x) {
+    return (long double)tanh((double)x);
+}
+static long double double_gelu(long double x) {
+    double v = (double)x, z2 = 1.5957691216057308 * (v + 0.044715 * v * v * v);
+    return (long double)(v / (1 + exp(-z2)));
+}
+
+static void every_exp(void **state) {
+    (void)state;
+    assert_true(worst_error(VMATH_EXP, double_exp, 110, 1) <= 1);
+}
+static void every_log(void **state) {
+    (void)state;
+    assert_true(worst_error(VMATH_LOG, double_log, INFINITY, 1) <= 1);
+}
+static void every_tanh(void **state) {
+    (void)state;
+    assert_true(worst_error(VMATH_TANH, double_tanh, INFINITY, 1) <= 1);
+}
+static void every_gelu(void **state) {
+    (void)state;
+    assert_true(worst_error(VMATH_GELU, double_gelu, 9, 1) <= 1);
+}
+static const struct CMUnitTest every_float[] = {
+    cmocka_unit_test(every_exp),
+    cmocka_unit_test(every_log),
+    cmocka_unit_test(every_tanh),
+    cmocka_unit_test(every_gelu),
+};
+
+int main(int argc, char **argv) {
     find_levels();
     if (levels == 0) {
         printf("# this processor has no AVX2 and FMA\n");
         return 77;
+    }
+    if (argc > 1) {
+        cmocka_set_test_filter(argv[1]);
+        return cmocka_run_group_tests(every_float, NULL, NULL);
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exp_within_2_ulp),       cmocka_unit_test(exp2_within_2_ulp),
