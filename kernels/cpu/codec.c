@@ -145,6 +145,14 @@ static uint64_t count_nonfinite(const vec *v, int vecs) {
     return bad;
 }
 
+/* Asks for the elements that this strand of ops_elements comes to next: the processor's own prefetching stops with the
+ * run, and the work on a block is too long for it to be hidden otherwise. */
+VEC_INLINE void fetch_next_run(const void *v, int64_t i, weft_dtype t) {
+    uintptr_t element = (uintptr_t)(i + OPS_RUN); /* may lie behind the end: a number, no pointer */
+    if (t == WEFT_F32 || i % (2 * VEC_LANES) == 0)
+        __builtin_prefetch((const void *)((uintptr_t)v + element * (t == WEFT_F32 ? 4 : 2)));
+}
+
 /* The block at element `at`, of m elements; code: room for a whole one. Returns the scale. */
 VEC_INLINE weft_bf16 quant_block(struct codec *c, int64_t at, int m, weft_dtype t, int bits,
                                  unsigned char *code) {
@@ -152,6 +160,7 @@ VEC_INLINE weft_bf16 quant_block(struct codec *c, int64_t at, int m, weft_dtype 
     veci most = veci_set(0);
     for (int k = 0; k < VECS; k++) {
         int left = m - k * VEC_LANES;
+        fetch_next_run(c->v, at + k * VEC_LANES, t);
         v[k] = left >= VEC_LANES ? vec_load(t, c->v, at + k * VEC_LANES, VEC_LANES)
                : left > 0        ? vec_load(t, c->v, at + k * VEC_LANES, left)
                                  : vec_zero();
