@@ -1,5 +1,6 @@
 /* The vectorised mathematics: errors in units in the last place over every 97th float of all 2^32 against
  * long double, the same bits on every instruction-set level, special values, bf16 rounding as base/bf16.h. */
+#include <float.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,9 +13,14 @@
 #include "base/bf16.h"
 #include "vmath_level.h"
 
+#if LDBL_MANT_DIG > 64 /* long double in software */
+#define FINE   19997u
+#define COARSE 99991u
+#else
 #define FINE   97u  /* primes: all exponents, all low bits */
 #define COARSE 997u /* where long double takes long */
-#define BATCH  4096
+#endif
+#define BATCH 4096
 
 typedef long double exact_function(long double x);
 
