@@ -127,7 +127,7 @@ void cpu_fill_gemm_avx512(struct weft_ops *t);
 void cpu_fill_gemm_avx512bf16(struct weft_ops *t);
 void cpu_fill_gemm_amx(struct weft_ops *t);
 void cpu_fill_attention_amx(struct weft_ops *t); /* attn_fwd attn_bwd */
-void cpu_fill_ops_portable(struct weft_ops *t); /* everything else */
+void cpu_fill_ops_portable(struct weft_ops *t);  /* everything else */
 void cpu_fill_ops_avx2(struct weft_ops *t);
 void cpu_fill_ops_avx512(struct weft_ops *t);
 

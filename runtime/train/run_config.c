@@ -32,7 +32,8 @@ const weft_config_key weft_run_keys[] = {
     STRING("run.dir", run.dir, NULL, "where everything is written; runs/NAME if left out"),
     INT("run.seed", run.seed, "1", 0, 9e15, "seed of initialisation, data order and samples"),
     ENUM("run.device", run.device, "auto", devices, "auto takes cpu; ref is the slow oracle"),
-    INT("run.threads", run.threads, "0", 0, 1024, "threads of a rank; 0: allowed cores / ranks that share them"),
+    INT("run.threads", run.threads, "0", 0, 1024,
+        "threads of a rank; 0: allowed cores / ranks that share them"),
 
     ENUM("model.family", model.family, "llama", families, "architecture"),
     STRING("model.from", model.from, NULL,
