@@ -158,6 +158,12 @@ struct bench {
 };
 
 static void open_peers(struct bench *v) {
+    int known = !v->o->peers || bench_listed(v->o->peers, "none");
+    for (const struct peer *const *p = peers; *p; p++) known |= bench_listed(v->o->peers, (*p)->name);
+    if (!known) {
+        fprintf(stderr, "gemm: none of '%s' is a peer: OpenBLAS, BLIS, oneDNN, ..., or none\n", v->o->peers);
+        exit(64);
+    }
     v->contenders = 1;
     for (const struct peer *const *p = peers; *p; p++) {
         if (!bench_listed(v->o->peers, (*p)->name) || (*p)->packs > v->o->packed) continue;

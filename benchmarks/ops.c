@@ -434,6 +434,12 @@ int main(int argc, char **argv) {
         printf("%-14s %-5s %4s %9s %9s %9s %9s %5s %6s %9s\n", "op", "type", "reps", "min ms", "median",
                "p99", "floor ms", "is", "share%", "rate");
     }
+    int known = 0;
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) known += bench_listed(o.only, ops[i].name);
+    if (!known) {
+        fprintf(stderr, "ops: none of '%s' is an op; without --ops all are measured\n", o.only);
+        return 64;
+    }
     for (int t = WEFT_F32; t <= WEFT_BF16; t++) {
         weft_exec_opts xo = {.size = sizeof xo, .threads = o.threads};
         if (!o.types[t]) continue;

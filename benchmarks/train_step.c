@@ -42,10 +42,19 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'c': a->context = atoll(arg); return 0;
     case 'n': a->steps = atoll(arg); return 0;
     case 't': a->threads = atoi(arg); return 0;
-    case 'd': a->bf16 = !strcmp(arg, "bf16"); return 0;
+    case 'd':
+        a->bf16 = !strcmp(arg, "bf16");
+        if (!a->bf16 && strcmp(arg, "fp32") != 0) argp_error(state, "type '%s', expected fp32 or bf16", arg);
+        return 0;
     case 'm':
         a->small = !strcmp(arg, "small");
         a->llama = !strcmp(arg, "llama");
+        if (!a->small && !a->llama && strcmp(arg, "gpt2") != 0)
+            argp_error(state, "model '%s', expected gpt2, llama or small", arg);
+        return 0;
+    case ARGP_KEY_END:
+        if (a->batch < 1 || a->context < 1 || a->steps < 1 || a->threads < 1)
+            argp_error(state, "batch, context, steps and threads are at least 1");
         return 0;
     case 'j': a->json = 1; return 0;
     default: return ARGP_ERR_UNKNOWN;

@@ -79,6 +79,7 @@ static inline weft_status weft_check_epilogue(const weft_gemm_desc *d, const wef
         return weft_fail(WEFT_ERR_ARG, "gemm epilogue: a scale needs beta 0");
     if (e->col_sum && !(d->trans_a && !d->trans_b))
         return weft_fail(WEFT_ERR_ARG, "gemm epilogue: col_sum needs the TN form");
+    if (e->col_sum && d->n == 0) return weft_fail(WEFT_ERR_ARG, "gemm epilogue: col_sum needs n > 0");
     if (e->pre || e->act_bwd) WEFT_TRY(weft_check_matrix("gemm epilogue: pre", d->m, d->n, e->ldp));
     if (e->residual)
         WEFT_TRY(weft_check_matrix("gemm epilogue: residual", d->m, d->gated ? d->n / 2 : d->n, e->ldr));

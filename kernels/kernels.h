@@ -1,7 +1,7 @@
 /* The op table: every inner loop of weft, one instance per backend.
  *
  * runtime/ and comm/ reach arithmetic only through struct weft_ops. Backends: `ref` (scalar C, double accumulation, the
- * oracle of the tests), `cpu` (AVX2, AVX-512, AVX512_BF16 chosen at run time), later `cuda`. This header is private to
+ * oracle of the tests), `cpu` (portable, AVX2, AVX-512, AVX512_BF16, AMX, chosen at run time), later `cuda`. This header is private to
  * weft: the table may change.
  *
  * Rules for every op

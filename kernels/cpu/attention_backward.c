@@ -103,7 +103,7 @@ static void meet_all(const struct meeting *t) {
 
 static void meet_some(const struct meeting *t) {
     int64_t n = t->q->sight->n;
-    struct attn_hull see[ATTN_GROUP];
+    struct attn_hull see[ATTN_GROUP] = {{0}};
     memset(t->p, 0, (size_t)(n * ATTN_GROUP) * sizeof(float));
     memset(t->ds, 0, (size_t)(n * ATTN_GROUP) * sizeof(float));
     for (int64_t i = 0, rows; i < n; i += ATTN_TILE) {

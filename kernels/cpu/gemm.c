@@ -10,7 +10,8 @@
  *             for a B panel of the block: tile; add to C, or finish with the epilogue
  *
  * K is never split between members, and where it is cut depends on K alone (gemm_plan.c), so the bits of C do
- * not depend on the team. Between K blocks the sums live in C itself, or, if C is bf16, in fp32 scratch.
+ * not depend on the team. Between K blocks the sums live in C itself, or, if C is bf16 or gated, in fp32
+ * scratch.
  * Source: Goto & van de Geijn 2008; Van Zee & van de Geijn, BLIS, 2015. */
 #include <string.h>
 

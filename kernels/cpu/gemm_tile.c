@@ -1,7 +1,7 @@
 /* The level's tile kernels: fp32, bf16 pairs where the processor multiplies them, and bf16 widened to fp32.
  *
  * The bf16 instruction does, per lane, acc = fma(odd, odd', acc), then acc = fma(even, even', acc), with
- * denormals taken and given as zero (measured; checked at open, backend.c). The widened panels have the same
+ * denormals taken and given as zero (measured; checked at open, bf16_check.c). The widened panels have the same
  * order, and the kernel runs with denormals flushed (flush.h), so both give the same bits. The compiler may
  * move floating-point work across a change of the mode, so the change stands around the call of a function
  * that is not inlined. */

@@ -46,10 +46,11 @@ weft_status cpu_gemm_check_pack(const struct cpu_gemm_plan *p, const weft_gemm_d
                          (unsigned long long)found.version, (unsigned long long)wanted.version);
     return weft_fail(
         WEFT_ERR_STALE,
-        "gemm: b is packed as %s [%lld, %lld] for level %u, contract %u, blocks of %u x %u; expected %s "
-        "[%lld, %lld], level %u, contract %u, %u x %u; pack it again",
-        weft_dtype_name((weft_dtype)found.dtype), (long long)found.k, (long long)found.n, found.level,
-        found.contract, found.k_block, found.nr, weft_dtype_name(d->b), (long long)d->k, (long long)d->n,
+        "gemm: b is packed as %s [%lld, %lld]%s for level %u, contract %u, blocks of %u x %u; expected %s "
+        "[%lld, %lld]%s, level %u, contract %u, %u x %u; pack it again",
+        weft_dtype_name((weft_dtype)found.dtype), (long long)found.k, (long long)found.n,
+        found.trans_b ? " transposed" : "", found.level, found.contract, found.k_block, found.nr,
+        weft_dtype_name(d->b), (long long)d->k, (long long)d->n, d->trans_b ? " transposed" : "",
         wanted.level, wanted.contract, wanted.k_block, wanted.nr);
 }
 

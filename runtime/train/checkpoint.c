@@ -24,11 +24,13 @@ static json_t *track(const weft_guard_track *t) {
 static weft_status write_state(const char *path, const weft_train_state *st, const char *data_json,
                                const char *config_yaml) {
     json_t *j = json_pack(
-        "{s:i, s:I, s:I, s:I, s:I, s:f, s:s, s:s, s:{s:I, s:I, s:I, s:o, s:o}}", "version", VERSION, "step",
-        (json_int_t)st->step, "g", (json_int_t)st->g, "tokens", (json_int_t)st->tokens, "updates",
-        (json_int_t)st->updates, "elapsed_s", st->elapsed, "data", data_json, "config", config_yaml, "guard",
-        "accepted", (json_int_t)st->guard.accepted, "skipped", (json_int_t)st->guard.skipped, "in_a_row",
-        (json_int_t)st->guard.in_a_row, "loss", track(&st->guard.loss), "norm", track(&st->guard.norm));
+        "{s:i, s:I, s:I, s:I, s:I, s:f, s:{s:I, s:I}, s:s, s:s, s:{s:I, s:I, s:I, s:o, s:o}}", "version",
+        VERSION, "step", (json_int_t)st->step, "g", (json_int_t)st->g, "tokens", (json_int_t)st->tokens,
+        "updates", (json_int_t)st->updates, "elapsed_s", st->elapsed, "kernels", "contract",
+        (json_int_t)st->contract, "bf16_order", (json_int_t)st->bf16_order, "data", data_json, "config",
+        config_yaml, "guard", "accepted", (json_int_t)st->guard.accepted, "skipped",
+        (json_int_t)st->guard.skipped, "in_a_row", (json_int_t)st->guard.in_a_row, "loss",
+        track(&st->guard.loss), "norm", track(&st->guard.norm));
     char *text = j ? json_dumps(j, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(j);
     if (!text) return weft_fail(WEFT_ERR_NOMEM, "out of memory writing %s", path);
@@ -45,17 +47,18 @@ static weft_status read_state(const char *path, weft_train_state *st, char **dat
     json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
     free(text);
     if (!j) return weft_fail(WEFT_ERR_FORMAT, "%s:%d:%d: %s", path, e.line, e.column, e.text);
-    json_int_t version = 0, step, g, tokens, updates, accepted, skipped, row;
+    json_int_t version = 0, step, g, tokens, updates, accepted, skipped, row, contract = 0, order = 0;
     const char *data;
     double elapsed;
     weft_guard *q = &st->guard;
     json_error_t ue;
     int bad = json_unpack_ex(
-        j, &ue, 0, "{s:I, s:I, s:I, s:I, s:I, s:F, s:s, s:{s:I, s:I, s:I, s:{s:F, s:F}, s:{s:F, s:F}}}",
+        j, &ue, 0,
+        "{s:I, s:I, s:I, s:I, s:I, s:F, s?{s:I, s:I}, s:s, s:{s:I, s:I, s:I, s:{s:F, s:F}, s:{s:F, s:F}}}",
         "version", &version, "step", &step, "g", &g, "tokens", &tokens, "updates", &updates, "elapsed_s",
-        &elapsed, "data", &data, "guard", "accepted", &accepted, "skipped", &skipped, "in_a_row", &row,
-        "loss", "mean", &q->loss.mean, "var", &q->loss.var, "norm", "mean", &q->norm.mean, "var",
-        &q->norm.var);
+        &elapsed, "kernels", "contract", &contract, "bf16_order", &order, "data", &data, "guard", "accepted",
+        &accepted, "skipped", &skipped, "in_a_row", &row, "loss", "mean", &q->loss.mean, "var", &q->loss.var,
+        "norm", "mean", &q->norm.mean, "var", &q->norm.var);
     weft_status s = WEFT_OK;
     if (version > VERSION)
         s = weft_fail(WEFT_ERR_VERSION, "%s has version %lld; this weft reads up to %d", path,
@@ -71,6 +74,8 @@ static weft_status read_state(const char *path, weft_train_state *st, char **dat
         st->tokens = (uint64_t)tokens;
         st->updates = updates;
         st->elapsed = elapsed;
+        st->contract = (uint32_t)contract;
+        st->bf16_order = (uint32_t)order;
         q->accepted = accepted;
         q->skipped = skipped;
         q->in_a_row = row;

@@ -19,6 +19,8 @@ typedef struct weft_train_state {
     uint64_t tokens; /* targets trained on */
     int64_t updates; /* optimiser updates done */
     double elapsed;  /* seconds of training so far */
+    /* in which arithmetic (weft_backend_desc); contract 0: not told, an older weft */
+    uint32_t contract, bf16_order;
     weft_guard guard;
 } weft_train_state;
 

@@ -228,6 +228,36 @@ static weft_status finite_or_fail(weft_trainer *t) {
     return WEFT_ERR_INTERNAL;
 }
 
+static weft_status set_arithmetic(weft_trainer *t) {
+    weft_backend_desc now;
+    WEFT_TRY(weft_backend_info(t->backend, &now));
+    t->st.contract = now.contract;
+    t->st.bf16_order = now.bf16_order;
+    return WEFT_OK;
+}
+
+/* A checkpoint that was written with other sums goes on, but not to the same bits, which `reproducible` promises. */
+static weft_status same_arithmetic_as_before(weft_trainer *t, const char *checkpoint) {
+    weft_backend_desc now;
+    WEFT_TRY(weft_backend_info(t->backend, &now));
+    const uint32_t contract = t->st.contract, order = t->st.bf16_order;
+    const int same = contract == now.contract && (!t->c->train.dtype || order == now.bf16_order);
+    if (same) return WEFT_OK;
+    const char *mend = contract != now.contract ? "only the weft that wrote it gives the same bits"
+                       : order                  ? "start with WEFT_ISA=amx on a processor that has it"
+                                                : "start with WEFT_ISA=avx512";
+    if (t->c->train.reproducible)
+        return weft_fail(
+            WEFT_ERR_CONFIG,
+            "train.reproducible: %s was computed with kernels of contract %u, bf16 order %u; here they "
+            "are %s, %u, %u, which sum in another order: %s, or set train.reproducible: false",
+            checkpoint, contract, order, now.isa, now.contract, now.bf16_order, mend);
+    if (t->rank == 0)
+        weft_warn("%s was computed with kernels that sum in another order; the run goes on, with other bits",
+                  checkpoint);
+    return WEFT_OK;
+}
+
 static weft_status initial_weights(weft_trainer *t) {
     const weft_params *p = weft_model_params(t->model);
     char *newest = weft_checkpoint_newest(t->checkpoints);
@@ -241,6 +271,7 @@ static weft_status initial_weights(weft_trainer *t) {
         s = weft_checkpoint_load(newest, t->model, t->optim, &t->st, &stream);
         if (s >= 0) s = weft_data_restore(t->data, stream);
         t->resumed_at = t->st.step;
+        if (s >= 0) s = same_arithmetic_as_before(t, newest);
         if (s < 0) s = weft_context(s, "resuming %s (to begin anew, choose another run.dir)", newest);
         if (s >= 0 && t->rank == 0) weft_info("resumed %s at step %lld", newest, (long long)t->st.step);
         free(stream);
@@ -255,6 +286,7 @@ static weft_status initial_weights(weft_trainer *t) {
         s = WEFT_OK;
     }
     free(newest);
+    if (s >= 0) s = set_arithmetic(t);
     t->st.guard.limit = t->c->optim.guard;
     if (s >= 0) s = finite_or_fail(t);
     return s >= 0 ? weft_model_refresh(t->model) : s;

@@ -17,6 +17,10 @@ if [ "$(isa amx)" = amx ]; then
   [ ! -e refused/metrics.jsonl ] || fail "a refused run wrote metrics"
   expect 0 '' pair amx avx512 "$weft" train -q run.yaml --set run.dir=plain "${bf16[@]}" --set train.reproducible=false
   expect 0 '' pair amx avx512 "$weft" train -q run.yaml --set run.dir=f32
+  # the same of one run before and after a stop
+  expect 0 '' env WEFT_ISA=amx "$weft" train -q run.yaml --set run.dir=stopped "${bf16[@]}" --set train.steps=2
+  expect 78 'sum in another order.*WEFT_ISA=amx' env WEFT_ISA=avx512 "$weft" train -q run.yaml --set run.dir=stopped "${bf16[@]}"
+  expect 0 'other bits' env WEFT_ISA=avx512 "$weft" train run.yaml --set run.dir=stopped "${bf16[@]}" --set train.reproducible=false
 fi
 if [ "$(isa avx512)" = avx512 ]; then
   expect 0 '' pair avx2 avx512 "$weft" train -q run.yaml --set run.dir=mixed --set train.dtype=bf16
