@@ -91,7 +91,7 @@ static int ranks_on_my_cores(void) {
     cpu_set_t *all = weft_calloc((size_t)ranks, sizeof *all);
     int ok = all != NULL, all_ok = 0;
     MPI_Allreduce(&ok, &all_ok, 1, MPI_INT, MPI_MIN, node);
-    if (all_ok) {
+    if (all && all_ok) {
         MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, node);
         for (int i = 0; i < ranks; i++) {
             cpu_set_t both;
