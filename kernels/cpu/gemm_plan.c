@@ -5,6 +5,7 @@
  * moves work between members and moments, not between chains. */
 #include "kernels/check.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/ops.h"
 
 /* The longest chain: 768 k. An A panel of it takes 24 KiB of L1 (12 as bf16 pairs), and widened bf16 is as
  * well served as fp32. */
@@ -36,10 +37,6 @@ const struct cpu_gemm_isa *cpu_gemm_isa_of(int level, weft_dtype t) {
     return &cpu_gemm_isa_portable;
 }
 
-static int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
 static int64_t clamp(int64_t v, int64_t low, int64_t high) {
     return v > high ? high : v < low ? low : v;
 }
@@ -47,10 +44,10 @@ static int64_t clamp(int64_t v, int64_t low, int64_t high) {
 static struct cpu_gemm_k cut_k(const struct cpu_gemm_isa *isa, weft_dtype t, int64_t k) {
     struct cpu_gemm_k r;
     int64_t longest = isa->continues ? K_BLOCK_CONTINUED : t == WEFT_F32 ? K_BLOCK_F32 : K_BLOCK_BF16;
-    r.units = t == WEFT_F32 ? k : ceil_div(k, 2);
-    r.blocks = r.units > 0 ? ceil_div(r.units, longest) : 1;
-    r.block = ceil_div(ceil_div(r.units, r.blocks), K_ROUND) * K_ROUND;
-    r.blocks = r.units > 0 ? ceil_div(r.units, r.block) : 1;
+    r.units = t == WEFT_F32 ? k : ops_ceil_div(k, 2);
+    r.blocks = r.units > 0 ? ops_ceil_div(r.units, longest) : 1;
+    r.block = ops_round_up(ops_ceil_div(r.units, r.blocks), K_ROUND);
+    r.blocks = r.units > 0 ? ops_ceil_div(r.units, r.block) : 1;
     return r;
 }
 
@@ -60,8 +57,8 @@ static void split_members(struct cpu_gemm_plan *p, int threads, int packed) {
     double best = 0;
     for (int tm = 1; tm <= threads; tm++) {
         int tn = threads / tm;
-        double rows = (double)(ceil_div(p->a_panels, tm) * p->isa->mr);
-        double cols = (double)(ceil_div(p->b_panels, tn) * p->isa->nr);
+        double rows = (double)(ops_ceil_div(p->a_panels, tm) * p->isa->mr);
+        double cols = (double)(ops_ceil_div(p->b_panels, tn) * p->isa->nr);
         double cost = rows * cols + PACK_COST * (rows + (packed ? 0 : cols));
         if (tm > 1 && cost > best) continue;
         best = cost;
@@ -77,15 +74,16 @@ void cpu_gemm_make_plan(const struct cpu_backend *b, const weft_gemm_desc *d, in
     p->words = d->a == WEFT_F32 ? CPU_WORDS_F32 : isa->bf16;
     p->unit_steps = p->words == CPU_WORDS_WIDE ? 2 : 1;
     p->k = cut_k(isa, d->a, d->k);
-    p->a_panels = ceil_div(d->m, isa->mr);
+    p->a_panels = ops_ceil_div(d->m, isa->mr);
     p->pair = d->gated ? 2 : 1;
-    p->b_panels = ceil_div(d->n / p->pair, isa->nr) * p->pair;
+    p->b_panels = ops_ceil_div(d->n / p->pair, isa->nr) * p->pair;
     split_members(p, threads, d->b_packed);
 
     /* bytes of one panel of the longest K block */
     size_t line = 4 * (size_t)(p->k.block * p->unit_steps);
     size_t a_panel = line * (size_t)isa->mr, b_panel = line * (size_t)isa->nr;
-    int64_t my_a = ceil_div(p->a_panels, p->tm), my_b = ceil_div(p->b_panels / p->pair, p->tn) * p->pair;
+    int64_t my_a = ops_ceil_div(p->a_panels, p->tm),
+            my_b = ops_ceil_div(p->b_panels / p->pair, p->tn) * p->pair;
     size_t l3 = b->desc.l3 / (size_t)threads / 8 * 3, l2 = b->desc.l2 / 5 * 3;
     size_t a_limit = l3 > A_CHUNK_MAX ? A_CHUNK_MAX : l3 < MIB ? MIB : l3;
     size_t b_limit = l2 > B_BLOCK_MAX ? B_BLOCK_MAX : l2 < MIB / 4 ? MIB / 4 : l2;

@@ -7,6 +7,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/ops.h"
 
 #define PACK_MAGIC 0x316b706774666577u /* "weftgpk1" */
 
@@ -90,10 +91,6 @@ static void pack_part(void *arg, int member, int members) {
         }
 }
 
-static int64_t ceil_to(int64_t a, int64_t b) {
-    return (a + b - 1) / b * b;
-}
-
 weft_status cpu_gemm_pack(weft_exec *x, const weft_gemm_desc *d, const void *b, void *dst, size_t *bytes) {
     struct cpu_gemm_plan p;
     struct pack_header h;
@@ -104,7 +101,7 @@ weft_status cpu_gemm_pack(weft_exec *x, const weft_gemm_desc *d, const void *b, 
     WEFT_TRY(weft_check_given("gemm_pack", bytes != NULL));
     WEFT_TRY(weft_check_extent("gemm_pack", d->k, d->n));
     cpu_gemm_make_plan(cpu_backend_of(x), d, x->threads, &p);
-    units = (size_t)ceil_to(p.k.units, p.isa->step_units);
+    units = (size_t)ops_round_up(p.k.units, p.isa->step_units);
     if (!weft_mul_ok((size_t)(p.b_panels * p.isa->nr), units * (size_t)p.unit_steps, &words) ||
         !weft_mul_ok(words, 4, &total) || !weft_add_ok(total, sizeof h, &total))
         return weft_fail(WEFT_ERR_ARG, "gemm_pack: [%lld, %lld] is too large", (long long)d->k,

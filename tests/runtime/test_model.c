@@ -169,9 +169,22 @@ static void test_parity_fp32(void **state) {
     }
 }
 
+/* Once in the order of sums that all levels but amx have, once at this machine's best level: tiles also round the weights
+ * of attention, so their largest error may be a little larger; their mean square error may not. */
 static void test_parity_bf16(void **state) {
     (void)state;
-    for (int i = 0; i < 3; i++) parity(models[i], "cpu", WEFT_BF16, 1.0, 0.025, 0.1);
+    const char *given = getenv("WEFT_ISA");
+    char *before = given ? strdup(given) : NULL;
+    for (int i = 0; i < 3; i++) {
+        setenv("WEFT_ISA", "avx512", 1);
+        parity(models[i], "cpu", WEFT_BF16, 0.5, 0.02, 0.1);
+        if (before)
+            setenv("WEFT_ISA", before, 1);
+        else
+            unsetenv("WEFT_ISA");
+        parity(models[i], "cpu", WEFT_BF16, 0.65, 0.02, 0.1);
+    }
+    free(before);
 }
 
 /* Negative control: two heads' worth of rows of a query matrix exchanged must be seen by the golden logits.
