@@ -55,8 +55,7 @@ static struct cpu_gemm_k cut_k(const struct cpu_gemm_isa *isa, weft_dtype t, int
  * member packs A for itself only. */
 static void split_members(struct cpu_gemm_plan *p, int threads, int packed) {
     double best = 0;
-    for (int tm = 1; tm <= threads; tm++) {
-        int tn = threads / tm;
+    for (int tm = 1, tn; (tn = threads / tm) > 0; tm++) {
         double rows = (double)(ops_ceil_div(p->a_panels, tm) * p->isa->mr);
         double cols = (double)(ops_ceil_div(p->b_panels, tn) * p->isa->nr);
         double cost = rows * cols + PACK_COST * (rows + (packed ? 0 : cols));
