@@ -91,6 +91,9 @@ static void group_destroy(weft_group *g, int healthy) {
     for (int r = 0; g->peer && r < g->size; r++) free(g->peer[r]);
     free(g->peer);
     free(g->member);
+    free(g->node.rank);
+    free(g->node.of);
+    free(g->node.leader);
     free(g);
 }
 
@@ -105,6 +108,28 @@ static weft_status name_peers(weft_group *g) {
         if (!copy) return WEFT_ERR_NOMEM;
         free(g->peer[r]);
         g->peer[r] = copy;
+    }
+    return WEFT_OK;
+}
+
+/* Who shares a node with whom. */
+static weft_status find_nodes(weft_group *g) {
+    group_nodes *n = &g->node;
+    const peers *p = g->ctx->peers;
+    n->rank = weft_calloc((size_t)g->size, sizeof *n->rank);
+    n->of = weft_calloc((size_t)g->size, sizeof *n->of);
+    n->leader = weft_calloc((size_t)g->size, sizeof *n->leader);
+    if (!n->rank || !n->of || !n->leader) return WEFT_ERR_NOMEM;
+    for (int r = 0; r < g->size; r++) {
+        int k = 0;
+        while (k < n->count && peers_node(p, g->member[n->leader[k]]) != peers_node(p, g->member[r])) k++;
+        if (k == n->count) n->leader[n->count++] = r;
+        n->of[r] = k;
+    }
+    for (int r = 0; r < g->size; r++) {
+        if (n->of[r] != n->of[g->rank]) continue;
+        if (r == g->rank) n->me = n->size;
+        n->rank[n->size++] = r;
     }
     return WEFT_OK;
 }
@@ -142,7 +167,8 @@ static weft_status fill_group(weft_group *g, MPI_Comm comm) {
     g->peer = weft_calloc((size_t)g->size, sizeof *g->peer);
     if (!g->member || !g->peer) return WEFT_ERR_NOMEM;
     WEFT_TRY(find_members(g, comm));
-    return name_peers(g);
+    WEFT_TRY(name_peers(g));
+    return g->ctx->peers ? find_nodes(g) : WEFT_OK;
 }
 
 /* Communicators, then a first conversation: did every rank's local half go well, and which id is free
@@ -254,7 +280,7 @@ static weft_status fill_ctx(weft_ctx *c, MPI_Comm world) {
     WEFT_TRY(duplicate(c->all, world, &c->alarm));
     WEFT_TRY(peers_create(c, &c->peers));
     WEFT_TRY(weft_ctrl_agree(c->all, name_peers(c->all)));
-    return WEFT_OK;
+    return weft_ctrl_agree(c->all, find_nodes(c->all));
 }
 
 weft_status weft_init(MPI_Comm world, const weft_comm_opts *o, weft_ctx **out) {

@@ -22,13 +22,23 @@ struct weft_ctx {
     int next_id;
 };
 
+/* Where the members of a group live. */
+typedef struct group_nodes {
+    int size, me; /* members on this rank's node, and this rank among them */
+    int *rank;    /* their ranks in the group, ascending */
+    int count;    /* nodes */
+    int *of;      /* index of each rank's node; nodes are numbered by their lowest rank */
+    int *leader;  /* the lowest rank of each node */
+} group_nodes;
+
 struct weft_group {
     weft_ctx *ctx;
     int rank, size, id;
     MPI_Comm ctrl, bulk; /* private: nobody else's messages can match ours */
     char name[64];
-    int *member;       /* rank in the context of each rank of the group */
-    char **peer;       /* names for people */
+    int *member; /* rank in the context of each rank of the group */
+    char **peer; /* names for people */
+    group_nodes node;
     uint32_t ctrl_seq; /* CTRL operations so far */
     uint32_t starts;   /* rounds of bulks so far */
     weft_bulk *bulks;  /* all, in order of creation */

@@ -311,6 +311,10 @@ int peers_crowded(const peers *p) {
     return p->crowded;
 }
 
+int peers_node(const peers *p, int r) {
+    return p->node[r];
+}
+
 void peers_name(const peers *p, int r, int shown, char *text, size_t n) {
     snprintf(text, n, "rank %d (%s, pid %lld)", shown, p->id[r].host, (long long)p->id[r].pid);
 }

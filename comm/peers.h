@@ -31,6 +31,8 @@ void peers_leave(peers *p);
 
 /* More ranks than cores on this node: waiters must yield at once. */
 int peers_crowded(const peers *p);
+/* The lowest rank of the context that shares memory with ctx_rank. */
+int peers_node(const peers *p, int ctx_rank);
 /* Writes "rank <shown> (host, pid 1234)" of rank ctx_rank. */
 void peers_name(const peers *p, int ctx_rank, int shown, char *text, size_t n);
 

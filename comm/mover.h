@@ -1,0 +1,36 @@
+/* A mover carries the messages of a plan for one bulk, round after round. Three kinds of them:
+ *
+ *   pipe     all ranks on one node: through shared memory (pipe.h)
+ *   belt     ALLREDUCE, BCAST: point-to-point messages up and down a tree (belt.h)
+ *   direct   REDUCE_SCATTER, ALLGATHER, ALLTOALLV: point-to-point messages from everyone to everyone (direct.h)
+ *
+ * The engine calls advance when nothing more urgent moves. Main thread. */
+#ifndef WEFT_COMM_MOVER_H
+#define WEFT_COMM_MOVER_H
+
+#include "comm/plan.h"
+
+typedef struct mover mover;
+
+typedef struct mover_ops {
+    const char *name;
+    /* The ranks must learn who contributes, by a vote, before begin. */
+    int needs_vote;
+    void (*destroy)(mover *v);
+    /* A new round; own: this rank contributes. contributor: one bit per rank of the group; NULL without a vote. */
+    weft_status (*begin)(mover *v, int own, const uint64_t *contributor);
+    /* Does what costs nothing, and at most one piece of copying or summing (a message at most). ready[b] != 0: bucket b
+     * may be read and written. *moved = 1 if anything changed; *waits_for: the rank that it waits for. OK when all
+     * messages of the round are done, IN_PROGRESS, or an error. */
+    weft_status (*advance)(mover *v, const unsigned char *ready, int *moved, int *waits_for);
+    /* Messages that hold their result and are no longer touched, in the plan's order. */
+    int (*done)(const mover *v);
+    /* Ranks that contribute to this round; known when the first message is done, or the round is over. */
+    int (*contributors)(const mover *v);
+} mover_ops;
+
+struct mover {
+    const mover_ops *ops;
+};
+
+#endif
