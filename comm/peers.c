@@ -14,17 +14,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/clock.h"
-#include "base/fault.h"
 #include "base/mem.h"
 #include "base/status.h"
 #include "comm/ctrl.h"
 #include "comm/group.h"
 #include "comm/p2p.h"
+#include "comm/shm/segment.h"
 
 #define TEXT_BYTES  448
 #define SEGMENT_TAG 0x3174666577u /* "weft1" */
@@ -32,8 +30,7 @@
 /* What every rank knows of every other. */
 typedef struct identity {
     char host[64];
-    char node[160];   /* equal for ranks that can share memory and see each other's processes */
-    char segment[96]; /* of a node's lowest rank: where its segment is */
+    char node[160]; /* equal for ranks that can share memory and see each other's processes */
     int64_t pid;
     uint64_t start; /* of the process, in clock ticks since boot; 0: unknown */
 } identity;
@@ -59,7 +56,8 @@ struct peers {
     int *node;    /* the lowest rank of its node */
     int *slot;    /* index of its board, in the segment of its node */
     int node_size, crowded;
-    board *boards; /* of this node */
+    segment segment;
+    board *boards; /* of this node, in the segment */
     alarm_message alarm_in, alarm_out;
     MPI_Request alarm_recv, *alarm_send;
 };
@@ -161,61 +159,14 @@ static void find_nodes(peers *p) {
     for (int r = 0; r < p->n; r++) p->node_size += p->node[r] == p->node[p->me];
 }
 
-/* --- the segment of a node
+/* --- the boards of a node
  * --------------------------------------------------------------------------------------- */
 
-static size_t segment_bytes(const peers *p) {
-    return (size_t)p->node_size * sizeof(board);
-}
-
-/* posix_fallocate, not only ftruncate: a full file system must be an error here and not a SIGBUS later. */
-static int grow(int fd, size_t bytes) {
-    if (weft_fault_hit(WEFT_FAULT_WRITE)) return ENOSPC;
-    int e;
-    do e = posix_fallocate(fd, 0, (off_t)bytes);
-    while (e == EINTR);
-    return e;
-}
-
-/* The lowest rank of the node makes it: named shared memory, or else (a full or missing /dev/shm) an
- * anonymous file that the others open through /proc. */
-static weft_status make_segment(const peers *p, identity *mine, int *fd) {
-    snprintf(mine->segment, sizeof mine->segment, "/weft-%lld-%llx", (long long)mine->pid,
-             (unsigned long long)weft_now_ns());
-    *fd = shm_open(mine->segment, O_RDWR | O_CREAT | O_EXCL, 0600);
-    if (*fd >= 0) {
-        if (grow(*fd, segment_bytes(p)) == 0) return WEFT_OK;
-        close(*fd);
-        shm_unlink(mine->segment);
-    }
-    *fd = memfd_create("weft", MFD_CLOEXEC);
-    if (*fd < 0) return weft_fail_errno(errno, "shared memory for the ranks of this node");
-    const int e = grow(*fd, segment_bytes(p));
-    if (e)
-        return weft_fail_errno(e, "%zu bytes of shared memory for the ranks of this node", segment_bytes(p));
-    snprintf(mine->segment, sizeof mine->segment, "/proc/%lld/fd/%d", (long long)mine->pid, *fd);
-    return WEFT_OK;
-}
-
-static weft_status open_segment(const peers *p, int *fd) {
-    const identity *maker = &p->id[p->node[p->me]];
-    char path[sizeof maker->segment];
-    snprintf(path, sizeof path, "%s", maker->segment);
-    const int is_proc = !strncmp(path, "/proc/", 6);
-    *fd = is_proc ? open(path, O_RDWR | O_CLOEXEC) : shm_open(path, O_RDWR, 0600);
-    if (*fd < 0) return weft_fail_errno(errno, "opening the shared memory %s of this node", path);
-    return WEFT_OK;
-}
-
-static weft_status map_segment(peers *p, int fd) {
-    void *m = mmap(NULL, segment_bytes(p), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (m == MAP_FAILED) return weft_fail_errno(errno, "mapping the shared memory of this node");
-    p->boards = m;
+static void write_board(const peers *p) {
     board *b = &p->boards[p->slot[p->me]];
     CPU_ZERO(&b->cores);
     sched_getaffinity(0, sizeof b->cores, &b->cores);
     atomic_store_explicit(&b->tag, SEGMENT_TAG, memory_order_release);
-    return WEFT_OK;
 }
 
 static weft_status check_boards(peers *p) {
@@ -230,23 +181,13 @@ static weft_status check_boards(peers *p) {
     return WEFT_OK;
 }
 
-/* Every step that can fail on one rank ends with an agreement. */
-static weft_status attach(peers *p, identity *mine) {
+static weft_status attach(peers *p) {
     weft_group *all = p->ctx->all;
-    const int maker = p->node[p->me] == p->me;
-    int fd = -1;
-    weft_status s = weft_ctrl_agree(all, maker ? make_segment(p, mine, &fd) : WEFT_OK);
-    if (s >= 0) s = exchange(p, mine);
-    if (s >= 0) {
-        if (!maker) s = open_segment(p, &fd);
-        if (s >= 0) s = map_segment(p, fd);
-        s = weft_ctrl_agree(all, s);
-    }
-    if (maker && mine->segment[0] == '/' && strncmp(mine->segment, "/proc/", 6) != 0)
-        shm_unlink(mine->segment);
-    if (fd >= 0) close(fd);
-    if (s >= 0) s = weft_ctrl_agree(all, check_boards(p));
-    return s;
+    WEFT_TRY(segment_share(all, p->node, (size_t)p->node_size * sizeof(board), &p->segment));
+    p->boards = p->segment.at;
+    write_board(p);
+    WEFT_TRY(weft_ctrl_barrier(all)); /* all boards are written */
+    return weft_ctrl_agree(all, check_boards(p));
 }
 
 /* --- making and ending
@@ -270,7 +211,7 @@ static weft_status fill_peers(peers *p) {
     assert(p->id && p->node && p->slot && p->alarm_send);
     WEFT_TRY(exchange(p, &mine));
     find_nodes(p);
-    WEFT_TRY(attach(p, &mine));
+    WEFT_TRY(attach(p));
     return weft_ctrl_agree(p->ctx->all, listen_for_alarms(p));
 }
 
@@ -294,7 +235,7 @@ weft_status peers_create(weft_ctx *c, peers **out) {
 void peers_destroy(peers *p) {
     int can_free = p2p_abandon(&p->alarm_recv, 1, 1);
     if (p->alarm_send) can_free &= p2p_abandon(p->alarm_send, p->n, 0);
-    if (p->boards) munmap(p->boards, segment_bytes(p));
+    segment_destroy(&p->segment);
     free(p->id);
     free(p->node);
     free(p->slot);
