@@ -437,7 +437,8 @@ static void calls_out_of_order_are_refused(void **state) {
     weft_group *g;
     float v[2][4] = {{0}};
     const weft_tensor t[2] = {{v[0], 4, WEFT_F32, 0, "first"}, {v[1], 4, WEFT_F32, 0, "second"}};
-    const weft_bulk_opts o = {.size = sizeof o, .bucket = 16}, bad = {.size = 3}, far = {sizeof far, 0, 999};
+    const weft_bulk_opts o = {.size = sizeof o, .bucket = 16}, bad = {.size = 3},
+                         far = {.size = sizeof far, .root = 999};
     weft_bulk *b;
     assert_ok(weft_group_create(c, MPI_COMM_WORLD, "test", &g));
     assert_error(weft_bulk_create(g, WEFT_BULK_ALLREDUCE, 0, t, NULL, &b), WEFT_ERR_ARG, NULL);

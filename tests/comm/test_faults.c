@@ -173,8 +173,10 @@ static void a_bad_node_map_is_refused(void **state) {
 
 static void bad_options_are_refused(void **state) {
     (void)state;
-    const weft_comm_opts bad[] = {
-        {.size = 4}, {sizeof bad[0], -5, 0}, {sizeof bad[0], 0, 100}, {sizeof bad[0], 0, (size_t)1 << 40}};
+    const weft_comm_opts bad[] = {{.size = 4},
+                                  {.size = sizeof bad[0], .timeout_ms = -5},
+                                  {.size = sizeof bad[0], .chunk = 100},
+                                  {.size = sizeof bad[0], .chunk = (size_t)1 << 40}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_error(weft_init(MPI_COMM_WORLD, &bad[i], &ctx), WEFT_ERR_ARG, "weft_init");
     assert_error(weft_init(MPI_COMM_NULL, NULL, &ctx), WEFT_ERR_ARG, "MPI_COMM_NULL");
