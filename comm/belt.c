@@ -31,11 +31,13 @@ typedef struct place {
     unsigned char child_gives[TREE_LEVELS], we_give; /* we: the block that we send up */
 } place;
 
-struct belt {
+typedef struct belt {
+    mover mover;
     weft_group *group;
     const plan *plan;
     weft_bulk_kind kind;
-    int root, id;
+    weft_redop op;
+    int root, id, contributors;
     uint32_t nplaces;
     place *places;
     int own; /* this rank contributes */
@@ -44,7 +46,7 @@ struct belt {
     char *memory;
     float *widened; /* one message of bf16 as f32 */
     slot slot[WINDOW];
-};
+} belt;
 
 /* --- making one
  * ------------------------------------------------------------------------------------------------ */
@@ -80,15 +82,23 @@ static size_t lay_out(belt *b, char *memory) {
     return at + (reduces ? sum : 0);
 }
 
-weft_status belt_create(weft_group *g, const plan *p, weft_bulk_kind kind, int root, int id, belt **out) {
+static const mover_ops belt_ops;
+static void belt_destroy(mover *v);
+
+weft_status belt_create(const mover_spec *spec, mover **out) {
+    weft_group *g = spec->group;
+    const weft_bulk_kind kind = spec->kind;
+    const int root = spec->root;
     *out = NULL;
     belt *b = weft_calloc(1, sizeof *b);
     if (!b) return WEFT_ERR_NOMEM;
+    b->mover.ops = &belt_ops;
     b->group = g;
-    b->plan = p;
+    b->plan = spec->plan;
     b->kind = kind;
+    b->op = spec->op;
     b->root = root;
-    b->id = id;
+    b->id = spec->id;
     for (int i = 0; i < WINDOW; i++) {
         slot *s = &b->slot[i];
         s->to_parent = s->from_parent = MPI_REQUEST_NULL;
@@ -117,15 +127,15 @@ weft_status belt_create(weft_group *g, const plan *p, weft_bulk_kind kind, int r
         if (s == WEFT_OK && bytes) lay_out(b, b->memory);
     }
     if (s < 0) {
-        belt_destroy(b);
+        belt_destroy(&b->mover);
         return weft_context(s, "message buffers");
     }
-    *out = b;
+    *out = &b->mover;
     return WEFT_OK;
 }
 
-void belt_destroy(belt *b) {
-    if (!b) return;
+static void belt_destroy(mover *v) {
+    belt *b = (belt *)v;
     int can_free = 1;
     for (int i = 0; i < WINDOW; i++) {
         slot *s = &b->slot[i];
@@ -148,9 +158,18 @@ static int any_of(const uint64_t *bits, int lo, int hi) {
     return 0;
 }
 
-void belt_begin(belt *b, const uint64_t *contributor) {
+static int how_many(const uint64_t *bits, int lo, int hi) {
+    int n = 0;
+    for (int r = lo; r < hi; r++) n += (int)(bits[r / 64] >> (r % 64) & 1);
+    return n;
+}
+
+static weft_status belt_begin(mover *v, int own, const uint64_t *contributor) {
+    belt *b = (belt *)v;
     const int reduces = b->kind == WEFT_BULK_ALLREDUCE;
-    b->own = any_of(contributor, b->group->rank, b->group->rank + 1);
+    b->own = own;
+    b->contributors = how_many(contributor, 0, b->group->size);
+    if (!reduces) b->contributors = how_many(contributor, b->root, b->root + 1);
     for (uint32_t k = 0; k < b->nplaces; k++) {
         place *p = &b->places[k];
         for (int c = 0; c < p->node.nchild; c++)
@@ -158,10 +177,15 @@ void belt_begin(belt *b, const uint64_t *contributor) {
         p->we_give = reduces && any_of(contributor, p->node.lo, p->node.hi);
     }
     b->posted = b->reduced = b->asked = b->arrived = b->done = 0;
+    if (!b->contributors) b->posted = b->reduced = b->asked = b->arrived = b->done = b->plan->nmessages;
+    return WEFT_OK;
 }
 
-int belt_done(const belt *b) {
-    return b->done;
+static int belt_done(const mover *v) {
+    return ((const belt *)v)->done;
+}
+static int belt_contributors(const mover *v) {
+    return ((const belt *)v)->contributors;
 }
 
 static const plan_message *message_of(const belt *b, int m) {
@@ -224,7 +248,7 @@ static weft_status merge(belt *b, weft_dtype t, size_t n, void *sum, const void 
         return WEFT_OK;
     }
     const void *src[2] = {part_is_right ? sum : part, part_is_right ? part : sum};
-    return x->ops->reduce_p(x->exec, t, WEFT_SUM, 2, src, sum, n);
+    return x->ops->reduce_p(x->exec, t, b->op, 2, src, sum, n);
 }
 
 static weft_status sum_in_place(belt *b, int m) {
@@ -327,16 +351,17 @@ static weft_status pass_on(belt *b, int m) {
     return WEFT_OK;
 }
 
-weft_status belt_advance(belt *b, const unsigned char *ready, int *moved, int *waits_for) {
+static weft_status belt_advance(mover *v, const unsigned char *ready, int *moved, int *waits_for) {
+    belt *b = (belt *)v;
     const int n = b->plan->nmessages;
-    int done;
+    int done, pieces = 1; /* of work in one call */
     for (; b->done < b->arrived; b->done++, *moved = 1) {
         WEFT_TRY(tests_done(place_of(b, b->done), slot_of(b, b->done)->down, &done, waits_for));
         if (!done) break;
     }
     for (; b->posted < n && b->posted < b->done + WINDOW; b->posted++, *moved = 1)
         WEFT_TRY(post(b, b->posted));
-    for (; b->reduced < b->posted; b->reduced++, *moved = 1) {
+    for (; pieces && b->reduced < b->posted; b->reduced++, pieces--, *moved = 1) {
         const int m = b->reduced;
         if (!ready[message_of(b, m)->bucket]) break;
         WEFT_TRY(tests_done(place_of(b, m), slot_of(b, m)->up, &done, waits_for));
@@ -352,7 +377,7 @@ weft_status belt_advance(belt *b, const unsigned char *ready, int *moved, int *w
         }
         WEFT_TRY(ask(b, b->asked));
     }
-    for (; b->arrived < b->asked; b->arrived++, *moved = 1) {
+    for (; pieces && b->arrived < b->asked; b->arrived++, pieces--, *moved = 1) {
         WEFT_TRY(p2p_test(&slot_of(b, b->arrived)->from_parent, &done, NULL));
         if (!done) {
             *waits_for = place_of(b, b->arrived)->node.parent;
@@ -362,3 +387,13 @@ weft_status belt_advance(belt *b, const unsigned char *ready, int *moved, int *w
     }
     return b->done == n ? WEFT_OK : WEFT_IN_PROGRESS;
 }
+
+static const mover_ops belt_ops = {
+    .name = "belt",
+    .needs_vote = 1,
+    .destroy = belt_destroy,
+    .begin = belt_begin,
+    .advance = belt_advance,
+    .done = belt_done,
+    .contributors = belt_contributors,
+};

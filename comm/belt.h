@@ -19,21 +19,10 @@
 #ifndef WEFT_COMM_BELT_H
 #define WEFT_COMM_BELT_H
 
-#include "comm/plan.h"
+#include "comm/mover.h"
+#include "weft/comm.h"
 
-typedef struct belt belt;
-
-/* Allocates. `id` (0..BELT_IDS-1) tells the bulks of a group apart. The plan is borrowed. */
-#define BELT_IDS 8192
-weft_status belt_create(weft_group *g, const plan *p, weft_bulk_kind kind, int root, int id, belt **b);
-/* Leaks its buffers if MPI still holds them (after an error only). */
-void belt_destroy(belt *b);
-
-/* Begins a round; contributor: one bit per rank of the group. */
-void belt_begin(belt *b, const uint64_t *contributor);
-/* Moves what can be moved. ready[b] != 0: bucket b may be read and written. OK when all messages are done. */
-weft_status belt_advance(belt *b, const unsigned char *ready, int *moved, int *waits_for);
-/* Messages that are done. */
-int belt_done(const belt *b);
+/* Allocates. */
+weft_status belt_create(const mover_spec *s, mover **v);
 
 #endif

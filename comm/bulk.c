@@ -1,10 +1,9 @@
 /* Bulks: the round of a planned collective, seen from the caller.
  *
- * A round is a vote (do all ranks start the same bulk? who contributes?) and then the belt (belt.h). Both are
- * advanced, without waiting, by every call on a bulk, and by weft_bulk_wait until its tensor is done. Rounds
- * of several bulks may be under way: any wait advances all of the group's, so ranks may wait for them in
- * different orders. Buckets travel in the plan's order, which is the same everywhere; `prio` is kept for an
- * engine that reorders. */
+ * A round is a vote where the mover needs one (do all ranks start the same bulk? who contributes?) and then the
+ * mover's work. The engine advances both, a piece at a time, inside every weft call. Rounds of several bulks may be
+ * under way, and ranks may wait for them in different orders. Buckets travel in the plan's order, which is the same
+ * everywhere. */
 #include "comm/bulk.h"
 
 #include <assert.h>
@@ -12,13 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/checked.h"
+#include "base/clock.h"
 #include "base/mem.h"
 #include "base/status.h"
-#include "comm/belt.h"
 #include "comm/ctrl.h"
 #include "comm/drive.h"
+#include "comm/engine.h"
 #include "comm/group.h"
+#include "comm/mover.h"
 #include "comm/plan.h"
 #include "comm/vote.h"
 
@@ -28,30 +28,41 @@
 typedef enum bulk_phase { BULK_IDLE, BULK_VOTING, BULK_CARRYING } bulk_phase;
 
 struct weft_bulk {
+    engine_item item;
     weft_group *group;
-    weft_bulk *next, *next_active;
+    weft_bulk *next;
     weft_bulk_kind kind;
+    weft_redop op;
     int root, id, nt, committed;
     weft_tensor *tensor; /* names copied */
     size_t bucket_bytes;
     char what[160]; /* for messages */
     plan plan;
     vote *vote;
-    belt *belt;
+    mover *mover;
     bulk_phase phase;
-    uint32_t round;
-    int contributors;
+    uint32_t round, ticket; /* ticket: the place of its vote among the group's */
+    int own;
+    uint64_t began;
+    size_t bytes; /* of all tensors */
     unsigned char *tensor_ready, *bucket_ready;
     int *unready; /* tensors of each bucket that are not ready */
     size_t words; /* of the contributor bitmap */
 };
 
+#define KINDS 5
+static const char *const kind_name[KINDS] = {"allreduce", "bcast", "reduce-scatter", "allgather",
+                                             "all-to-all"};
+
+static weft_status advance_round(engine_item *i, int *moved, int *waits_for);
+
 /* --- plans
  * ----------------------------------------------------------------------------------------------------- */
 
 static void bulk_destroy(weft_bulk *b) {
+    engine_remove(b->group->ctx, &b->item);
     vote_destroy(b->vote);
-    belt_destroy(b->belt);
+    mover_destroy(b->mover);
     plan_free(&b->plan);
     for (int i = 0; b->tensor && i < b->nt; i++) free((char *)b->tensor[i].name);
     free(b->tensor);
@@ -66,7 +77,7 @@ void bulk_destroy_all(weft_group *g) {
         next = b->next;
         bulk_destroy(b);
     }
-    g->bulks = g->active = NULL;
+    g->bulks = NULL;
 }
 
 static weft_status copy_tensors(weft_bulk *b, int nt, const weft_tensor *t) {
@@ -101,18 +112,25 @@ weft_status weft_bulk_create(weft_group *g, weft_bulk_kind kind, int nt, const w
     if (o && o->size != sizeof *o)
         return weft_fail(WEFT_ERR_ARG, "bulk options of %u bytes, expected %zu", o->size, sizeof *o);
     const int root = o ? o->root : 0;
-    if (kind != WEFT_BULK_ALLREDUCE && kind != WEFT_BULK_BCAST)
-        return weft_fail(WEFT_ERR_ARG, "bulk kind %d", (int)kind);
+    const weft_redop op = o ? o->op : WEFT_SUM;
+    if ((unsigned)kind >= KINDS) return weft_fail(WEFT_ERR_ARG, "bulk kind %d", (int)kind);
+    if (op != WEFT_SUM && op != WEFT_MIN && op != WEFT_MAX)
+        return weft_fail(WEFT_ERR_ARG, "bulk: reduction operator %d; sum, min and max are possible", (int)op);
+    if (kind == WEFT_BULK_ALLTOALLV && nt != 2 * g->size)
+        return weft_fail(WEFT_ERR_ARG, "all-to-all of %d tensors: %d to send and %d to receive are needed",
+                         nt, g->size, g->size);
     if (root < 0 || root >= g->size)
         return weft_fail(WEFT_ERR_ARG, "bulk: root %d of %d ranks", root, g->size);
-    if (g->nbulks >= BELT_IDS)
-        return weft_fail(WEFT_ERR_UNSUPPORTED, "more than %d bulks in group '%s'", BELT_IDS, g->name);
+    if (g->nbulks >= MOVER_IDS)
+        return weft_fail(WEFT_ERR_UNSUPPORTED, "more than %d bulks in group '%s'", MOVER_IDS, g->name);
     WEFT_TRY(group_usable(g));
     weft_bulk *b = weft_calloc(1, sizeof *b);
     if (!b) return WEFT_ERR_NOMEM;
     b->group = g;
     b->kind = kind;
+    b->op = op;
     b->root = root;
+    b->item = (engine_item){.group = g, .urgent = o && o->urgent, .advance = advance_round};
     b->bucket_bytes = o && o->bucket ? o->bucket : BUCKET_BYTES;
     weft_status s = fill_bulk(b, nt, t);
     if (s < 0) {
@@ -120,8 +138,9 @@ weft_status weft_bulk_create(weft_group *g, weft_bulk_kind kind, int nt, const w
         return weft_context(s, "group '%s', bulk %d", g->name, g->nbulks);
     }
     b->id = g->nbulks++;
-    snprintf(b->what, sizeof b->what, "%s of '%.60s'%s", kind == WEFT_BULK_BCAST ? "bcast" : "allreduce",
-             b->tensor[0].name, nt > 1 ? " and others" : "");
+    for (int i = 0; i < nt; i++) b->bytes += t[i].n * weft_dtype_size(t[i].t);
+    snprintf(b->what, sizeof b->what, "%s of '%.60s'%s", kind_name[kind], b->tensor[0].name,
+             nt > 1 ? " and others" : "");
     weft_bulk **end = &g->bulks;
     while (*end) end = &(*end)->next;
     *end = b;
@@ -134,7 +153,7 @@ weft_status weft_bulk_create(weft_group *g, weft_bulk_kind kind, int nt, const w
 
 /* What must be equal on all ranks. */
 typedef struct plan_head {
-    uint64_t kind, root, nt, bucket, chunk;
+    uint64_t kind, root, nt, bucket, chunk, op, urgent;
 } plan_head;
 
 typedef struct plan_tensor {
@@ -143,10 +162,13 @@ typedef struct plan_tensor {
 } plan_tensor;
 
 static weft_status compare_heads(const weft_bulk *b, const plan_head *mine, const plan_head *theirs) {
-    const uint64_t a[] = {mine->kind, mine->root, mine->nt, mine->bucket, mine->chunk};
-    const uint64_t r[] = {theirs->kind, theirs->root, theirs->nt, theirs->bucket, theirs->chunk};
-    static const char *const field[] = {"kind", "root", "number of tensors", "bucket bytes", "message bytes"};
-    for (int i = 0; i < 5; i++)
+    const uint64_t a[] = {mine->kind,  mine->root, mine->nt,    mine->bucket,
+                          mine->chunk, mine->op,   mine->urgent};
+    const uint64_t r[] = {theirs->kind,  theirs->root, theirs->nt,    theirs->bucket,
+                          theirs->chunk, theirs->op,   theirs->urgent};
+    static const char *const field[] = {
+        "kind", "root", "number of tensors", "bucket bytes", "message bytes", "operator", "urgent"};
+    for (size_t i = 0; i < sizeof a / sizeof *a; i++)
         if (a[i] != r[i])
             return weft_fail(WEFT_ERR_ORDER, "plan of bulk %d differs: %s is %llu here, %llu on %s", b->id,
                              field[i], (unsigned long long)a[i], (unsigned long long)r[i],
@@ -172,8 +194,8 @@ static weft_status compare_tensors(const weft_bulk *b, const plan_tensor *theirs
 /* Compares with rank 0's plan; all ranks get the same status. */
 static weft_status compare_plan(weft_bulk *b) {
     weft_group *g = b->group;
-    const plan_head mine = {(uint64_t)b->kind, (uint64_t)b->root, (uint64_t)b->nt, b->bucket_bytes,
-                            g->ctx->chunk};
+    const plan_head mine = {(uint64_t)b->kind, (uint64_t)b->root, (uint64_t)b->nt,         b->bucket_bytes,
+                            g->ctx->chunk,     (uint64_t)b->op,   (uint64_t)b->item.urgent};
     plan_head head = mine;
     WEFT_TRY(weft_ctrl_bcast(g, &head, sizeof head, 0));
     WEFT_TRY(weft_ctrl_agree(g, compare_heads(b, &mine, &head)));
@@ -206,7 +228,8 @@ weft_status bulk_commit(weft_group *g) {
         if (b->committed) continue;
         s = compare_plan(b);
         if (s < 0) break;
-        s = weft_ctrl_agree(g, belt_create(g, &b->plan, b->kind, b->root, b->id, &b->belt));
+        const mover_spec spec = {g, &b->plan, b->kind, b->op, b->root, b->id};
+        s = weft_ctrl_agree(g, mover_create(&spec, &b->mover));
         b->committed = s >= 0;
     }
     return s < 0 ? group_break(g, weft_context(s, "group '%s'", g->name)) : s;
@@ -215,59 +238,49 @@ weft_status bulk_commit(weft_group *g) {
 /* --- a round
  * ------------------------------------------------------------------------------------------------------ */
 
-static void deactivate(weft_bulk *b) {
-    weft_bulk **p = &b->group->active;
-    while (*p && *p != b) p = &(*p)->next_active;
-    if (*p) *p = b->next_active;
+static void round_over(weft_bulk *b) {
     b->phase = BULK_IDLE;
+    engine_count(b->group->ctx, LANE_BULK, weft_now_ns() - b->began, b->bytes);
 }
 
-static weft_status count_contributors(weft_bulk *b) {
-    const uint64_t *bits = vote_result(b->vote);
-    b->contributors = 0;
-    if (b->kind == WEFT_BULK_BCAST) {
-        b->contributors = (int)(bits[b->root / 64] >> (b->root % 64) & 1);
-    } else {
-        for (size_t i = 0; i < b->words; i++) b->contributors += __builtin_popcountll(bits[i]);
-    }
-    if (!b->contributors) {
-        deactivate(b);
-        return WEFT_OK;
-    }
-    belt_begin(b->belt, bits);
+/* The vote: votes of a group share one tag, so one advances only when those before it are complete. */
+static weft_status advance_vote(weft_bulk *b, int *moved, int *waits_for) {
+    if (b->ticket != b->group->votes_done) return WEFT_IN_PROGRESS;
+    const weft_status s = vote_advance(b->vote, moved, waits_for);
+    if (s != WEFT_OK) return s;
+    b->group->votes_done++;
     b->phase = BULK_CARRYING;
-    return WEFT_IN_PROGRESS;
+    return b->mover->ops->begin(b->mover, b->own, vote_result(b->vote));
 }
 
-static weft_status advance_one(weft_bulk *b, int *moved, int *waits_for) {
-    if (b->phase == BULK_VOTING) {
-        weft_status s = vote_advance(b->vote, moved, waits_for);
-        if (s != WEFT_OK) return s;
-        s = count_contributors(b);
-        if (s != WEFT_IN_PROGRESS) return s;
-    }
-    weft_status s = belt_advance(b->belt, b->bucket_ready, moved, waits_for);
-    if (s == WEFT_OK) deactivate(b);
-    return s;
-}
-
-/* All rounds of the group that are under way, in the order of their start. Votes share one tag, so a vote
- * advances only when those before it are complete. */
-static weft_status advance_group(weft_group *g, int *moved, int *waits_for) {
-    for (weft_bulk *b = g->active, *next; b; b = next) {
-        next = b->next_active;
-        const weft_status s = advance_one(b, moved, waits_for);
-        if (s < 0) return weft_context(s, "%s, round %u", b->what, b->round);
-        if (b->phase == BULK_VOTING) break;
-    }
-    return WEFT_OK;
+static weft_status advance_round(engine_item *i, int *moved, int *waits_for) {
+    weft_bulk *b = (weft_bulk *)i;
+    weft_status s = b->phase == BULK_VOTING ? advance_vote(b, moved, waits_for) : WEFT_OK;
+    if (s == WEFT_OK) s = b->mover->ops->advance(b->mover, b->bucket_ready, moved, waits_for);
+    if (s == WEFT_OK) round_over(b);
+    return s < 0 ? weft_context(s, "%s, round %u", b->what, b->round) : s;
 }
 
 /* One look, no waiting. */
 static weft_status nudge(weft_group *g) {
-    int moved = 0, waits_for = -1;
-    const weft_status s = advance_group(g, &moved, &waits_for);
-    return s < 0 ? group_break(g, weft_context(s, "group '%s'", g->name)) : WEFT_OK;
+    int moved = 0;
+    engine_poll(g->ctx, !g->ctx->engine.quiet, &moved);
+    return group_usable(g);
+}
+
+static weft_status begin_round(weft_bulk *b) {
+    weft_group *g = b->group;
+    if (!b->mover->ops->needs_vote) {
+        b->phase = BULK_CARRYING;
+        return b->mover->ops->begin(b->mover, b->own, NULL);
+    }
+    uint64_t bits[GROUP_RANKS / 64] = {0};
+    if (b->own) bits[g->rank / 64] |= (uint64_t)1 << (g->rank % 64);
+    b->phase = BULK_VOTING;
+    b->ticket = g->votes_begun++;
+    const vote_call call = {
+        .op = VOTE_BULK, .seq = b->ticket, .root = b->root, .kind = b->round, .n = (uint64_t)b->id};
+    return vote_begin(b->vote, call, bits, b->words, WEFT_U64, WEFT_BOR);
 }
 
 weft_status weft_bulk_start(weft_bulk *b, double weight) {
@@ -279,22 +292,16 @@ weft_status weft_bulk_start(weft_bulk *b, double weight) {
     if (b->phase != BULK_IDLE)
         return weft_fail(WEFT_ERR_STATE, "%s: round %u is still under way; wait for all its tensors first",
                          b->what, b->round);
-    uint64_t bits[GROUP_RANKS / 64] = {0};
-    if (weight == 1.0) bits[g->rank / 64] |= (uint64_t)1 << (g->rank % 64);
+    b->own = weight == 1.0;
     b->round++;
+    b->began = weft_now_ns();
     memset(b->tensor_ready, 0, (size_t)b->nt);
     memset(b->bucket_ready, 0, (size_t)b->plan.nbuckets);
     for (int i = 0; i < b->plan.nbuckets; i++)
         b->unready[i] = b->plan.bucket[i].last - b->plan.bucket[i].first + 1;
-    const vote_call call = {
-        .op = VOTE_BULK, .seq = g->starts++, .root = b->root, .kind = b->round, .n = (uint64_t)b->id};
-    weft_status s = vote_begin(b->vote, call, bits, b->words, WEFT_U64, WEFT_BOR);
+    const weft_status s = begin_round(b);
     if (s < 0) return group_break(g, weft_context(s, "group '%s', %s", g->name, b->what));
-    b->phase = BULK_VOTING;
-    b->next_active = NULL;
-    weft_bulk **end = &g->active;
-    while (*end) end = &(*end)->next_active;
-    *end = b;
+    engine_add(g->ctx, LANE_BULK, &b->item);
     return nudge(g);
 }
 
@@ -331,14 +338,13 @@ typedef struct bulk_wait {
 
 static int enough(const bulk_wait *w) {
     const weft_bulk *b = w->bulk;
-    return b->phase == BULK_IDLE || (b->phase == BULK_CARRYING && belt_done(b->belt) >= w->messages);
+    return b->phase == BULK_IDLE ||
+           (b->phase == BULK_CARRYING && b->mover->ops->done(b->mover) >= w->messages);
 }
 
 static weft_status advance_wait(comm_op *op, int *moved) {
-    bulk_wait *w = (bulk_wait *)op;
-    if (enough(w)) return WEFT_OK;
-    WEFT_TRY(advance_group(op->group, moved, &op->waits_for));
-    return enough(w) ? WEFT_OK : WEFT_IN_PROGRESS;
+    (void)moved;
+    return enough((bulk_wait *)op) ? WEFT_OK : WEFT_IN_PROGRESS;
 }
 
 weft_status weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight) {
@@ -351,8 +357,9 @@ weft_status weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *tota
         if (!b->tensor_ready[k])
             return weft_fail(WEFT_ERR_STATE, "%s: wait for tensor '%s' needs '%s', which is not ready here",
                              b->what, i == WEFT_ALL ? "all" : b->tensor[i].name, b->tensor[k].name);
-    bulk_wait w = {{b->group, b->what, -1, advance_wait}, b, b->plan.bucket[bucket].end};
+    bulk_wait w = {{b->group, b->what, -1, advance_wait, 1}, b, b->plan.bucket[bucket].end};
     WEFT_TRY(comm_drive(&w.op, group_deadline(b->group, timeout_ms)));
-    if (total_weight) *total_weight = b->contributors;
-    return b->contributors ? WEFT_OK : WEFT_NO_CONTRIB;
+    const int contributors = b->mover->ops->contributors(b->mover);
+    if (total_weight) *total_weight = contributors;
+    return contributors ? WEFT_OK : WEFT_NO_CONTRIB;
 }

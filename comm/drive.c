@@ -16,6 +16,8 @@
 #define YIELD_NS     2000000u   /* yield for this long without progress, then sleep */
 #define SHORT_NS     100000000u /* sleep 50 us for this long, then 500 us */
 #define CLOCK_PERIOD 16         /* spins between looks at the clock */
+#define QUIET_GRACE_NS                                                                                       \
+    2000000u /* a wait of this long ends weft_quiet: the peer may be waiting for our bulk */
 
 static void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -45,12 +47,18 @@ weft_status comm_drive(comm_op *op, uint64_t deadline) {
     const int crowded = g->ctx->peers && peers_crowded(g->ctx->peers);
     const uint64_t began = weft_now_ns();
     uint64_t moved_at = began, look_at = began + PEERS_PERIOD_NS;
+    engine *e = &g->ctx->engine;
+    int held = e->quiet && !op->bulk; /* by weft_quiet, for a while */
     for (uint32_t spins = 0;; spins++) {
         int moved = 0;
-        op->waits_for = -1;
+        op->waits_for = g->waits_for = -1;
         s = op->advance(op, &moved);
         if (s < 0) break;
         if (s != WEFT_IN_PROGRESS) return s;
+        engine_poll(g->ctx, !held, &moved);
+        s = group_usable(g);
+        if (s < 0) return s;
+        if (op->waits_for < 0) op->waits_for = g->waits_for;
         const int spinning = spins < SPINS && !crowded;
         if (spinning && spins % CLOCK_PERIOD != CLOCK_PERIOD - 1) {
             if (moved) spins = 0;
@@ -62,6 +70,7 @@ weft_status comm_drive(comm_op *op, uint64_t deadline) {
             spins = 0;
             moved_at = now;
         }
+        if (held && now - began >= QUIET_GRACE_NS) held = 0;
         if (now >= look_at) {
             s = peers_check(g);
             if (s < 0) break;

@@ -6,14 +6,15 @@
 
 #include "weft/comm.h"
 
-/* Something that makes progress by being called. */
+/* What a caller waits for. */
 typedef struct comm_op {
     weft_group *group;
     const char *what; /* for messages: "barrier" */
     int waits_for;    /* set by advance: the rank that it waits for, -1: unknown */
-    /* Does what can be done without waiting; sets *moved if it did anything. OK: complete. IN_PROGRESS.
-     * Errors. */
+    /* Does what can be done without waiting; sets *moved if it did anything. OK: complete. IN_PROGRESS. Errors.
+     * Between its calls the engine moves all other traffic. */
     weft_status (*advance)(struct comm_op *op, int *moved);
+    int bulk; /* it waits for a bulk: weft_quiet does not hold pieces back */
 } comm_op;
 
 /* Advances op until it is complete. Any error breaks the group. deadline: CLOCK_MONOTONIC in ns. */

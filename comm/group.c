@@ -73,7 +73,7 @@ static weft_status advance_dup(comm_op *op, int *moved) {
 }
 
 static weft_status duplicate(weft_group *g, MPI_Comm from, MPI_Comm *to) {
-    dup_wait w = {.op = {g, "MPI_Comm_idup", -1, advance_dup}};
+    dup_wait w = {.op = {g, "MPI_Comm_idup", -1, advance_dup, 0}};
     WEFT_TRY(p2p_check(MPI_Comm_idup(from, to, &w.r), "MPI_Comm_idup"));
     WEFT_TRY(comm_drive(&w.op, group_deadline(g, -1)));
     return p2p_check(MPI_Comm_set_errhandler(*to, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");

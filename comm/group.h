@@ -2,6 +2,7 @@
 #ifndef WEFT_COMM_GROUP_H
 #define WEFT_COMM_GROUP_H
 
+#include "comm/engine.h"
 #include "comm/peers.h"
 #include "kernels/kernels.h"
 #include "weft/comm.h"
@@ -20,6 +21,7 @@ struct weft_ctx {
     const struct weft_ops *ops;
     weft_group *groups[GROUP_MAX]; /* by id */
     int next_id;
+    engine engine;
 };
 
 /* Where the members of a group live. */
@@ -40,10 +42,10 @@ struct weft_group {
     char **peer; /* names for people */
     group_nodes node;
     uint32_t ctrl_seq; /* CTRL operations so far */
-    uint32_t starts;   /* rounds of bulks so far */
     weft_bulk *bulks;  /* all, in order of creation */
-    weft_bulk *active; /* with a round under way, in order of their start */
     int nbulks;
+    uint32_t votes_begun, votes_done; /* of rounds of bulks: one tag, so they are advanced in order */
+    int waits_for;      /* the rank that something of the group was last seen waiting for, -1: unknown */
     weft_status broken; /* the error that made the group unusable, or OK */
     char broken_text[512];
     struct vote *vote; /* of the CTRL lane */

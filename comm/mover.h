@@ -9,6 +9,7 @@
 #define WEFT_COMM_MOVER_H
 
 #include "comm/plan.h"
+#include "weft/comm.h"
 
 typedef struct mover mover;
 
@@ -32,5 +33,22 @@ typedef struct mover_ops {
 struct mover {
     const mover_ops *ops;
 };
+
+/* What a mover is made for; the plan is borrowed. */
+typedef struct mover_spec {
+    weft_group *group;
+    const plan *plan;
+    weft_bulk_kind kind;
+    weft_redop op;
+    int root; /* BCAST */
+    int id;   /* 0 to MOVER_IDS - 1: tells the bulks of a group apart */
+} mover_spec;
+
+#define MOVER_IDS 8192
+
+/* Chooses the kind of mover for s and makes it; all ranks of the group choose alike. Its error may be local. */
+weft_status mover_create(const mover_spec *s, mover **v);
+/* NULL is allowed. After an error it leaks buffers that MPI still holds. */
+void mover_destroy(mover *v);
 
 #endif

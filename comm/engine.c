@@ -1,0 +1,78 @@
+/* The engine; see engine.h. */
+#include "comm/engine.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "comm/group.h"
+
+static engine_item **find(engine_item **list, const engine_item *i) {
+    while (*list && *list != i) list = &(*list)->next;
+    return list;
+}
+
+void engine_add(weft_ctx *c, engine_lane lane, engine_item *i) {
+    engine *e = &c->engine;
+    if (i->listed) return;
+    engine_item **at = lane == LANE_BULK ? &e->bulk : &e->urgent;
+    while (*at && (lane != LANE_BULK || !i->urgent || (*at)->urgent)) at = &(*at)->next;
+    i->next = *at;
+    i->listed = 1;
+    *at = i;
+}
+
+void engine_remove(weft_ctx *c, engine_item *i) {
+    engine *e = &c->engine;
+    engine_item **at = find(&e->urgent, i);
+    if (!*at) at = find(&e->bulk, i);
+    if (*at) *at = i->next;
+    i->listed = 0;
+}
+
+/* Advances one item; over or failed, it leaves its list. */
+static void advance(weft_ctx *c, engine_item *i, int *moved) {
+    int waits_for = -1;
+    const weft_status s = i->group->broken == WEFT_OK ? i->advance(i, moved, &waits_for) : i->group->broken;
+    if (s == WEFT_IN_PROGRESS) {
+        if (waits_for >= 0) i->group->waits_for = waits_for;
+        return;
+    }
+    engine_remove(c, i);
+    *moved = 1;
+    if (s < 0) group_break(i->group, weft_context(s, "group '%s'", i->group->name));
+}
+
+static void one_piece(weft_ctx *c, int *moved) {
+    engine *e = &c->engine;
+    const uint64_t began = weft_now_ns();
+    for (engine_item *i = e->bulk, *next; i && !*moved; i = next) {
+        next = i->next;
+        advance(c, i, moved);
+    }
+    if (!*moved) return;
+    const uint64_t took = weft_now_ns() - began;
+    if (took > e->longest_quantum) e->longest_quantum = took;
+    e->quanta++;
+}
+
+void engine_poll(weft_ctx *c, int bulks, int *moved) {
+    engine *e = &c->engine;
+    if (e->in_poll || (!e->urgent && !e->bulk)) return;
+    e->in_poll = 1;
+    for (engine_item *i = e->urgent, *next; i; i = next) {
+        next = i->next;
+        advance(c, i, moved);
+    }
+    if (!*moved && bulks && e->bulk) one_piece(c, moved);
+    e->in_poll = 0;
+}
+
+void engine_count(weft_ctx *c, engine_lane lane, uint64_t ns, uint64_t bytes) {
+    engine *e = &c->engine;
+    e->lane[lane].count++;
+    e->lane[lane].bytes += bytes;
+    if (!ns) return;
+    weft_hist_add(&e->lane[lane].ns, ns);
+    if (lane == LANE_LAT && e->bulk) weft_hist_add(&e->loaded.ns, ns);
+}

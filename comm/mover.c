@@ -1,0 +1,15 @@
+/* Which mover carries which bulk; see mover.h. */
+#include "comm/mover.h"
+
+#include "base/status.h"
+#include "comm/belt.h"
+
+weft_status mover_create(const mover_spec *s, mover **v) {
+    *v = NULL;
+    if (s->kind == WEFT_BULK_ALLREDUCE || s->kind == WEFT_BULK_BCAST) return belt_create(s, v);
+    return weft_fail(WEFT_ERR_UNSUPPORTED, "bulk kind %d between nodes", (int)s->kind);
+}
+
+void mover_destroy(mover *v) {
+    if (v) v->ops->destroy(v);
+}
