@@ -2,6 +2,7 @@
 get_property(modules GLOBAL PROPERTY WEFT_MODULES)
 file(GENERATE OUTPUT ${PROJECT_BINARY_DIR}/libweft.c CONTENT "/* libweft is made of the rooms alone. */\nextern int weft_nothing;\n")
 add_library(weft SHARED ${PROJECT_BINARY_DIR}/libweft.c)
+add_library(weft::weft ALIAS weft)
 add_dependencies(weft ${modules})
 set(files "")
 foreach(m ${modules})
