@@ -7,8 +7,8 @@
 #include "base/checked.h"
 #include "base/mem.h"
 #include "base/status.h"
+#include "comm/carrier/p2p.h"
 #include "comm/group.h"
-#include "comm/p2p.h"
 #include "comm/tree.h"
 
 #define WINDOW  6  /* messages on the belt: enough that all roots of a small group work at once */
@@ -22,7 +22,7 @@ typedef struct slot {         /* of message m: slot m % WINDOW */
     char *pack;               /* the message in one piece, if its tensors are not */
     float *sum;               /* bf16: the partial sum */
     char *stage[TREE_LEVELS]; /* partial sums from the children */
-    MPI_Request up[TREE_LEVELS], to_parent, from_parent, down[TREE_LEVELS];
+    p2p_request up[TREE_LEVELS], to_parent, from_parent, down[TREE_LEVELS];
 } slot;
 
 /* This rank's place in the tree of a class, and who of it contributes in this round. */
@@ -99,11 +99,6 @@ weft_status belt_create(const mover_spec *spec, mover **out) {
     b->op = spec->op;
     b->root = root;
     b->id = spec->id;
-    for (int i = 0; i < WINDOW; i++) {
-        slot *s = &b->slot[i];
-        s->to_parent = s->from_parent = MPI_REQUEST_NULL;
-        for (int c = 0; c < TREE_LEVELS; c++) s->up[c] = s->down[c] = MPI_REQUEST_NULL;
-    }
     b->nplaces = 1;
     if (kind == WEFT_BULK_ALLREDUCE) b->nplaces = tree_classes(g->size);
     if (b->nplaces > CLASSES) b->nplaces = CLASSES;
@@ -139,10 +134,10 @@ static void belt_destroy(mover *v) {
     int can_free = 1;
     for (int i = 0; i < WINDOW; i++) {
         slot *s = &b->slot[i];
-        can_free &= p2p_abandon(s->up, TREE_LEVELS, 1);
-        can_free &= p2p_abandon(&s->from_parent, 1, 1);
-        can_free &= p2p_abandon(&s->to_parent, 1, 0);
-        can_free &= p2p_abandon(s->down, TREE_LEVELS, 0);
+        can_free &= p2p_abandon(s->up, TREE_LEVELS);
+        can_free &= p2p_abandon(&s->from_parent, 1);
+        can_free &= p2p_abandon(&s->to_parent, 1);
+        can_free &= p2p_abandon(s->down, TREE_LEVELS);
     }
     if (b->memory && can_free) b->group->ctx->ops->release(b->group->ctx->backend, b->memory);
     free(b->places);
@@ -302,16 +297,16 @@ static weft_status post(belt *b, int m) {
         if (!p->child_gives[c]) continue;
         const tree_child *k = &p->node.child[c];
         const size_t bytes = message_bytes(msg) << travels_wide(msg, k->lo, k->hi);
-        WEFT_TRY(p2p_recv(b->group, b->group->bulk, slot_of(b, m)->stage[c], bytes, k->rank, TAG_UP(b->id),
+        WEFT_TRY(p2p_recv(b->group->bulk, slot_of(b, m)->stage[c], bytes, k->rank, TAG_UP(b->id),
                           &slot_of(b, m)->up[c]));
     }
     return WEFT_OK;
 }
 
-static weft_status tests_done(const place *p, MPI_Request *r, int *done, int *waits_for) {
+static weft_status tests_done(const place *p, p2p_request *r, int *done, int *waits_for) {
     *done = 1;
     for (int c = 0; c < p->node.nchild && *done; c++) {
-        WEFT_TRY(p2p_test(&r[c], done, NULL));
+        WEFT_TRY(p2p_test(&r[c], done));
         if (!*done) *waits_for = p->node.child[c].rank;
     }
     return WEFT_OK;
@@ -330,14 +325,14 @@ static weft_status reduce(belt *b, int m) {
     if (p->node.parent < 0) return WEFT_OK;
     const int wide = travels_wide(msg, p->node.lo, p->node.hi);
     const void *from = wide ? (void *)s->sum : body(b, m);
-    return p2p_send(b->group, b->group->bulk, from, message_bytes(msg) << wide, p->node.parent, TAG_UP(b->id),
+    return p2p_send(b->group->bulk, from, message_bytes(msg) << wide, p->node.parent, TAG_UP(b->id),
                     &s->to_parent);
 }
 
 static weft_status ask(belt *b, int m) {
     const place *p = place_of(b, m);
     if (p->node.parent < 0) return WEFT_OK;
-    return p2p_recv(b->group, b->group->bulk, body(b, m), message_bytes(message_of(b, m)), p->node.parent,
+    return p2p_recv(b->group->bulk, body(b, m), message_bytes(message_of(b, m)), p->node.parent,
                     TAG_DOWN(b->id), &slot_of(b, m)->from_parent);
 }
 
@@ -345,8 +340,8 @@ static weft_status ask(belt *b, int m) {
 static weft_status pass_on(belt *b, int m) {
     const place *p = place_of(b, m);
     for (int c = p->node.nchild - 1; c >= 0; c--)
-        WEFT_TRY(p2p_send(b->group, b->group->bulk, body(b, m), message_bytes(message_of(b, m)),
-                          p->node.child[c].rank, TAG_DOWN(b->id), &slot_of(b, m)->down[c]));
+        WEFT_TRY(p2p_send(b->group->bulk, body(b, m), message_bytes(message_of(b, m)), p->node.child[c].rank,
+                          TAG_DOWN(b->id), &slot_of(b, m)->down[c]));
     if (b->kind == WEFT_BULK_ALLREDUCE || p->node.parent >= 0) unpack(b, m);
     return WEFT_OK;
 }
@@ -370,7 +365,7 @@ static weft_status belt_advance(mover *v, const unsigned char *ready, int *moved
     }
     /* The result may overwrite the tensor only after our own part has left it. */
     for (; b->asked < b->reduced; b->asked++, *moved = 1) {
-        WEFT_TRY(p2p_test(&slot_of(b, b->asked)->to_parent, &done, NULL));
+        WEFT_TRY(p2p_test(&slot_of(b, b->asked)->to_parent, &done));
         if (!done) {
             *waits_for = place_of(b, b->asked)->node.parent;
             break;
@@ -378,7 +373,7 @@ static weft_status belt_advance(mover *v, const unsigned char *ready, int *moved
         WEFT_TRY(ask(b, b->asked));
     }
     for (; pieces && b->arrived < b->asked; b->arrived++, pieces--, *moved = 1) {
-        WEFT_TRY(p2p_test(&slot_of(b, b->arrived)->from_parent, &done, NULL));
+        WEFT_TRY(p2p_test(&slot_of(b, b->arrived)->from_parent, &done));
         if (!done) {
             *waits_for = place_of(b, b->arrived)->node.parent;
             break;

@@ -9,9 +9,9 @@
 #include "base/checked.h"
 #include "base/mem.h"
 #include "base/status.h"
+#include "comm/carrier/p2p.h"
 #include "comm/drive.h"
 #include "comm/group.h"
-#include "comm/p2p.h"
 #include "comm/vote.h"
 
 #define TAG_PAYLOAD 1  /* the vote has 0 */
@@ -52,7 +52,7 @@ weft_status weft_ctrl_barrier(weft_group *g) {
 typedef struct bcast_wait {
     comm_op op;
     int parent, nchild, child[TREE_LEVELS];
-    MPI_Request in, out[TREE_LEVELS];
+    p2p_request in, out[TREE_LEVELS];
     char *buf;
     size_t bytes;
     int arrived;
@@ -63,17 +63,17 @@ static weft_status advance_bcast(comm_op *op, int *moved) {
     weft_group *g = op->group;
     int done;
     if (!w->arrived) {
-        WEFT_TRY(p2p_test(&w->in, &done, NULL));
+        WEFT_TRY(p2p_test(&w->in, &done));
         if (!done) {
             op->waits_for = w->parent;
             return WEFT_IN_PROGRESS;
         }
         w->arrived = *moved = 1;
         for (int i = 0; i < w->nchild; i++)
-            WEFT_TRY(p2p_send(g, g->ctrl, w->buf, w->bytes, w->child[i], TAG_PAYLOAD, &w->out[i]));
+            WEFT_TRY(p2p_send(g->ctrl, w->buf, w->bytes, w->child[i], TAG_PAYLOAD, &w->out[i]));
     }
     for (int i = 0; i < w->nchild; i++) {
-        WEFT_TRY(p2p_test(&w->out[i], &done, NULL));
+        WEFT_TRY(p2p_test(&w->out[i], &done));
         if (!done) {
             op->waits_for = w->child[i];
             return WEFT_IN_PROGRESS;
@@ -86,20 +86,18 @@ static weft_status bcast_piece(weft_group *g, const char *what, char *buf, size_
     tree_node place;
     tree_place((g->rank - root + g->size) % g->size, g->size, 0, &place);
     bcast_wait w = {.op = {g, what, -1, advance_bcast, 0}, .parent = -1, .buf = buf, .bytes = bytes};
-    w.in = MPI_REQUEST_NULL;
     if (place.parent >= 0) w.parent = (place.parent + root) % g->size;
     w.nchild = place.nchild;
     /* The highest child has the largest subtree: it goes first. */
     for (int i = 0; i < w.nchild; i++) {
         w.child[i] = (place.child[w.nchild - 1 - i].rank + root) % g->size;
-        w.out[i] = MPI_REQUEST_NULL;
     }
-    weft_status s = w.parent >= 0 ? p2p_recv(g, g->ctrl, buf, bytes, w.parent, TAG_PAYLOAD, &w.in) : WEFT_OK;
+    weft_status s = w.parent >= 0 ? p2p_recv(g->ctrl, buf, bytes, w.parent, TAG_PAYLOAD, &w.in) : WEFT_OK;
     s = s < 0 ? group_break(g, weft_context(s, "group '%s', %s", g->name, what))
               : comm_drive(&w.op, group_deadline(g, -1));
     if (s < 0) { /* the buffer is the caller's: take it back from MPI as far as that goes */
-        p2p_abandon(&w.in, 1, 1);
-        p2p_abandon(w.out, w.nchild, 0);
+        p2p_abandon(&w.in, 1);
+        p2p_abandon(w.out, w.nchild);
     }
     return s;
 }
@@ -131,7 +129,7 @@ weft_status weft_ctrl_bcast(weft_group *g, void *buf, size_t bytes, int root) {
 
 typedef struct gather_wait {
     comm_op op;
-    MPI_Request r[GATHER_OPEN];
+    p2p_request r[GATHER_OPEN];
     int from[GATHER_OPEN]; /* the rank of each receive, for messages */
     char *recv;
     size_t bytes, at, piece; /* of each rank; this piece of it */
@@ -144,13 +142,13 @@ static weft_status advance_gather(comm_op *op, int *moved) {
     int open = 0;
     for (int i = 0; i < GATHER_OPEN; i++) {
         int done;
-        WEFT_TRY(p2p_test(&w->r[i], &done, NULL));
+        WEFT_TRY(p2p_test(&w->r[i], &done));
         if (done && g->rank == w->root && w->next < g->size) {
             if (w->next == w->root) w->next++;
             if (w->next < g->size) {
                 char *to = w->recv + (size_t)w->next * w->bytes + w->at;
                 w->from[i] = w->next++;
-                WEFT_TRY(p2p_recv(g, g->ctrl, to, w->piece, w->from[i], TAG_PAYLOAD, &w->r[i]));
+                WEFT_TRY(p2p_recv(g->ctrl, to, w->piece, w->from[i], TAG_PAYLOAD, &w->r[i]));
                 *moved = 1;
                 done = 0;
             }
@@ -168,18 +166,15 @@ static weft_status gather_piece(weft_group *g, const char *send, char *recv, siz
     gather_wait w = {.op = {g, "gather", -1, advance_gather, 0}, .recv = recv, .bytes = bytes, .at = at};
     w.piece = piece;
     w.root = root;
-    for (int i = 0; i < GATHER_OPEN; i++) {
-        w.r[i] = MPI_REQUEST_NULL;
-        w.from[i] = root;
-    }
+    for (int i = 0; i < GATHER_OPEN; i++) w.from[i] = root;
     weft_status s = WEFT_OK;
     if (g->rank == root)
         memcpy(recv + (size_t)root * bytes + at, send + at, piece);
     else
-        s = p2p_send(g, g->ctrl, send + at, piece, root, TAG_PAYLOAD, &w.r[0]);
+        s = p2p_send(g->ctrl, send + at, piece, root, TAG_PAYLOAD, &w.r[0]);
     s = s < 0 ? group_break(g, weft_context(s, "group '%s', gather", g->name))
               : comm_drive(&w.op, group_deadline(g, -1));
-    if (s < 0) p2p_abandon(w.r, GATHER_OPEN, g->rank == root);
+    if (s < 0) p2p_abandon(w.r, GATHER_OPEN);
     return s;
 }
 

@@ -11,9 +11,9 @@
 #include "base/mem.h"
 #include "base/status.h"
 #include "comm/bulk.h"
+#include "comm/carrier/p2p.h"
 #include "comm/ctrl.h"
 #include "comm/drive.h"
-#include "comm/p2p.h"
 #include "comm/vote.h"
 
 #define TIMEOUT_MS 600000
@@ -67,16 +67,26 @@ typedef struct dup_wait {
 
 static weft_status advance_dup(comm_op *op, int *moved) {
     int done;
-    WEFT_TRY(p2p_test(&((dup_wait *)op)->r, &done, NULL));
+    WEFT_TRY(p2p_check(MPI_Test(&((dup_wait *)op)->r, &done, MPI_STATUS_IGNORE), "MPI_Test"));
     *moved = done;
     return done ? WEFT_OK : WEFT_IN_PROGRESS;
 }
 
-static weft_status duplicate(weft_group *g, MPI_Comm from, MPI_Comm *to) {
+static weft_status open_lane(weft_group *g, p2p_kind kind, MPI_Comm from, p2p_lane **lane) {
+    MPI_Comm comm;
     dup_wait w = {.op = {g, "MPI_Comm_idup", -1, advance_dup, 0}};
-    WEFT_TRY(p2p_check(MPI_Comm_idup(from, to, &w.r), "MPI_Comm_idup"));
+    WEFT_TRY(p2p_check(MPI_Comm_idup(from, &comm, &w.r), "MPI_Comm_idup"));
     WEFT_TRY(comm_drive(&w.op, group_deadline(g, -1)));
-    return p2p_check(MPI_Comm_set_errhandler(*to, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    WEFT_TRY(p2p_check(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
+    return p2p_open(g, kind, comm, lane);
+}
+
+/* The lanes whose carrier depends on who shares a node. */
+static weft_status open_lanes(weft_group *g) {
+    const MPI_Comm from = p2p_comm(g->ctrl);
+    WEFT_TRY(weft_ctrl_agree(g, open_lane(g, P2P_LAT, from, &g->lat)));
+    WEFT_TRY(weft_ctrl_agree(g, open_lane(g, P2P_HALO, from, &g->halo)));
+    return weft_ctrl_agree(g, open_lane(g, P2P_BULK, from, &g->bulk));
 }
 
 /* --- groups
@@ -85,9 +95,10 @@ static weft_status duplicate(weft_group *g, MPI_Comm from, MPI_Comm *to) {
 static void group_destroy(weft_group *g, int healthy) {
     bulk_destroy_all(g);
     vote_destroy(g->vote);
-    /* MPI_Comm_free is collective: not with dead members. */
-    if (healthy && g->ctrl != MPI_COMM_NULL) MPI_Comm_free(&g->ctrl);
-    if (healthy && g->bulk != MPI_COMM_NULL) MPI_Comm_free(&g->bulk);
+    p2p_close(g->bulk, healthy);
+    p2p_close(g->halo, healthy);
+    p2p_close(g->lat, healthy);
+    p2p_close(g->ctrl, healthy);
     for (int r = 0; g->peer && r < g->size; r++) free(g->peer[r]);
     free(g->peer);
     free(g->member);
@@ -142,7 +153,7 @@ static weft_status find_members(weft_group *g, MPI_Comm comm) {
     int *of_comm = weft_calloc((size_t)g->size, sizeof *of_comm);
     if (!of_comm) return WEFT_ERR_NOMEM;
     MPI_Comm_group(comm, &theirs);
-    MPI_Comm_group(g->ctx->all->ctrl, &ours);
+    MPI_Comm_group(p2p_comm(g->ctx->all->ctrl), &ours);
     for (int r = 0; r < g->size; r++) of_comm[r] = r;
     MPI_Group_translate_ranks(theirs, g->size, of_comm, ours, g->member);
     MPI_Group_free(&theirs);
@@ -176,8 +187,7 @@ static weft_status fill_group(weft_group *g, MPI_Comm comm) {
 static weft_status connect_group(weft_group *g, MPI_Comm comm) {
     weft_status local = fill_group(g, comm);
     if (local == WEFT_ERR_ARG || local == WEFT_ERR_UNSUPPORTED) return local;
-    WEFT_TRY(duplicate(g, comm, &g->ctrl));
-    WEFT_TRY(duplicate(g, comm, &g->bulk));
+    WEFT_TRY(open_lane(g, P2P_CTRL, comm, &g->ctrl));
     g->vote = vote_create(g, g->ctrl, 0);
     if (!g->vote) return WEFT_ERR_NOMEM;
     WEFT_TRY(weft_ctrl_agree(g, local));
@@ -185,7 +195,7 @@ static weft_status connect_group(weft_group *g, MPI_Comm comm) {
     WEFT_TRY(weft_ctrl_allreduce(g, &id, 1, WEFT_I64, WEFT_MAX));
     if (id >= GROUP_MAX) return weft_fail(WEFT_ERR_UNSUPPORTED, "more than %d groups", GROUP_MAX);
     g->id = (int)id;
-    return WEFT_OK;
+    return g->ctx->peers ? open_lanes(g) : WEFT_OK;
 }
 
 static weft_status group_new(weft_ctx *c, MPI_Comm comm, const char *name, weft_group **out) {
@@ -194,7 +204,6 @@ static weft_status group_new(weft_ctx *c, MPI_Comm comm, const char *name, weft_
     if (!g) return WEFT_ERR_NOMEM;
     g->ctx = c;
     g->id = -1;
-    g->ctrl = g->bulk = MPI_COMM_NULL;
     snprintf(g->name, sizeof g->name, "%s", name ? name : "unnamed");
     weft_status s = connect_group(g, comm);
     if (s < 0) {
@@ -268,7 +277,7 @@ static void ctx_destroy(weft_ctx *c, int healthy) {
     for (int i = 1; i < GROUP_MAX; i++)
         if (c->groups[i]) group_destroy(c->groups[i], healthy);
     if (c->peers) peers_destroy(c->peers);
-    if (healthy && c->alarm != MPI_COMM_NULL) MPI_Comm_free(&c->alarm);
+    p2p_close(c->alarm, healthy);
     if (c->all) group_destroy(c->all, healthy);
     if (c->exec) weft_exec_destroy(c->exec);
     if (c->backend) weft_backend_close(c->backend);
@@ -277,10 +286,11 @@ static void ctx_destroy(weft_ctx *c, int healthy) {
 
 static weft_status fill_ctx(weft_ctx *c, MPI_Comm world) {
     WEFT_TRY(group_new(c, world, "all ranks", &c->all));
-    WEFT_TRY(duplicate(c->all, world, &c->alarm));
+    WEFT_TRY(open_lane(c->all, P2P_ALARM, world, &c->alarm));
     WEFT_TRY(peers_create(c, &c->peers));
     WEFT_TRY(weft_ctrl_agree(c->all, name_peers(c->all)));
-    return weft_ctrl_agree(c->all, find_nodes(c->all));
+    WEFT_TRY(weft_ctrl_agree(c->all, find_nodes(c->all)));
+    return open_lanes(c->all);
 }
 
 weft_status weft_init(MPI_Comm world, const weft_comm_opts *o, weft_ctx **out) {
@@ -290,7 +300,6 @@ weft_status weft_init(MPI_Comm world, const weft_comm_opts *o, weft_ctx **out) {
     if (world == MPI_COMM_NULL) return weft_fail(WEFT_ERR_ARG, "weft_init: MPI_COMM_NULL");
     weft_ctx *c = weft_calloc(1, sizeof *c);
     if (!c) return WEFT_ERR_NOMEM;
-    c->alarm = MPI_COMM_NULL;
     weft_status s = read_options(c, o);
     if (s >= 0) s = open_kernels(c);
     if (s >= 0) s = fill_ctx(c, world);

@@ -2,6 +2,7 @@
 #ifndef WEFT_COMM_GROUP_H
 #define WEFT_COMM_GROUP_H
 
+#include "comm/carrier/p2p.h"
 #include "comm/engine.h"
 #include "comm/peers.h"
 #include "kernels/kernels.h"
@@ -12,7 +13,7 @@
 
 struct weft_ctx {
     weft_group *all; /* the ranks of weft_init; id 0 */
-    MPI_Comm alarm;  /* peers.c */
+    p2p_lane *alarm; /* peers.c */
     uint64_t timeout_ns;
     size_t chunk;
     peers *peers; /* NULL until the ranks know each other */
@@ -36,7 +37,7 @@ typedef struct group_nodes {
 struct weft_group {
     weft_ctx *ctx;
     int rank, size, id;
-    MPI_Comm ctrl, bulk; /* private: nobody else's messages can match ours */
+    p2p_lane *ctrl, *lat, *halo, *bulk;
     char name[64];
     int *member; /* rank in the context of each rank of the group */
     char **peer; /* names for people */

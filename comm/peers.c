@@ -19,9 +19,9 @@
 
 #include "base/mem.h"
 #include "base/status.h"
+#include "comm/carrier/p2p.h"
 #include "comm/ctrl.h"
 #include "comm/group.h"
-#include "comm/p2p.h"
 #include "comm/shm/segment.h"
 
 #define TEXT_BYTES  448
@@ -59,7 +59,7 @@ struct peers {
     segment segment;
     board *boards; /* of this node, in the segment */
     alarm_message alarm_in, alarm_out;
-    MPI_Request alarm_recv, *alarm_send;
+    p2p_request alarm_recv, *alarm_send;
 };
 
 /* --- who are we
@@ -194,8 +194,7 @@ static weft_status attach(peers *p) {
  * ------------------------------------------------------------------------------------------- */
 
 static weft_status listen_for_alarms(peers *p) {
-    return p2p_recv(p->ctx->all, p->ctx->alarm, &p->alarm_in, sizeof p->alarm_in, MPI_ANY_SOURCE, 0,
-                    &p->alarm_recv);
+    return p2p_recv(p->ctx->alarm, &p->alarm_in, sizeof p->alarm_in, MPI_ANY_SOURCE, 0, &p->alarm_recv);
 }
 
 static weft_status fill_peers(peers *p) {
@@ -205,7 +204,6 @@ static weft_status fill_peers(peers *p) {
     p->node = weft_calloc((size_t)p->n, sizeof *p->node);
     p->slot = weft_calloc((size_t)p->n, sizeof *p->slot);
     p->alarm_send = weft_calloc((size_t)p->n, sizeof *p->alarm_send);
-    for (int r = 0; p->alarm_send && r < p->n; r++) p->alarm_send[r] = MPI_REQUEST_NULL;
     weft_status s = p->id && p->node && p->slot && p->alarm_send ? identify(p, &mine) : WEFT_ERR_NOMEM;
     WEFT_TRY(weft_ctrl_agree(p->ctx->all, s));
     assert(p->id && p->node && p->slot && p->alarm_send);
@@ -222,7 +220,6 @@ weft_status peers_create(weft_ctx *c, peers **out) {
     p->ctx = c;
     p->n = c->all->size;
     p->me = c->all->rank;
-    p->alarm_recv = MPI_REQUEST_NULL;
     weft_status s = fill_peers(p);
     if (s < 0) {
         peers_destroy(p);
@@ -233,8 +230,8 @@ weft_status peers_create(weft_ctx *c, peers **out) {
 }
 
 void peers_destroy(peers *p) {
-    int can_free = p2p_abandon(&p->alarm_recv, 1, 1);
-    if (p->alarm_send) can_free &= p2p_abandon(p->alarm_send, p->n, 0);
+    int can_free = p2p_abandon(&p->alarm_recv, 1);
+    if (p->alarm_send) can_free &= p2p_abandon(p->alarm_send, p->n);
     segment_destroy(&p->segment);
     free(p->id);
     free(p->node);
@@ -272,14 +269,14 @@ void peers_tell(weft_group *g) {
     atomic_store_explicit(&b->gave_up[g->id], (int16_t)g->broken, memory_order_release);
     int other_nodes = 0;
     for (int r = 0; r < g->size; r++) other_nodes += p->node[g->member[r]] != p->node[p->me];
-    if (!other_nodes || !p2p_abandon(p->alarm_send, p->n, 0)) return; /* the last alarm is still under way */
+    if (!other_nodes || !p2p_abandon(p->alarm_send, p->n)) return; /* the last alarm is still under way */
     p->alarm_out.group = g->id;
     p->alarm_out.status = g->broken;
     p->alarm_out.from = p->me;
     snprintf(p->alarm_out.text, TEXT_BYTES, "%.*s", TEXT_BYTES - 1, g->broken_text);
     for (int r = 0; r < g->size; r++) /* best effort: a failing send must not hide the first error */
         if (p->node[g->member[r]] != p->node[p->me])
-            p2p_send(g->ctx->all, g->ctx->alarm, &p->alarm_out, sizeof p->alarm_out, g->member[r], 0,
+            p2p_send(g->ctx->alarm, &p->alarm_out, sizeof p->alarm_out, g->member[r], 0,
                      &p->alarm_send[g->member[r]]);
 }
 
@@ -299,13 +296,13 @@ static int rank_in(const weft_group *g, int ctx_rank) {
 static weft_status hear_alarms(peers *p) {
     for (;;) {
         int done;
-        size_t bytes = sizeof p->alarm_in;
-        if (p->alarm_recv == MPI_REQUEST_NULL) return WEFT_OK;
-        WEFT_TRY(p2p_test(&p->alarm_recv, &done, &bytes));
+        if (!p->alarm_recv.lane) return WEFT_OK;
+        WEFT_TRY(p2p_test(&p->alarm_recv, &done));
         if (!done) return WEFT_OK;
         alarm_message *m = &p->alarm_in;
         m->text[TEXT_BYTES - 1] = 0;
-        if (bytes == sizeof *m && m->group >= 0 && m->group < GROUP_MAX && p->ctx->groups[m->group]) {
+        if (p->alarm_recv.bytes == sizeof *m && m->group >= 0 && m->group < GROUP_MAX &&
+            p->ctx->groups[m->group]) {
             weft_group *g = p->ctx->groups[m->group];
             const int from = rank_in(g, m->from);
             if (from >= 0) group_break_quietly(g, news(g, from, (weft_status)m->status, m->text));

@@ -8,14 +8,14 @@
 
 #include "base/mem.h"
 #include "base/status.h"
+#include "comm/carrier/p2p.h"
 #include "comm/group.h"
-#include "comm/p2p.h"
 
 typedef enum vote_phase { VOTE_IDLE, VOTE_UP, VOTE_DOWN, VOTE_FLUSH } vote_phase;
 
 struct vote {
     weft_group *group;
-    MPI_Comm lane;
+    p2p_lane *lane;
     int tag;
     tree_node place;
     vote_phase phase;
@@ -23,11 +23,11 @@ struct vote {
     weft_dtype type;
     weft_redop redop;
     vote_record mine, result;
-    MPI_Request from_child[TREE_LEVELS], to_parent, from_parent, to_child[TREE_LEVELS];
+    p2p_request from_child[TREE_LEVELS], to_parent, from_parent, to_child[TREE_LEVELS];
     vote_record child[]; /* place.nchild */
 };
 
-vote *vote_create(weft_group *g, MPI_Comm lane, int tag) {
+vote *vote_create(weft_group *g, p2p_lane *lane, int tag) {
     tree_node place;
     tree_place(g->rank, g->size, 0, &place);
     vote *v = weft_calloc(1, sizeof *v + (size_t)place.nchild * sizeof v->child[0]);
@@ -36,17 +36,15 @@ vote *vote_create(weft_group *g, MPI_Comm lane, int tag) {
     v->lane = lane;
     v->tag = tag;
     v->place = place;
-    v->to_parent = v->from_parent = MPI_REQUEST_NULL;
-    for (int i = 0; i < TREE_LEVELS; i++) v->from_child[i] = v->to_child[i] = MPI_REQUEST_NULL;
     return v;
 }
 
 void vote_destroy(vote *v) {
     if (!v) return;
-    int can_free = p2p_abandon(v->from_child, v->place.nchild, 1);
-    can_free &= p2p_abandon(&v->from_parent, 1, 1);
-    can_free &= p2p_abandon(&v->to_parent, 1, 0);
-    can_free &= p2p_abandon(v->to_child, v->place.nchild, 0);
+    int can_free = p2p_abandon(v->from_child, v->place.nchild);
+    can_free &= p2p_abandon(&v->from_parent, 1);
+    can_free &= p2p_abandon(&v->to_parent, 1);
+    can_free &= p2p_abandon(v->to_child, v->place.nchild);
     if (can_free) free(v);
 }
 
@@ -60,11 +58,11 @@ weft_status vote_begin(vote *v, vote_call call, const void *values, size_t n, we
     if (n) memcpy(v->mine.data, values, n * weft_dtype_size(t));
     /* Receives take a full record: a rank that disagrees may send more than we would. */
     for (int i = 0; i < v->place.nchild; i++)
-        WEFT_TRY(p2p_recv(v->group, v->lane, &v->child[i], sizeof(vote_record), v->place.child[i].rank,
-                          v->tag, &v->from_child[i]));
+        WEFT_TRY(p2p_recv(v->lane, &v->child[i], sizeof(vote_record), v->place.child[i].rank, v->tag,
+                          &v->from_child[i]));
     if (v->place.parent >= 0)
-        WEFT_TRY(p2p_recv(v->group, v->lane, &v->result, sizeof(vote_record), v->place.parent, v->tag,
-                          &v->from_parent));
+        WEFT_TRY(
+            p2p_recv(v->lane, &v->result, sizeof(vote_record), v->place.parent, v->tag, &v->from_parent));
     v->phase = VOTE_UP;
     return WEFT_OK;
 }
@@ -128,10 +126,10 @@ static weft_status disagreement(const vote *v) {
 }
 
 /* Are these requests complete? *waits_for: the first that is not. */
-static weft_status all_done(vote *v, MPI_Request *r, int *done, int *waits_for) {
+static weft_status all_done(vote *v, p2p_request *r, int *done, int *waits_for) {
     *done = 1;
     for (int i = 0; i < v->place.nchild && *done; i++) {
-        WEFT_TRY(p2p_test(&r[i], done, NULL));
+        WEFT_TRY(p2p_test(&r[i], done));
         if (!*done) *waits_for = v->place.child[i].rank;
     }
     return WEFT_OK;
@@ -147,25 +145,25 @@ weft_status vote_advance(vote *v, int *moved, int *waits_for) {
         WEFT_TRY(merge_children(v));
         *moved = 1;
         if (v->place.parent >= 0)
-            WEFT_TRY(p2p_send(v->group, v->lane, &v->mine, v->bytes, v->place.parent, v->tag, &v->to_parent));
+            WEFT_TRY(p2p_send(v->lane, &v->mine, v->bytes, v->place.parent, v->tag, &v->to_parent));
         else
             memcpy(&v->result, &v->mine, v->bytes);
         v->phase = VOTE_DOWN;
         /* fallthrough */
     case VOTE_DOWN:
-        WEFT_TRY(p2p_test(&v->from_parent, &done, NULL));
+        WEFT_TRY(p2p_test(&v->from_parent, &done));
         if (!done) {
             *waits_for = v->place.parent;
             return WEFT_IN_PROGRESS;
         }
         *moved = 1;
         for (int i = 0; i < v->place.nchild; i++)
-            WEFT_TRY(p2p_send(v->group, v->lane, &v->result, v->bytes, v->place.child[i].rank, v->tag,
-                              &v->to_child[i]));
+            WEFT_TRY(
+                p2p_send(v->lane, &v->result, v->bytes, v->place.child[i].rank, v->tag, &v->to_child[i]));
         v->phase = VOTE_FLUSH;
         /* fallthrough */
     case VOTE_FLUSH:
-        WEFT_TRY(p2p_test(&v->to_parent, &done, NULL));
+        WEFT_TRY(p2p_test(&v->to_parent, &done));
         if (done) WEFT_TRY(all_done(v, v->to_child, &done, waits_for));
         if (!done) return WEFT_IN_PROGRESS;
         *moved = 1;

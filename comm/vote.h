@@ -6,6 +6,7 @@
 
 #include <stdint.h>
 
+#include "comm/carrier/p2p.h"
 #include "comm/tree.h"
 #include "weft/comm.h"
 
@@ -39,8 +40,8 @@ typedef struct vote_record {
 
 typedef struct vote vote;
 
-/* For one lane (communicator and tag) of g. NULL with the error text set on exhaustion. */
-vote *vote_create(weft_group *g, MPI_Comm lane, int tag);
+/* For one lane (and tag) of g. NULL with the error text set on exhaustion. */
+vote *vote_create(weft_group *g, p2p_lane *lane, int tag);
 /* Leaks its buffers if MPI still holds them (after an error only). */
 void vote_destroy(vote *v);
 

@@ -1,0 +1,92 @@
+/* Point-to-point messages; see p2p.h. Checks, fault injection and the words of errors are here, the rest is the
+ * carrier's. */
+#include "comm/carrier/p2p.h"
+
+#include <stdlib.h>
+
+#include "base/fault.h"
+#include "base/mem.h"
+#include "base/status.h"
+#include "comm/carrier/carrier.h"
+
+#define FAREWELLS 100 /* looks at an abandoned request */
+
+weft_status p2p_check(int e, const char *call) {
+    if (e == MPI_SUCCESS) return WEFT_OK;
+    char text[MPI_MAX_ERROR_STRING] = "unknown error";
+    int n = 0;
+    MPI_Error_string(e, text, &n);
+    return weft_fail(WEFT_ERR_LINK, "%s: %s", call, text);
+}
+
+weft_status p2p_open(weft_group *g, p2p_kind kind, MPI_Comm comm, p2p_lane **out) {
+    *out = NULL;
+    p2p_lane *lane = weft_calloc(1, sizeof *lane);
+    if (!lane) return WEFT_ERR_NOMEM;
+    *lane = (p2p_lane){.carrier = &carrier_mpi, .group = g, .comm = comm, .kind = kind};
+    const weft_status s = lane->carrier->open ? lane->carrier->open(lane) : WEFT_OK;
+    if (s < 0) {
+        weft_context(s, "carrier %s", lane->carrier->name);
+        free(lane);
+        return s;
+    }
+    *out = lane;
+    return WEFT_OK;
+}
+
+void p2p_close(p2p_lane *lane, int healthy) {
+    if (!lane) return;
+    if (lane->carrier->close) lane->carrier->close(lane, healthy);
+    /* MPI_Comm_free is collective: not with dead members. */
+    if (healthy) MPI_Comm_free(&lane->comm);
+    free(lane);
+}
+
+MPI_Comm p2p_comm(const p2p_lane *lane) {
+    return lane->comm;
+}
+
+static weft_status check(size_t bytes, int tag) {
+    if (bytes > P2P_MAX) return weft_fail(WEFT_ERR_INTERNAL, "message of %zu bytes", bytes);
+    if (tag < 0 || tag >= P2P_TAGS) return weft_fail(WEFT_ERR_INTERNAL, "message with tag %d", tag);
+    return WEFT_OK;
+}
+
+weft_status p2p_send(p2p_lane *lane, const void *buf, size_t bytes, int to, int tag, p2p_request *r) {
+    *r = (p2p_request){0};
+    WEFT_TRY(check(bytes, tag));
+    weft_status s = WEFT_OK;
+    if (weft_fault_hit(WEFT_FAULT_SEND)) s = weft_fail(WEFT_ERR_LINK, "injected fault");
+    if (s >= 0) s = lane->carrier->send(lane, buf, bytes, to, tag, r);
+    if (s < 0) return weft_context(s, "sending %zu bytes to %s", bytes, weft_group_peer(lane->group, to));
+    r->lane = lane;
+    return WEFT_OK;
+}
+
+weft_status p2p_recv(p2p_lane *lane, void *buf, size_t bytes, int from, int tag, p2p_request *r) {
+    *r = (p2p_request){.receives = 1};
+    WEFT_TRY(check(bytes, tag));
+    const weft_status s = lane->carrier->recv(lane, buf, bytes, from, tag, r);
+    if (s < 0)
+        return weft_context(s, "receiving %zu bytes from %s", bytes, weft_group_peer(lane->group, from));
+    r->lane = lane;
+    return WEFT_OK;
+}
+
+weft_status p2p_poll(p2p_request *r, int *done) {
+    WEFT_TRY(r->lane->carrier->test(r, done));
+    if (*done) r->lane = NULL;
+    return WEFT_OK;
+}
+
+int p2p_abandon(p2p_request *r, int n) {
+    int all_over = 1;
+    for (int i = 0; i < n; i++) {
+        int done = !r[i].lane;
+        if (!done && r[i].lane->carrier->cancel) r[i].lane->carrier->cancel(&r[i]);
+        for (int tries = 0; tries < FAREWELLS && !done; tries++)
+            if (p2p_test(&r[i], &done) < 0) break;
+        all_over &= done;
+    }
+    return all_over;
+}
