@@ -95,7 +95,7 @@ static weft_status copy_tensors(weft_bulk *b, int nt, const weft_tensor *t) {
 static weft_status fill_bulk(weft_bulk *b, int nt, const weft_tensor *t) {
     weft_group *g = b->group;
     WEFT_TRY(copy_tensors(b, nt, t));
-    WEFT_TRY(plan_build(&b->plan, nt, b->tensor, b->bucket_bytes, g->ctx->chunk));
+    WEFT_TRY(plan_build(&b->plan, b->kind, g->size, nt, b->tensor, b->bucket_bytes, g->ctx->chunk));
     b->words = ((size_t)g->size + 63) / 64;
     b->vote = vote_create(g, g->bulk, TAG_VOTE);
     b->tensor_ready = weft_calloc((size_t)nt, 1);
@@ -353,10 +353,12 @@ weft_status weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *tota
     if (!b->round) return weft_fail(WEFT_ERR_STATE, "%s: wait before weft_bulk_start", b->what);
     const int bucket = i == WEFT_ALL ? b->plan.nbuckets - 1 : b->plan.bucket_of[i];
     /* Buckets travel in order: all up to this one must be ready here, or the wait would never end. */
-    for (int k = b->plan.bucket[bucket].first; k < b->nt; k++)
+    for (int n = 0; n <= b->plan.bucket[bucket].last; n++) {
+        const int k = b->plan.order[n];
         if (!b->tensor_ready[k])
             return weft_fail(WEFT_ERR_STATE, "%s: wait for tensor '%s' needs '%s', which is not ready here",
                              b->what, i == WEFT_ALL ? "all" : b->tensor[i].name, b->tensor[k].name);
+    }
     bulk_wait w = {{b->group, b->what, -1, advance_wait, 1}, b, b->plan.bucket[bucket].end};
     WEFT_TRY(comm_drive(&w.op, group_deadline(b->group, timeout_ms)));
     const int contributors = b->mover->ops->contributors(b->mover);
