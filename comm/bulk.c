@@ -359,7 +359,14 @@ weft_status weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *tota
             return weft_fail(WEFT_ERR_STATE, "%s: wait for tensor '%s' needs '%s', which is not ready here",
                              b->what, i == WEFT_ALL ? "all" : b->tensor[i].name, b->tensor[k].name);
     }
-    bulk_wait w = {{b->group, b->what, -1, advance_wait, 1}, b, b->plan.bucket[bucket].end};
+    bulk_wait w = {{.group = b->group,
+                    .what = b->what,
+                    .waits_for = -1,
+                    .advance = advance_wait,
+                    .bulk = 1,
+                    .site = __builtin_return_address(0)},
+                   b,
+                   b->plan.bucket[bucket].end};
     WEFT_TRY(comm_drive(&w.op, group_deadline(b->group, timeout_ms)));
     const int contributors = b->mover->ops->contributors(b->mover);
     if (total_weight) *total_weight = contributors;

@@ -37,7 +37,7 @@ static weft_status ballot(weft_group *g, const char *what, vote_call call, const
     call.seq = g->ctrl_seq++;
     weft_status s = vote_begin(g->vote, call, values, n, t, op);
     if (s < 0) return group_break(g, weft_context(s, "group '%s', %s", g->name, what));
-    vote_wait w = {{g, what, -1, advance_vote, 0}, g->vote};
+    vote_wait w = {{.group = g, .what = what, .waits_for = -1, .advance = advance_vote}, g->vote};
     return comm_drive(&w.op, group_deadline(g, -1));
 }
 
@@ -85,7 +85,10 @@ static weft_status advance_bcast(comm_op *op, int *moved) {
 static weft_status bcast_piece(weft_group *g, const char *what, char *buf, size_t bytes, int root) {
     tree_node place;
     tree_place((g->rank - root + g->size) % g->size, g->size, 0, &place);
-    bcast_wait w = {.op = {g, what, -1, advance_bcast, 0}, .parent = -1, .buf = buf, .bytes = bytes};
+    bcast_wait w = {.op = {.group = g, .what = what, .waits_for = -1, .advance = advance_bcast},
+                    .parent = -1,
+                    .buf = buf,
+                    .bytes = bytes};
     if (place.parent >= 0) w.parent = (place.parent + root) % g->size;
     w.nchild = place.nchild;
     /* The highest child has the largest subtree: it goes first. */
@@ -163,7 +166,10 @@ static weft_status advance_gather(comm_op *op, int *moved) {
 
 static weft_status gather_piece(weft_group *g, const char *send, char *recv, size_t bytes, size_t at,
                                 size_t piece, int root) {
-    gather_wait w = {.op = {g, "gather", -1, advance_gather, 0}, .recv = recv, .bytes = bytes, .at = at};
+    gather_wait w = {.op = {.group = g, .what = "gather", .waits_for = -1, .advance = advance_gather},
+                     .recv = recv,
+                     .bytes = bytes,
+                     .at = at};
     w.piece = piece;
     w.root = root;
     for (int i = 0; i < GATHER_OPEN; i++) w.from[i] = root;

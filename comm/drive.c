@@ -11,11 +11,13 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "comm/group.h"
+#include "comm/stall.h"
 
 #define SPINS        2000
 #define YIELD_NS     2000000u   /* yield for this long without progress, then sleep */
 #define SHORT_NS     100000000u /* sleep 50 us for this long, then 500 us */
 #define CLOCK_PERIOD 16         /* spins between looks at the clock */
+#define NOTE_NS      1000000u   /* a wait of this long is put on the board */
 #define QUIET_GRACE_NS                                                                                       \
     2000000u /* a wait of this long ends weft_quiet: the peer may be waiting for our bulk */
 
@@ -49,15 +51,19 @@ weft_status comm_drive(comm_op *op, uint64_t deadline) {
     uint64_t moved_at = began, look_at = began + PEERS_PERIOD_NS;
     engine *e = &g->ctx->engine;
     int held = e->quiet && !op->bulk; /* by weft_quiet, for a while */
+    int noted = 0, reported = 0;
     for (uint32_t spins = 0;; spins++) {
         int moved = 0;
         op->waits_for = g->waits_for = -1;
         s = op->advance(op, &moved);
         if (s < 0) break;
-        if (s != WEFT_IN_PROGRESS) return s;
+        if (s != WEFT_IN_PROGRESS) {
+            if (noted) stall_leave(g->ctx);
+            return s;
+        }
         engine_poll(g->ctx, !held, &moved);
         s = group_usable(g);
-        if (s < 0) return s;
+        if (s < 0) break;
         if (op->waits_for < 0) op->waits_for = g->waits_for;
         const int spinning = spins < SPINS && !crowded;
         if (spinning && spins % CLOCK_PERIOD != CLOCK_PERIOD - 1) {
@@ -69,6 +75,14 @@ weft_status comm_drive(comm_op *op, uint64_t deadline) {
         if (moved) {
             spins = 0;
             moved_at = now;
+        }
+        if (!noted && now - began >= NOTE_NS) {
+            stall_enter(op);
+            noted = 1;
+        }
+        if (!reported && now - began >= g->ctx->stall_ns) {
+            stall_report(op, now - began);
+            reported = 1;
         }
         if (held && now - began >= QUIET_GRACE_NS) held = 0;
         if (now >= look_at) {
@@ -85,5 +99,6 @@ weft_status comm_drive(comm_op *op, uint64_t deadline) {
         else
             doze(now - moved_at);
     }
+    if (noted) stall_leave(g->ctx);
     return group_break(g, weft_context(s, "group '%s', %s", g->name, op->what));
 }

@@ -14,7 +14,8 @@ typedef struct comm_op {
     /* Does what can be done without waiting; sets *moved if it did anything. OK: complete. IN_PROGRESS. Errors.
      * Between its calls the engine moves all other traffic. */
     weft_status (*advance)(struct comm_op *op, int *moved);
-    int bulk; /* it waits for a bulk: weft_quiet does not hold pieces back */
+    const void *site; /* where the user called weft; NULL: unknown */
+    int bulk;         /* it waits for a bulk: weft_quiet does not hold pieces back */
 } comm_op;
 
 /* Advances op until it is complete. Any error breaks the group. deadline: CLOCK_MONOTONIC in ns. */

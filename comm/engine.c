@@ -74,5 +74,59 @@ void engine_count(weft_ctx *c, engine_lane lane, uint64_t ns, uint64_t bytes) {
     e->lane[lane].bytes += bytes;
     if (!ns) return;
     weft_hist_add(&e->lane[lane].ns, ns);
-    if (lane == LANE_LAT && e->bulk) weft_hist_add(&e->loaded.ns, ns);
+    if (lane == LANE_LAT && e->bulk) weft_hist_add(&e->loaded, ns);
+}
+
+/* --- the caller's side ---------------------------------------------------------------------------------------- */
+
+weft_status weft_progress(weft_ctx *c, int64_t usec) {
+    if (!c) return weft_fail(WEFT_ERR_ARG, "progress without a context");
+    const uint64_t until = weft_now_ns() + (usec > 0 ? (uint64_t)usec * 1000u : 0);
+    engine *e = &c->engine;
+    do {
+        int moved = 0;
+        engine_poll(c, 1, &moved);
+    } while ((e->urgent || e->bulk) && weft_now_ns() < until);
+    return group_usable(c->all);
+}
+
+weft_status weft_quiet(weft_ctx *c, int on) {
+    if (!c) return weft_fail(WEFT_ERR_ARG, "quiet without a context");
+    if (!on && !c->engine.quiet) return weft_fail(WEFT_ERR_STATE, "weft_quiet ended more often than begun");
+    c->engine.quiet += on ? 1 : -1;
+    return WEFT_OK;
+}
+
+static weft_lane_stats lane_stats(const weft_hist *h, uint64_t count, uint64_t bytes) {
+    return (weft_lane_stats){.count = count,
+                             .bytes = bytes,
+                             .p50_us = (double)weft_hist_quantile(h, 0.5) * 1e-3,
+                             .p99_us = (double)weft_hist_quantile(h, 0.99) * 1e-3,
+                             .max_us = (double)h->max * 1e-3};
+}
+
+static weft_lane_stats stats_of(const engine *e, engine_lane l) {
+    return lane_stats(&e->lane[l].ns, e->lane[l].count, e->lane[l].bytes);
+}
+
+weft_status weft_stats(weft_ctx *c, weft_stats_buf *s, int reset) {
+    if (!c || !s || s->size != sizeof *s)
+        return weft_fail(WEFT_ERR_ARG, "statistics: the structure has %u bytes, expected %zu",
+                         s ? s->size : 0, sizeof *s);
+    engine *e = &c->engine;
+    s->lat = stats_of(e, LANE_LAT);
+    s->halo = stats_of(e, LANE_HALO);
+    s->bulk = stats_of(e, LANE_BULK);
+    s->ctrl = stats_of(e, LANE_CTRL);
+    s->lat_loaded = lane_stats(&e->loaded, e->loaded.count, 0);
+    s->records = e->records;
+    s->entries = e->entries;
+    s->quanta = e->quanta;
+    s->pulses = e->pulses;
+    s->longest_quantum_us = (double)e->longest_quantum * 1e-3;
+    if (!reset) return WEFT_OK;
+    memset(e->lane, 0, sizeof e->lane);
+    memset(&e->loaded, 0, sizeof e->loaded);
+    e->records = e->entries = e->quanta = e->pulses = e->longest_quantum = 0;
+    return WEFT_OK;
 }

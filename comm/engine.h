@@ -28,12 +28,13 @@ typedef struct lane_record {
 } lane_record;
 
 typedef struct engine {
-    engine_item *urgent;             /* LAT and HALO under way */
-    engine_item *bulk;               /* bulks under way, urgent ones first */
-    int quiet;                       /* depth of weft_quiet */
-    int in_poll;                     /* a tick may come while a piece is under way */
-    lane_record lane[LANES], loaded; /* loaded: LAT with a bulk beside it */
-    uint64_t records, entries, quanta, pulses, longest_quantum, longest_gap, left_at;
+    engine_item *urgent; /* LAT and HALO under way */
+    engine_item *bulk;   /* bulks under way, urgent ones first */
+    int quiet;           /* depth of weft_quiet */
+    int in_poll;         /* a tick may come while a piece is under way */
+    lane_record lane[LANES];
+    weft_hist loaded; /* LAT with a bulk beside it */
+    uint64_t records, entries, quanta, pulses, longest_quantum;
 } engine;
 
 /* Puts an item on its list. Main thread. */

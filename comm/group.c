@@ -14,9 +14,11 @@
 #include "comm/carrier/p2p.h"
 #include "comm/ctrl.h"
 #include "comm/drive.h"
+#include "comm/lat.h"
 #include "comm/vote.h"
 
 #define TIMEOUT_MS 600000
+#define STALL_MS   10000
 #define CHUNK      ((size_t)1 << 20)
 #define CHUNK_MIN  ((size_t)64)
 #define CHUNK_MAX  ((size_t)256 << 20)
@@ -74,7 +76,7 @@ static weft_status advance_dup(comm_op *op, int *moved) {
 
 static weft_status open_lane(weft_group *g, p2p_kind kind, MPI_Comm from, p2p_lane **lane) {
     MPI_Comm comm;
-    dup_wait w = {.op = {g, "MPI_Comm_idup", -1, advance_dup, 0}};
+    dup_wait w = {.op = {.group = g, .what = "MPI_Comm_idup", .waits_for = -1, .advance = advance_dup}};
     WEFT_TRY(p2p_check(MPI_Comm_idup(from, &comm, &w.r), "MPI_Comm_idup"));
     WEFT_TRY(comm_drive(&w.op, group_deadline(g, -1)));
     WEFT_TRY(p2p_check(MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
@@ -86,7 +88,8 @@ static weft_status open_lanes(weft_group *g) {
     const MPI_Comm from = p2p_comm(g->ctrl);
     WEFT_TRY(weft_ctrl_agree(g, open_lane(g, P2P_LAT, from, &g->lat)));
     WEFT_TRY(weft_ctrl_agree(g, open_lane(g, P2P_HALO, from, &g->halo)));
-    return weft_ctrl_agree(g, open_lane(g, P2P_BULK, from, &g->bulk));
+    WEFT_TRY(weft_ctrl_agree(g, open_lane(g, P2P_BULK, from, &g->bulk)));
+    return lat_create(g, &g->small);
 }
 
 /* --- groups
@@ -94,6 +97,7 @@ static weft_status open_lanes(weft_group *g) {
 
 static void group_destroy(weft_group *g, int healthy) {
     bulk_destroy_all(g);
+    lat_destroy(g->small);
     vote_destroy(g->vote);
     p2p_close(g->bulk, healthy);
     p2p_close(g->halo, healthy);
@@ -263,6 +267,8 @@ static weft_status read_options(weft_ctx *c, const weft_comm_opts *o) {
         return weft_fail(WEFT_ERR_ARG, "messages of %zu bytes: a multiple of 64 from %zu to %zu", c->chunk,
                          CHUNK_MIN, CHUNK_MAX);
     c->timeout_ns = (uint64_t)ms * 1000000u;
+    const int64_t patience = o && o->stall_ms ? o->stall_ms : STALL_MS;
+    c->stall_ns = patience > 0 ? (uint64_t)patience * 1000000u : UINT64_MAX;
     return WEFT_OK;
 }
 
@@ -276,6 +282,8 @@ static weft_status open_kernels(weft_ctx *c) {
 static void ctx_destroy(weft_ctx *c, int healthy) {
     for (int i = 1; i < GROUP_MAX; i++)
         if (c->groups[i]) group_destroy(c->groups[i], healthy);
+    stall_destroy(c->stall);
+    c->stall = NULL;
     if (c->peers) peers_destroy(c->peers);
     p2p_close(c->alarm, healthy);
     if (c->all) group_destroy(c->all, healthy);
@@ -290,6 +298,7 @@ static weft_status fill_ctx(weft_ctx *c, MPI_Comm world) {
     WEFT_TRY(peers_create(c, &c->peers));
     WEFT_TRY(weft_ctrl_agree(c->all, name_peers(c->all)));
     WEFT_TRY(weft_ctrl_agree(c->all, find_nodes(c->all)));
+    WEFT_TRY(stall_create(c, &c->stall));
     return open_lanes(c->all);
 }
 

@@ -4,7 +4,9 @@
 
 #include "comm/carrier/p2p.h"
 #include "comm/engine.h"
+#include "comm/flags.h"
 #include "comm/peers.h"
+#include "comm/stall.h"
 #include "kernels/kernels.h"
 #include "weft/comm.h"
 
@@ -14,7 +16,7 @@
 struct weft_ctx {
     weft_group *all; /* the ranks of weft_init; id 0 */
     p2p_lane *alarm; /* peers.c */
-    uint64_t timeout_ns;
+    uint64_t timeout_ns, stall_ns;
     size_t chunk;
     peers *peers; /* NULL until the ranks know each other */
     weft_backend *backend;
@@ -23,6 +25,8 @@ struct weft_ctx {
     weft_group *groups[GROUP_MAX]; /* by id */
     int next_id;
     engine engine;
+    step_flags flags;
+    stall *stall; /* NULL until the ranks know each other */
 };
 
 /* Where the members of a group live. */
@@ -49,6 +53,7 @@ struct weft_group {
     int waits_for;      /* the rank that something of the group was last seen waiting for, -1: unknown */
     weft_status broken; /* the error that made the group unusable, or OK */
     char broken_text[512];
+    struct lat *small; /* small reductions */
     struct vote *vote; /* of the CTRL lane */
 };
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/status.h"
@@ -32,8 +33,9 @@ weft_status lat_create(weft_group *g, lat **out) {
         l->group = g;
         l->item = (engine_item){.group = g, .advance = lat_advance};
         l->source = weft_calloc((size_t)g->node.size, sizeof *l->source);
+        l->partial = weft_calloc((size_t)g->node.size, sizeof *l->partial);
         l->scratch = weft_calloc(lat_fold_scratch(g->node.size), 1);
-        if (!l->source || !l->scratch) s = WEFT_ERR_NOMEM;
+        if (!l->source || !l->partial || !l->scratch) s = WEFT_ERR_NOMEM;
         if (s == WEFT_OK) s = lat_net_create(g, &l->net);
         for (int i = 0; i < LAT_REQUESTS; i++) {
             l->req[i].lat = l;
@@ -42,15 +44,17 @@ weft_status lat_create(weft_group *g, lat **out) {
         l->free = l->req;
     }
     /* One place more than ranks: the release. */
-    const size_t places = (size_t)g->node.size + 1;
+    const size_t places = (size_t)g->node.size + 1, lines = 2 * places * 2 * sizeof(flag_line);
+    const size_t notes = 2 * places * sizeof(stall_note), slots = 2 * places * slot_bytes();
     s = weft_ctrl_agree(g, s);
-    if (s >= 0) s = segment_create(g, 2 * places * (2 * sizeof(flag_line) + slot_bytes()), &l->segment);
+    if (s >= 0) s = segment_create(g, lines + notes + slots, &l->segment);
     if (s < 0) {
         lat_destroy(l);
         return weft_context(s, "small reductions");
     }
     l->line = l->segment.at;
-    l->slot = (unsigned char *)l->segment.at + 2 * places * 2 * sizeof(flag_line);
+    l->note = (stall_note *)(void *)((unsigned char *)l->segment.at + lines);
+    l->slot = (unsigned char *)l->segment.at + lines + notes;
     *out = l;
     return WEFT_OK;
 }
@@ -62,6 +66,7 @@ void lat_destroy(lat *l) {
     lat_net_destroy(l->net);
     free(l->scratch);
     free(l->source);
+    free(l->partial);
     free(l);
 }
 
@@ -71,6 +76,10 @@ static flag_line *line_of(const lat *l, int place, uint64_t epoch) {
 }
 static unsigned char *slot_of(const lat *l, int place, uint64_t epoch) {
     return l->slot + (2 * (size_t)place + (epoch & 1)) * slot_bytes();
+}
+
+static stall_note *note_of(const lat *l, int place, uint64_t epoch) {
+    return &l->note[2 * (size_t)place + (epoch & 1)];
 }
 
 /* --- windows ----------------------------------------------------------------------------------------------- */
@@ -95,7 +104,8 @@ static void add_run(lat_window *w, weft_dtype t, weft_redop op, size_t offset, s
     if (last && last->type == t && last->op == op) {
         last->bytes += (uint32_t)bytes;
     } else {
-        w->run[w->runs++] = (lat_run){.type = t, .op = op, .offset = (uint32_t)offset, .bytes = (uint32_t)bytes};
+        w->run[w->runs++] =
+            (lat_run){.type = t, .op = op, .offset = (uint32_t)offset, .bytes = (uint32_t)bytes};
     }
 }
 
@@ -119,7 +129,7 @@ static void close_window(lat *l, const void *site) {
     weft_ctx *c = l->group->ctx;
     l->closed++;
     w->site = site;
-    l->hash = mix(l->hash, (uint32_t)l->closed);
+    l->hash = w->hash = mix(l->hash, (uint32_t)l->closed);
     w->record.header = (lat_header){.admit_min = UINT32_MAX, .hash_min = l->hash, .nhash_min = ~l->hash};
     w->record.header.flags_or = flags_take(c, l->group, l->closed);
     w->timed = c->engine.bulk || l->closed % TIMED == 0;
@@ -147,7 +157,13 @@ static void start(lat *l) {
     lat_window *w = window_of(l, e);
     const int me = l->group->node.me;
     l->seen = 0;
-    stall_note(l->group, e, w);
+    const lat_run *first = &w->run[0];
+    *note_of(l, me, e) = (stall_note){.seq = e,
+                                      .entries = (uint32_t)w->entries,
+                                      .bytes = (uint32_t)w->bytes,
+                                      .type = w->runs ? (uint32_t)first->type : WEFT_DTYPE_COUNT,
+                                      .op = w->runs ? (uint32_t)first->op : 0,
+                                      .site = stall_site(l->group->ctx, w->site)};
     if (l->group->node.size > 1) write_record(line_of(l, me, e), slot_of(l, me, e), &w->record, w->bytes, e);
     l->phase = LAT_NODE;
 }
@@ -187,15 +203,28 @@ static int node_is_here(lat *l, uint64_t e, int *waits_for) {
     return 1;
 }
 
-static weft_status disagree(lat *l) {
-    char text[512];
-    stall_differences(l->group, text, sizeof text);
-    return weft_fail(WEFT_ERR_ORDER, "the ranks do not post the same reductions: %s", text);
+/* Ours, and the first of this node that differs. */
+static weft_status disagree(const lat *l, const lat_window *w) {
+    const weft_group *g = l->group;
+    const group_nodes *n = &g->node;
+    const uint64_t e = l->started;
+    char ours[256], theirs[256];
+    stall_describe(g, g->rank, note_of(l, n->me, e), ours, sizeof ours);
+    for (int i = 0; i < n->size; i++) {
+        lat_header h;
+        memcpy(&h, line_of(l, i, e)->data, sizeof h);
+        if (i == n->me || h.hash_min == w->hash) continue;
+        stall_describe(g, n->rank[i], note_of(l, i, e), theirs, sizeof theirs);
+        return weft_fail(WEFT_ERR_ORDER, "the ranks do not post the same reductions: %s, but %s", ours,
+                         theirs);
+    }
+    return weft_fail(WEFT_ERR_ORDER,
+                     "the ranks do not post the same reductions: %s, a rank of another node another", ours);
 }
 
 static weft_status finish(lat *l, lat_window *w) {
     weft_ctx *c = l->group->ctx;
-    if (!lat_agrees(&w->record.header)) return disagree(l);
+    if (!lat_agrees(&w->record.header)) return disagree(l, w);
     for (int i = 0; i < w->entries; i++)
         memcpy(w->entry[i].out, w->record.values + w->entry[i].offset, w->entry[i].bytes);
     flags_arrived(c, l->group, l->started, w->record.header.flags_or);
@@ -247,7 +276,8 @@ weft_status lat_advance(engine_item *item, int *moved, int *waits_for) {
             *moved = 1;
         }
         const weft_status s = advance_record(l, moved, waits_for);
-        if (s != WEFT_OK) return s < 0 ? weft_context(s, "reduction %llu", (unsigned long long)l->started) : s;
+        if (s != WEFT_OK)
+            return s < 0 ? weft_context(s, "reduction %llu", (unsigned long long)l->started) : s;
         *moved = 1;
     }
     return WEFT_OK;
@@ -255,22 +285,24 @@ weft_status lat_advance(engine_item *item, int *moved, int *waits_for) {
 
 /* --- waiting --------------------------------------------------------------------------------------------------- */
 
-typedef struct lat_wait {
+typedef struct record_wait {
     comm_op op;
     lat *lat;
     uint64_t seq; /* until this record is complete */
-} lat_wait;
+} record_wait;
 
 static weft_status wait_record(comm_op *op, int *moved) {
-    const lat_wait *w = (const lat_wait *)op;
+    const record_wait *w = (const record_wait *)op;
     (void)moved;
     return w->lat->done >= w->seq ? WEFT_OK : WEFT_IN_PROGRESS;
 }
 
 static weft_status wait_for(lat *l, uint64_t seq, int64_t timeout_ms, const void *site) {
     weft_group *g = l->group;
-    lat_wait w = {{g, "small reduction", -1, wait_record, 0}, l, seq};
-    w.op.site = site;
+    record_wait w = {
+        .op = {.group = g, .what = "small reduction", .waits_for = -1, .advance = wait_record, .site = site},
+        .lat = l,
+        .seq = seq};
     return l->done >= seq ? WEFT_OK : comm_drive(&w.op, group_deadline(g, timeout_ms));
 }
 
@@ -286,11 +318,12 @@ static weft_status flush(lat *l, const void *site) {
 
 static weft_status check(weft_group *g, const void *in, const void *out, size_t n, weft_dtype t,
                          weft_redop op) {
-    if (!g || !g->lat) return weft_fail(WEFT_ERR_ARG, "reduction without a group");
+    if (!g || !g->small) return weft_fail(WEFT_ERR_ARG, "reduction without a group");
     if (!n || !in || !out) return weft_fail(WEFT_ERR_ARG, "reduction of %zu values without memory", n);
     if (!lat_takes(n, t))
-        return weft_fail(WEFT_ERR_ARG, "small reduction of %zu x %s: f32, f64, i32, i64 or u64, at most %d bytes",
-                         n, weft_dtype_name(t), WEFT_LAT_BYTES);
+        return weft_fail(WEFT_ERR_ARG,
+                         "small reduction of %zu x %s: f32, f64, i32, i64 or u64, at most %d bytes", n,
+                         weft_dtype_name(t), WEFT_LAT_BYTES);
     const int whole = t != WEFT_F32 && t != WEFT_F64;
     if ((unsigned)op >= WEFT_REDOP_COUNT || (op > WEFT_MAX && !whole))
         return weft_fail(WEFT_ERR_ARG, "reduction operator %d on %s", (int)op, weft_dtype_name(t));
@@ -305,9 +338,7 @@ int lat_takes(size_t n, weft_dtype t) {
 /* Room in the open window for so many values: a window that is too full is sent, and a queue that is full waited for. */
 static weft_status make_room(lat *l, size_t n, weft_dtype t, const void *site) {
     const size_t padded = (n * weft_dtype_size(t) + 7) & ~(size_t)7;
-    if (open_window(l)->bytes + padded <= WEFT_LAT_BYTES) return WEFT_OK;
-    WEFT_TRY(flush(l, site));
-    return wait_for(l, l->closed + 1 > LAT_WINDOWS ? l->closed + 1 - LAT_WINDOWS : 0, -1, site);
+    return open_window(l)->bytes + padded <= WEFT_LAT_BYTES ? WEFT_OK : lat_pulse(l->group, site);
 }
 
 weft_status weft_reduce_post(weft_group *g, const void *in, void *out, size_t n, weft_dtype t, weft_redop op,
@@ -315,7 +346,7 @@ weft_status weft_reduce_post(weft_group *g, const void *in, void *out, size_t n,
     if (!r) return weft_fail(WEFT_ERR_ARG, "reduction: no place for the request");
     *r = NULL;
     WEFT_TRY(check(g, in, out, n, t, op));
-    lat *l = g->lat;
+    lat *l = g->small;
     const void *site = __builtin_return_address(0);
     if (!l->free)
         return weft_fail(WEFT_ERR_STATE, "more than %d reductions in flight in group '%s'", LAT_REQUESTS,
@@ -331,10 +362,10 @@ weft_status weft_reduce_post(weft_group *g, const void *in, void *out, size_t n,
 }
 
 weft_status weft_reduce_flush(weft_group *g) {
-    if (!g || !g->lat) return weft_fail(WEFT_ERR_ARG, "flush without a group");
+    if (!g || !g->small) return weft_fail(WEFT_ERR_ARG, "flush without a group");
     WEFT_TRY(group_usable(g));
-    if (!open_window(g->lat)->entries) return WEFT_OK;
-    return make_room(g->lat, WEFT_LAT_BYTES / 8, WEFT_F64, __builtin_return_address(0));
+    if (!open_window(g->small)->entries) return WEFT_OK;
+    return make_room(g->small, WEFT_LAT_BYTES / 8, WEFT_F64, __builtin_return_address(0));
 }
 
 static void release_request(weft_req **r) {
@@ -373,7 +404,7 @@ weft_status weft_wait(weft_req **r, int64_t timeout_ms) {
 weft_status lat_allreduce(weft_group *g, const void *in, void *out, size_t n, weft_dtype t, weft_redop op,
                           const void *site) {
     WEFT_TRY(check(g, in, out, n, t, op));
-    lat *l = g->lat;
+    lat *l = g->small;
     weft_ctx *c = g->ctx;
     WEFT_TRY(make_room(l, n, t, site));
     add_entry(l, open_window(l), in, out, n, t, op);
@@ -389,4 +420,14 @@ weft_status lat_allreduce(weft_group *g, const void *in, void *out, size_t n, we
     if (s == WEFT_IN_PROGRESS) engine_add(c, LANE_LAT, &l->item);
     /* A queue that is full is waited for here, so that there is an open window after every call. */
     return s == WEFT_OK ? s : wait_for(l, seq, -1, site);
+}
+
+weft_status lat_pulse(weft_group *g, const void *site) {
+    lat *l = g->small;
+    WEFT_TRY(flush(l, site));
+    return wait_for(l, l->closed + 1 > LAT_WINDOWS ? l->closed + 1 - LAT_WINDOWS : 0, -1, site);
+}
+
+weft_status lat_wait(weft_group *g, uint64_t seq, const void *site) {
+    return wait_for(g->small, seq, -1, site);
 }

@@ -32,5 +32,9 @@ void lat_destroy(lat *l);
 int lat_takes(size_t n, weft_dtype t);
 weft_status lat_allreduce(weft_group *g, const void *in, void *out, size_t n, weft_dtype t, weft_redop op,
                           const void *site);
+/* Sends a record without values (what is in the open window goes with it), without waiting. */
+weft_status lat_pulse(weft_group *g, const void *site);
+/* Until record seq is complete. */
+weft_status lat_wait(weft_group *g, uint64_t seq, const void *site);
 
 #endif

@@ -1,5 +1,8 @@
 /* Folding records; see lat.h. Two ranks and few values, the common case of a node's simulation, are added in place;
  * the rest goes through reduce_p: the same tree, the same bits. */
+#include <string.h>
+
+#include "base/status.h"
 #include "comm/group.h"
 #include "comm/lat_internal.h"
 
@@ -53,7 +56,7 @@ static weft_status fold_run(lat *l, const lat_run *r, int p, const unsigned char
     weft_ctx *c = l->group->ctx;
     const void *part[WEFT_REDUCE_MAX];
     const size_t n = r->bytes / weft_dtype_size(r->type);
-    const unsigned char *left[WEFT_REDUCE_MAX * WEFT_REDUCE_MAX];
+    const unsigned char **left = l->partial;
     int count = p;
     for (int i = 0; i < p && p <= WEFT_REDUCE_MAX; i++) part[i] = src[i] + r->offset;
     if (p <= WEFT_REDUCE_MAX) return c->ops->reduce_p(c->exec, r->type, r->op, p, part, out, n);

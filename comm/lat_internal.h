@@ -6,6 +6,7 @@
 #include "comm/lat.h"
 #include "comm/shm/segment.h"
 #include "comm/shm/wait.h"
+#include "comm/stall.h"
 
 #define LAT_WINDOWS  4
 #define LAT_ENTRIES  (WEFT_LAT_BYTES / 8)
@@ -13,9 +14,10 @@
 #define LAT_INLINE   (FLAG_DATA - 16) /* bytes of values that fit beside the header in a flag line */
 
 typedef struct lat_header {
-    uint32_t admit_min;           /* MIN in serial arithmetic */
-    uint32_t hash_min, nhash_min; /* MIN of the hash and of its complement; not each other's complement: ranks disagree */
-    uint32_t flags_or;            /* OR */
+    uint32_t admit_min; /* MIN in serial arithmetic */
+    uint32_t hash_min,
+        nhash_min; /* MIN of the hash and of its complement; not each other's complement: ranks disagree */
+    uint32_t flags_or; /* OR */
 } lat_header;
 
 typedef struct lat_record {
@@ -42,6 +44,7 @@ typedef struct lat_window {
     int entries, runs, timed;
     size_t bytes;
     uint64_t began;
+    uint32_t hash;
     const void *site; /* where it was closed */
     lat_entry entry[LAT_ENTRIES];
     lat_run run[LAT_ENTRIES];
@@ -62,14 +65,15 @@ struct lat {
     weft_group *group;
     segment segment;
     flag_line *line;
+    stall_note *note;
     unsigned char *slot;
     uint64_t closed, started, done; /* records */
     uint32_t hash;
     lat_phase phase;
     int seen; /* ranks of the node whose record is here */
     lat_net *net;
-    const unsigned char **source; /* of a fold: one per rank of the node */
-    unsigned char *scratch;       /* partial sums of more than WEFT_REDUCE_MAX ranks */
+    const unsigned char **source, **partial; /* of a fold: one per rank of the node */
+    unsigned char *scratch;                  /* partial sums of more than WEFT_REDUCE_MAX ranks */
     weft_req *free, req[LAT_REQUESTS];
     lat_window window[LAT_WINDOWS];
 };
@@ -79,7 +83,7 @@ weft_status lat_advance(engine_item *item, int *moved, int *waits_for);
 int lat_agrees(const lat_header *h);
 void lat_join_headers(lat_header *h, const lat_header *other);
 
-/* lat_fold.c: the values of w become the tree over src[0..p), whose entries are overwritten. src[i] may be w's own. */
+/* lat_fold.c: the values of w become the tree over src[0..p); src[i] may be w's own. */
 weft_status lat_fold(lat *l, lat_window *w, int p, const unsigned char **src);
 /* Bytes of scratch that folding p records takes. */
 size_t lat_fold_scratch(int p);

@@ -8,15 +8,12 @@
 
 #include "base/mem.h"
 #include "base/status.h"
+#include "comm/carrier/p2p.h"
 #include "comm/group.h"
 #include "comm/lat_internal.h"
-#include "comm/p2p.h"
-#include "comm/tree.h"
-
-#define TAG_LAT 16 /* of the group's control communicator; one tag a level */
 
 typedef struct net_level {
-    int sibling;    /* it exists */
+    int sibling;    /* it exists; a level is a tag */
     int left;       /* our block is the left operand */
     int from;       /* rank of the group that we receive from */
     int sends, *to; /* ranks that we send to */
@@ -33,7 +30,6 @@ struct lat_net {
 static weft_status fill_level(const weft_group *g, int k, net_level *v) {
     const int nodes = g->node.count, me = g->node.of[g->rank], full = 1 << k;
     const int base = me / full * full, other = base ^ full;
-    v->recv = P2P_NULL;
     if (other >= nodes) return WEFT_OK;
     const int ours = nodes - base < full ? nodes - base : full;
     const int theirs = nodes - other < full ? nodes - other : full;
@@ -43,7 +39,6 @@ static weft_status fill_level(const weft_group *g, int k, net_level *v) {
     v->to = weft_calloc((size_t)theirs, sizeof *v->to);
     v->send = weft_calloc((size_t)theirs, sizeof *v->send);
     if (!v->to || !v->send) return WEFT_ERR_NOMEM;
-    for (int i = 0; i < theirs; i++) v->send[i] = P2P_NULL;
     for (int x = 0; x < theirs; x++)
         if (x % ours == me - base) v->to[v->sends++] = g->node.leader[other + x];
     return WEFT_OK;
@@ -67,8 +62,8 @@ void lat_net_destroy(lat_net *n) {
     if (!n) return;
     int can_free = 1;
     for (int k = 0; k < n->levels; k++) {
-        can_free &= p2p_abandon(&n->at[k].recv, 1, 1);
-        if (n->at[k].send) can_free &= p2p_abandon(n->at[k].send, n->at[k].sends, 0);
+        can_free &= p2p_abandon(&n->at[k].recv, 1);
+        if (n->at[k].send) can_free &= p2p_abandon(n->at[k].send, n->at[k].sends);
     }
     if (!can_free) return; /* MPI may still touch the records */
     for (int k = 0; k < n->levels; k++) {
@@ -87,7 +82,7 @@ static weft_status send_level(lat_net *n, net_level *v, int k, const lat_window 
     const size_t bytes = lat_agrees(&w->record.header) ? message_bytes(w) : sizeof(lat_header);
     memcpy(&v->out, &w->record, bytes);
     for (int i = 0; i < v->sends; i++)
-        WEFT_TRY(p2p_send(n->group, n->group->ctrl, &v->out, bytes, v->to[i], TAG_LAT + k, &v->send[i]));
+        WEFT_TRY(p2p_send(n->group->lat, &v->out, bytes, v->to[i], k, &v->send[i]));
     return WEFT_OK;
 }
 
@@ -96,8 +91,7 @@ weft_status lat_net_begin(lat_net *n, lat *l, lat_window *w) {
     n->level = 0;
     for (int k = 0; k < n->levels; k++) {
         net_level *v = &n->at[k];
-        if (v->sibling)
-            WEFT_TRY(p2p_recv(n->group, n->group->ctrl, &v->in, sizeof v->in, v->from, TAG_LAT + k, &v->recv));
+        if (v->sibling) WEFT_TRY(p2p_recv(n->group->lat, &v->in, sizeof v->in, v->from, k, &v->recv));
     }
     while (n->level < n->levels && !n->at[n->level].sibling) n->level++;
     return n->level < n->levels ? send_level(n, &n->at[n->level], n->level, w) : WEFT_OK;
@@ -114,7 +108,7 @@ static weft_status merge(lat *l, const net_level *v, lat_window *w) {
 static weft_status sends_done(net_level *v, int *done, int *waits_for) {
     *done = 1;
     for (int i = 0; i < v->sends && *done; i++) {
-        WEFT_TRY(p2p_test(&v->send[i], done, NULL));
+        WEFT_TRY(p2p_test(&v->send[i], done));
         if (!*done) *waits_for = v->to[i];
     }
     return WEFT_OK;
@@ -125,7 +119,7 @@ weft_status lat_net_advance(lat_net *n, lat *l, lat_window *w, int *moved, int *
         net_level *v = &n->at[n->level];
         int done = 1;
         if (v->sibling) {
-            WEFT_TRY(p2p_test(&v->recv, &done, NULL));
+            WEFT_TRY(p2p_test(&v->recv, &done));
             if (!done) *waits_for = v->from;
             if (done) WEFT_TRY(sends_done(v, &done, waits_for));
             if (!done) return WEFT_IN_PROGRESS;

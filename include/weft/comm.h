@@ -12,9 +12,9 @@
  *
  * Every wait has a timeout (ms; < 0: the context's) and watches its peers: a dead rank gives WEFT_ERR_PEER with the
  * rank's name, never a hang. Ranks that call different operations get WEFT_ERR_ORDER. After an error of these kinds the
- * group is unusable. Results are bit-identical on all ranks and from run to run: an element is a fixed binary tree over
- * the ranks (adjacent pairs first, an odd one carried up), whatever the timing and the way it took. bf16 is summed in
- * f32 and rounded once. */
+ * group is unusable. Results are bit-identical on all ranks and from run to run, whatever the timing and the way it
+ * took: an element is a fixed binary tree over the ranks (adjacent pairs first, an odd one carried up); a small reduction
+ * is the tree over the ranks of each node, then over the nodes. bf16 is summed in f32 and rounded once. */
 #ifndef WEFT_COMM_H
 #define WEFT_COMM_H
 
@@ -66,7 +66,7 @@ WEFT_API weft_status weft_commit(weft_ctx *c);
 /* Posts out = reduction of in over the ranks, n values of type t (f32 f64 i32 i64 u64, at most WEFT_LAT_BYTES). Posts
  * are collected into one message until the first wait or test on one of them, a flush, a blocking reduction of the
  * group, or 4 KiB: all ranks post and wait in the same order. `in` may be changed on return; `out` (which may be `in`)
- * is written by the wait that completes it. STATE: too many posts in flight (1024). */
+ * is written at the latest by the wait that completes it. STATE: too many posts in flight (1024). */
 WEFT_API weft_status weft_reduce_post(weft_group *g, const void *in, void *out, size_t n, weft_dtype t,
                                       weft_redop op, weft_req **r);
 /* Sends what was posted, without waiting. */
@@ -193,9 +193,8 @@ typedef struct weft_stats_buf {
     weft_lane_stats lat, lat_loaded, halo, bulk, ctrl; /* lat_loaded: those that had a bulk beside them */
     uint64_t records, entries;                         /* messages of the LAT lane and reductions in them */
     uint64_t quanta;                                   /* pieces of bulks moved */
-    double longest_quantum_us,
-        longest_gap_us; /* longest piece; longest time between weft calls with work outstanding */
-    uint64_t pulses;    /* messages of weft's own for agreement */
+    double longest_quantum_us;                         /* longest piece */
+    uint64_t pulses;                                   /* messages of weft's own for agreement */
 } weft_stats_buf;
 /* Since weft_init or the last call with reset != 0. Local. */
 WEFT_API weft_status weft_stats(weft_ctx *c, weft_stats_buf *s, int reset);
