@@ -34,7 +34,7 @@ static weft_status check_slots(const tickets *t) {
 weft_status tickets_create(tickets *t, const ticket_slot *slot, uint32_t n, ticket_admission admission,
                            int credit, uint32_t before) {
     *t = (tickets){.n = n, .admission = admission, .credit = credit, .pulse_ns = TICKET_PULSE_NS};
-    t->admitted = t->ready = t->last_mine = t->told = t->issued = before;
+    t->admitted = t->ready = t->last_mine = t->telling = t->told = t->issued = before;
     if (n > TICKET_SLOTS || credit < 1)
         return weft_fail(WEFT_ERR_ARG, "%u tickets with credit %d", n, credit);
     t->slot = weft_calloc(n ? n : 1, sizeof *t->slot);
@@ -108,28 +108,36 @@ static void find_ready(tickets *t) {
 
 uint32_t ticket_mine(tickets *t) {
     find_ready(t);
-    t->told = t->ready;
     return t->ready;
 }
 
 weft_status ticket_admitted(tickets *t, uint32_t min) {
-    if (ticket_after(min, t->told))
-        return weft_fail(WEFT_ERR_INTERNAL, "ticket %u is admitted, but this rank told %u", min, t->told);
+    if (ticket_after(min, t->ready))
+        return weft_fail(WEFT_ERR_INTERNAL, "ticket %u is admitted, but this rank told at most %u", min,
+                         t->ready);
     if (ticket_after(min, t->admitted)) t->admitted = min;
     t->since = 0;
     return WEFT_OK;
 }
 
+uint32_t ticket_pulse(tickets *t) {
+    return t->telling = ticket_mine(t);
+}
+
+weft_status ticket_pulsed(tickets *t, uint32_t min) {
+    t->told = t->telling;
+    return ticket_admitted(t, min);
+}
+
 int ticket_wants_pulse(tickets *t, uint64_t now) {
-    if (t->admission == TICKET_STATIC) return 0;
     find_ready(t);
-    if (!ticket_after(t->last_mine, t->admitted)) {
+    const int news = ticket_after(t->last_mine, t->admitted) && ticket_after(t->last_mine, t->told);
+    if (t->admission == TICKET_STATIC || !news) {
         t->since = 0;
         return 0;
     }
     if (!t->since) t->since = now;
-    const uint64_t patience = ticket_after(t->last_mine, t->told) ? 1 : TICKET_INSIST;
-    return now - t->since >= patience * t->pulse_ns;
+    return now - t->since >= t->pulse_ns;
 }
 
 /* --- what is issued here

@@ -10,6 +10,10 @@
  * bulk with tickets is therefore started by its members once in every cycle (weight 0: nothing to give). Ticket numbers
  * are compared by serial arithmetic, so they may pass 2^32.
  *
+ * What it asks of the program: a rank posts all its tickets of a cycle before a later one (or anything that needs a
+ * peer's later one) is waited for. And of the device: tickets go through one stream, or there is a kernel slot for each
+ * message of the credit; otherwise a device may start them in another order than they were issued in.
+ *
  * Agreement: every rank tells, in any reduction over the whole context, the last ticket such that it and all before it
  * are posted here or none of this rank's business. The minimum is admitted. Values only grow, so it does not matter in
  * which order reductions arrive. Pure: no MPI, no clock, no allocation after create. Main thread. */
@@ -20,9 +24,8 @@
 
 #include "weft/status.h"
 
-#define TICKET_CREDIT   2        /* messages issued and not yet complete, on one rank */
-#define TICKET_PULSE_NS 1000000u /* age of news before a message of their own is spent on them */
-#define TICKET_INSIST   64 /* the same for news that were told without an effect, in units of the former */
+#define TICKET_CREDIT   2          /* messages issued and not yet complete, on one rank */
+#define TICKET_PULSE_NS 1000000u   /* age of news before a message of their own is spent on them */
 #define TICKET_SLOTS    (1u << 24) /* of one list: far below half of the numbers */
 
 typedef enum ticket_admission {
@@ -52,7 +55,7 @@ typedef struct tickets {
     uint32_t admitted;                     /* tickets up to this one may be issued */
     uint32_t ready, ready_at, ready_round; /* tickets up to `ready` are posted; then comes slot ready_at */
     uint32_t last_mine;                    /* the last of them that concerns this rank */
-    uint32_t told;                         /* the last value of ticket_mine */
+    uint32_t telling, told;                /* in the pulse under way; in those that are over */
     uint32_t issued, issue_at, issue_round,
         message; /* tickets up to `issued` are out; next is slot issue_at */
     int outstanding;
@@ -81,14 +84,18 @@ int64_t tickets_find(const tickets *t, uint32_t plan, uint32_t bucket);
 /* A new round of slot i is READY here. STATE: its last round has not been issued yet. */
 weft_status ticket_post(tickets *t, uint32_t i);
 
-/* What this rank tells in a reduction. Call it only for one that reaches the whole context, as it is being sent: it
- * counts as told. Others carry nothing that anybody reads. */
+/* What this rank tells in a reduction over the whole context, found as it is being sent. */
 uint32_t ticket_mine(tickets *t);
-/* The minimum of such a reduction. INTERNAL: it contradicts what was told here. */
+/* Such a reduction is complete here, with this minimum. INTERNAL: it is beyond what this rank told. */
 weft_status ticket_admitted(tickets *t, uint32_t min);
-/* Whether there are news old enough for a reduction of their own. A rank whose last value was told already does not
- * insist: the last rank to post is the one with news. now: ns, != 0. */
+
+/* Pulses are reductions for the sake of tickets only, one at a time: a rank that wants one starts it, the others join.
+ * It wants one for a ticket of its own that it told in no pulse yet and that was not admitted for a while. The last rank
+ * to post therefore starts one, and to that all others give what they have. Being told in other reductions does not
+ * count: two that are under way together may each lack one rank's news. now: ns, != 0. */
 int ticket_wants_pulse(tickets *t, uint64_t now);
+uint32_t ticket_pulse(tickets *t);                   /* as ticket_mine, for a pulse */
+weft_status ticket_pulsed(tickets *t, uint32_t min); /* as ticket_admitted */
 
 /* 1: message *message of slot *i is to be issued now, before all others. 0: nothing yet. */
 int ticket_next(tickets *t, uint32_t *i, uint32_t *message);

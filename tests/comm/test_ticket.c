@@ -150,7 +150,7 @@ static void what_is_wrong_is_refused(void **state) {
     assert_ok(ticket_post(&t, 0));
     assert_error(ticket_post(&t, 0), WEFT_ERR_STATE, "round 1 is not yet issued");
     assert_int_equal(ticket_mine(&t), 2); /* a whole cycle, no further */
-    assert_error(ticket_admitted(&t, 3), WEFT_ERR_INTERNAL, "this rank told 2");
+    assert_error(ticket_admitted(&t, 3), WEFT_ERR_INTERNAL, "this rank told at most 2");
     tickets_destroy(&t);
 }
 
@@ -183,14 +183,14 @@ static void only_news_want_a_pulse(void **state) {
     assert_ok(ticket_post(&t, 0));
     assert_false(ticket_wants_pulse(&t, 200 * ms)); /* too young */
     assert_true(ticket_wants_pulse(&t, 201 * ms));
-    assert_int_equal(ticket_mine(&t), 2);
-    assert_ok(ticket_admitted(&t, 0)); /* somebody else is late: it will speak up */
-    assert_false(ticket_wants_pulse(&t, 202 * ms));
-    assert_false(ticket_wants_pulse(&t, 210 * ms));
-    assert_true(ticket_wants_pulse(&t, (202 + TICKET_INSIST) * ms)); /* but not trusted for ever */
-    assert_int_equal(ticket_mine(&t), 2);
+    assert_int_equal(ticket_mine(&t), 2); /* a reduction that may need whoever waits here */
+    assert_true(ticket_wants_pulse(&t, 202 * ms));
+    assert_int_equal(ticket_pulse(&t), 2);
+    assert_ok(ticket_pulsed(&t, 0)); /* somebody else is late: it will speak up */
+    assert_false(ticket_wants_pulse(&t, 203 * ms));
+    assert_false(ticket_wants_pulse(&t, 999 * ms));
     assert_ok(ticket_admitted(&t, 1));
-    assert_false(ticket_wants_pulse(&t, 1000 * ms)); /* the rest is not this rank's */
+    assert_false(ticket_wants_pulse(&t, 9999 * ms)); /* the rest is not this rank's */
     tickets_destroy(&t);
 }
 
