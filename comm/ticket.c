@@ -34,7 +34,7 @@ static weft_status check_slots(const tickets *t) {
 weft_status tickets_create(tickets *t, const ticket_slot *slot, uint32_t n, ticket_admission admission,
                            int credit, uint32_t before) {
     *t = (tickets){.n = n, .admission = admission, .credit = credit, .pulse_ns = TICKET_PULSE_NS};
-    t->admitted = t->ready = t->last_mine = t->telling = t->told = t->issued = before;
+    t->admitted = t->ready = t->told = t->issued = before;
     if (n > TICKET_SLOTS || credit < 1)
         return weft_fail(WEFT_ERR_ARG, "%u tickets with credit %d", n, credit);
     t->slot = weft_calloc(n ? n : 1, sizeof *t->slot);
@@ -98,7 +98,6 @@ static void find_ready(tickets *t) {
         const int mine = t->slot[t->ready_at].mine;
         if (mine && !ticket_after(t->posted[t->ready_at], t->ready_round)) return;
         t->ready++;
-        if (mine) t->last_mine = t->ready;
         if (++t->ready_at == t->n) {
             t->ready_at = 0;
             t->ready_round++;
@@ -120,24 +119,19 @@ weft_status ticket_admitted(tickets *t, uint32_t min) {
     return WEFT_OK;
 }
 
-uint32_t ticket_pulse(tickets *t) {
-    return t->telling = ticket_mine(t);
-}
-
-weft_status ticket_pulsed(tickets *t, uint32_t min) {
-    t->told = t->telling;
-    return ticket_admitted(t, min);
-}
-
-int ticket_wants_pulse(tickets *t, uint64_t now) {
+int ticket_tell(tickets *t, uint32_t below, uint64_t now, uint32_t *value) {
     find_ready(t);
-    const int news = ticket_after(t->last_mine, t->admitted) && ticket_after(t->last_mine, t->told);
-    if (t->admission == TICKET_STATIC || !news) {
+    *value = ticket_min(t->ready, below);
+    if (t->admission == TICKET_STATIC || !ticket_after(*value, t->admitted) ||
+        !ticket_after(*value, t->told)) {
         t->since = 0;
         return 0;
     }
     if (!t->since) t->since = now;
-    return now - t->since >= t->pulse_ns;
+    if (now && now - t->since < t->pulse_ns) return 0;
+    t->told = *value;
+    t->since = 0;
+    return 1;
 }
 
 /* --- what is issued here

@@ -54,8 +54,7 @@ typedef struct tickets {
     uint32_t *posted;                      /* rounds of each slot */
     uint32_t admitted;                     /* tickets up to this one may be issued */
     uint32_t ready, ready_at, ready_round; /* tickets up to `ready` are posted; then comes slot ready_at */
-    uint32_t last_mine;                    /* the last of them that concerns this rank */
-    uint32_t telling, told;                /* in the pulse under way; in those that are over */
+    uint32_t told;                         /* the last value of ticket_tell */
     uint32_t issued, issue_at, issue_round,
         message; /* tickets up to `issued` are out; next is slot issue_at */
     int outstanding;
@@ -89,13 +88,11 @@ uint32_t ticket_mine(tickets *t);
 /* Such a reduction is complete here, with this minimum. INTERNAL: it is beyond what this rank told. */
 weft_status ticket_admitted(tickets *t, uint32_t min);
 
-/* Pulses are reductions for the sake of tickets only, one at a time: a rank that wants one starts it, the others join.
- * It wants one for a ticket of its own that it told in no pulse yet and that was not admitted for a while. The last rank
- * to post therefore starts one, and to that all others give what they have. Being told in other reductions does not
- * count: two that are under way together may each lack one rank's news. now: ns, != 0. */
-int ticket_wants_pulse(tickets *t, uint64_t now);
-uint32_t ticket_pulse(tickets *t);                   /* as ticket_mine, for a pulse */
-weft_status ticket_pulsed(tickets *t, uint32_t min); /* as ticket_admitted */
+/* Pulses carry the agreement where no reduction does (pulse.h): values travel up a tree whenever they have grown, the
+ * minimum travels down. below: the minimum that the ranks below this one told, or ticket_mine if there are none. 1: *value
+ * is news for the rank above (for the uppermost: for all), and counts as told; it is older than TICKET_PULSE_NS, or `now`
+ * is 0: a message that came in asks for an answer. */
+int ticket_tell(tickets *t, uint32_t below, uint64_t now, uint32_t *value);
 
 /* 1: message *message of slot *i is to be issued now, before all others. 0: nothing yet. */
 int ticket_next(tickets *t, uint32_t *i, uint32_t *message);

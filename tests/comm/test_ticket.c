@@ -172,25 +172,26 @@ static void the_hash_tells_lists_apart(void **state) {
     }
 }
 
-static void only_news_want_a_pulse(void **state) {
+static void only_news_are_told(void **state) {
     (void)state;
     tickets t;
-    const ticket_slot s[2] = {{0, 0, 1, 1, 1, 1}, {0, 1, 1, 2, 1, 0}};
-    assert_ok(tickets_create(&t, s, 2, TICKET_AGREED, 2, 0));
+    uint32_t v;
+    const ticket_slot s[2] = {{0, 0, 1, 1, 1, 1}, {0, 1, 1, 2, 1, 1}};
+    assert_ok(tickets_create(&t, s, 2, TICKET_AGREED, 2, UINT32_MAX));
     const uint64_t ms = TICKET_PULSE_NS;
-    assert_false(ticket_wants_pulse(&t, 1));
-    assert_false(ticket_wants_pulse(&t, 1 + 100 * ms));
+    assert_false(ticket_tell(&t, 1, 1, &v));
+    assert_false(ticket_tell(&t, 1, 1 + 100 * ms, &v));
     assert_ok(ticket_post(&t, 0));
-    assert_false(ticket_wants_pulse(&t, 200 * ms)); /* too young */
-    assert_true(ticket_wants_pulse(&t, 201 * ms));
-    assert_int_equal(ticket_mine(&t), 2); /* a reduction that may need whoever waits here */
-    assert_true(ticket_wants_pulse(&t, 202 * ms));
-    assert_int_equal(ticket_pulse(&t), 2);
-    assert_ok(ticket_pulsed(&t, 0)); /* somebody else is late: it will speak up */
-    assert_false(ticket_wants_pulse(&t, 203 * ms));
-    assert_false(ticket_wants_pulse(&t, 999 * ms));
+    assert_false(ticket_tell(&t, UINT32_MAX, 0, &v)); /* not what those below have */
+    assert_false(ticket_tell(&t, 1, 200 * ms, &v));   /* too young */
+    assert_true(ticket_tell(&t, 1, 201 * ms, &v));
+    assert_int_equal(v, 0);
+    assert_false(ticket_tell(&t, 1, 900 * ms, &v)); /* told */
+    assert_ok(ticket_post(&t, 1));
+    assert_true(ticket_tell(&t, 1, 0, &v)); /* asked */
+    assert_int_equal(v, 1);
     assert_ok(ticket_admitted(&t, 1));
-    assert_false(ticket_wants_pulse(&t, 9999 * ms)); /* the rest is not this rank's */
+    assert_false(ticket_tell(&t, 2, 0, &v));
     tickets_destroy(&t);
 }
 
@@ -200,7 +201,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(an_ordinary_minimum_is_wrong_at_the_wrap),
         cmocka_unit_test(what_is_wrong_is_refused),
         cmocka_unit_test(the_hash_tells_lists_apart),
-        cmocka_unit_test(only_news_want_a_pulse),
+        cmocka_unit_test(only_news_are_told),
     };
     return mpi_test_main(&argc, &argv, "ticket", tests, sizeof tests / sizeof *tests);
 }

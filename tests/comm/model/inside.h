@@ -40,11 +40,11 @@ typedef struct rank_state {
     uint8_t pc, quiet, grace;
     uint8_t admitted, issued, message, told; /* of struct tickets */
     uint8_t posted[MODEL_OPS], pushed[MODEL_OPS];
-    uint8_t record[MODEL_LATS]; /* of reduction i: the operations in its record; 0: not closed */
-    uint8_t value[MODEL_LATS];  /* told in it */
-    uint8_t open;               /* reductions posted, their window not closed: bit per operation */
-    uint8_t taken;              /* bit per reduction: complete here */
-    uint8_t pulses_in, pulses_out, pulse[2];
+    uint8_t record[MODEL_LATS];  /* of reduction i: the operations in its record; 0: not closed */
+    uint8_t value[MODEL_LATS];   /* told in it */
+    uint8_t open;                /* reductions posted, their window not closed: bit per operation */
+    uint8_t taken;               /* bit per reduction: complete here */
+    uint8_t handed;              /* down, by pulses: tickets up to this one */
     uint8_t nqueue, queue[8];    /* kernels launched, not started */
     uint8_t running[2], over[2]; /* bits of kernels */
 } rank_state;

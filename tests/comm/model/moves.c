@@ -37,7 +37,6 @@ static tickets *load(machine *m, const rank_state *s, int r) {
     t->admitted = t->ready = s[r].admitted;
     t->ready_at = t->ready % n;
     t->ready_round = t->ready / n;
-    t->last_mine = s[r].admitted;
     t->told = s[r].told;
     t->issued = s[r].issued;
     t->issue_at = t->issued % n;
@@ -288,35 +287,40 @@ static void find_records(const finder *f, int r) {
     }
 }
 
-/* A pulse is a reduction that a rank with news starts and the others join. */
+static int parent_of(int r) {
+    return r & (r - 1);
+}
+
+static uint32_t told_below(machine *m, const rank_state *s, int r) {
+    uint32_t min = ticket_mine(load(m, s, r));
+    for (int k = 1; k < m->nranks; k++)
+        if (k != r && parent_of(k) == r) min = ticket_min(min, s[k].told);
+    return min;
+}
+
+/* Rank 0 and all below tell their news; what rank 0 found travels down, and each hands it on before it acts on it. */
 static void find_pulses(const finder *f, int r) {
     machine *m = f->m;
+    uint32_t value;
     if (!m->rules.pulses || !m->rules.all_posted || !m->nslots) return;
+    const uint32_t below = told_below(m, f->s, r);
     rank_state after = f->s[r];
-    const unsigned mine = f->s[r].pulses_in;
-    if (mine > f->s[r].pulses_out) { /* in one: is it over? */
-        uint32_t min = f->s[r].pulse[(mine - 1) % 2];
-        for (int k = 0; k < m->nranks; k++) {
-            if (f->s[k].pulses_in < mine) return;
-            min = ticket_min(min, f->s[k].pulse[(mine - 1) % 2]);
-        }
-        tickets *t = load(m, f->s, r);
-        t->telling = f->s[r].pulse[(mine - 1) % 2];
-        ticket_mine(t);
-        ticket_pulsed(t, min);
-        store(t, &after);
-        after.pulses_out++;
-        change(f, r, &after, MOVE_ADMIT, (int)min);
-        return;
-    }
-    int started = 0;
-    for (int k = 0; k < m->nranks; k++) started |= f->s[k].pulses_in > mine;
     tickets *t = load(m, f->s, r);
-    const int news = ticket_wants_pulse(t, 1) || ticket_wants_pulse(t, 1 + t->pulse_ns);
-    if (!started && !news) return;
-    after.pulse[mine % 2] = (uint8_t)ticket_pulse(t);
-    after.pulses_in++;
-    change(f, r, &after, MOVE_PULSE, started);
+    if (ticket_tell(t, below, 1, &value) || ticket_tell(t, below, 1 + t->pulse_ns, &value)) {
+        store(t, &after);
+        if (!r) {
+            ticket_admitted(t, value);
+            store(t, &after);
+            after.handed = (uint8_t)value;
+        }
+        change(f, r, &after, MOVE_PULSE, (int)value);
+    }
+    const uint8_t from_above = f->s[parent_of(r)].handed;
+    if (!r || from_above <= f->s[r].handed) return;
+    after = f->s[r];
+    admit(m, f->s, r, from_above, &after);
+    after.handed = from_above;
+    change(f, r, &after, MOVE_ADMIT, from_above);
 }
 
 static void find_engine(const finder *f, int r) {

@@ -46,7 +46,7 @@ void move_print(const machine *m, const rank_state *before, move v) {
     case MOVE_ISSUE: printf("issues %s", kernel_name(m, v.arg, text)); break;
     case MOVE_PUSH: printf("moves its piece of %c", m->op[v.arg].name); break;
     case MOVE_TAKE: printf("has the result of %c", m->op[v.arg].name); break;
-    case MOVE_PULSE: printf(v.arg ? "joins a pulse" : "starts a pulse"); break;
+    case MOVE_PULSE: printf("tells of tickets up to %d", v.arg); break;
     case MOVE_ADMIT: printf("learns that tickets up to %d are admitted", v.arg); break;
     case MOVE_GRACE: printf("has been quiet for too long"); break;
     case MOVE_CLOCK: printf("closes the window of %c by the clock", m->op[v.arg].name); break;
