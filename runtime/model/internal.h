@@ -30,6 +30,8 @@ typedef struct layer_params {
 #define NO_PARAM SIZE_MAX
 
 struct weft_model {
+    weft_model_final *on_final;
+    void *on_final_arg;
     weft_model_desc d;
     weft_model_opts o;
     weft_params params;

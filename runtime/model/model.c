@@ -313,6 +313,11 @@ double *weft_model_passes(weft_model *m) {
     return m->passes;
 }
 
+void weft_model_on_final(weft_model *m, weft_model_final *final, void *arg) {
+    m->on_final = final;
+    m->on_final_arg = arg;
+}
+
 weft_status weft_model_refresh(weft_model *m) {
     if (m->weights == (void *)m->masters) return WEFT_OK;
     return m->ops->cast(m->x, WEFT_F32, m->o.t, m->params.elements, m->masters, m->weights);
@@ -353,13 +358,22 @@ static weft_status forward(weft_model *m) {
     return WEFT_OK;
 }
 
+static weft_status tell_final(const weft_model *m, size_t first, size_t end) {
+    return m->on_final && end > first ? m->on_final(m->on_final_arg, first, end) : WEFT_OK;
+}
+
 static weft_status backward(weft_model *m, float *grads) {
+    size_t first = 0, end = 0;
+    weft_params_of_layer(&m->params, m->d.layers - 1, &first, &end);
+    WEFT_TRY(tell_final(m, end, m->params.n));
     for (int64_t l = m->d.layers - 1; l >= 0; l--) {
         if (m->o.recompute == WEFT_RECOMPUTE_LAYER &&
             l + 1 < m->d.layers) /* the last layer's are still there */
             WEFT_TRY(block_fwd(m, l, &m->acts[l], m->o.batch, m->o.context, NULL, m->dn));
         WEFT_TRY_CTX(block_bwd(m, l, &m->acts[l], m->o.batch, m->o.context, grads), "backward of layer %lld",
                      (long long)l);
+        weft_params_of_layer(&m->params, l, &first, &end);
+        WEFT_TRY(tell_final(m, first, end));
     }
     weft_embed_desc d = {.size = sizeof d,
                          .tokens = m->N,
@@ -370,7 +384,7 @@ static weft_status backward(weft_model *m, float *grads) {
     TIMED(m, WEFT_TIME_EMBED,
           m->ops->embed_bwd(m->x, &d, m->ids, m->pos, m->dx, grad_at(grads, m->embed_tok),
                             grad_at(grads, m->embed_pos)));
-    return WEFT_OK;
+    return tell_final(m, 0, first);
 }
 
 weft_status weft_model_train(weft_model *m, const int32_t *tok, float *grads, double *loss, int64_t *count) {

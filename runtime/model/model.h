@@ -63,6 +63,11 @@ weft_status weft_model_refresh(weft_model *m);
 /* tok: batch rows of context + 1 tokens; targets < 0 count nothing. Adds the gradient of the loss sum to
  * grads (f32 [params.elements]), sets *loss (nats, sum over targets, double) and *count (targets). VOCAB. */
 weft_status weft_model_train(weft_model *m, const int32_t *tok, float *grads, double *loss, int64_t *count);
+/* From now on weft_model_train calls final(arg, first, end) as soon as it has added all that it will add to the gradients
+ * of parameters [first, end) (indices of weft_params): head and final norm, the layers from the last to the first, the
+ * embeddings. NULL: no calls. An error ends the pass. */
+typedef weft_status weft_model_final(void *arg, size_t first, size_t end);
+void weft_model_on_final(weft_model *m, weft_model_final *final, void *arg);
 /* The same without gradients; row_loss[batch] (may be NULL) gets the sum of each sequence. */
 weft_status weft_model_eval(weft_model *m, const int32_t *tok, double *loss, int64_t *count,
                             double *row_loss);

@@ -60,6 +60,16 @@ void weft_params_destroy(weft_params *p) {
     memset(p, 0, sizeof *p);
 }
 
+void weft_params_of_layer(const weft_params *p, int64_t l, size_t *first, size_t *end) {
+    *first = *end = 0;
+    for (size_t i = 0; i < p->n; i++) {
+        if (strncmp(p->item[i].name, "layers.", 7) != 0 || strtoll(p->item[i].name + 7, NULL, 10) != l)
+            continue;
+        if (!*end) *first = i;
+        *end = i + 1;
+    }
+}
+
 const weft_param *weft_params_find(const weft_params *p, const char *name) {
     for (size_t i = 0; i < p->n; i++)
         if (!strcmp(p->item[i].name, name)) return &p->item[i];

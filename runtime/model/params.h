@@ -31,6 +31,8 @@ typedef struct weft_params {
 /* Lays out the tensors of m. NOMEM, ARG (a description that makes no model). */
 weft_status weft_params_create(const weft_model_desc *m, weft_params *p);
 void weft_params_destroy(weft_params *p);
+/* The parameters [*first, *end) of layer l. */
+void weft_params_of_layer(const weft_params *p, int64_t l, size_t *first, size_t *end);
 /* NULL: no such tensor. */
 const weft_param *weft_params_find(const weft_params *p, const char *name);
 /* Sets values as HuggingFace initialises both families: normal(0, init_std) for matrices and embeddings

@@ -157,6 +157,13 @@ static void release(void *arg, void *p) {
 }
 
 /* Everything that needs memory says so here; then it is allocated once. */
+#define TICK_US 100 /* a piece of a bulk takes about 20 */
+
+/* Between the blocks of a long op: one look at the engine. Its errors stay with their group and are seen at the wait. */
+static void progress(void *arg) {
+    (void)weft_progress(((weft_trainer *)arg)->o.ctx, 0);
+}
+
 static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     const weft_run_config *c = t->c;
     weft_model_opts mo = {.size = sizeof mo,
@@ -185,6 +192,7 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
      * to leave it, for the whole team waits for the last; where mpirun bound the rank, that is enough */
     weft_exec_opts xo = {
         .size = sizeof xo, .threads = t->threads, .pin = 0, .scratch = scratch > more ? scratch : more};
+    if (t->ranks > 1) xo.tick = progress, xo.tick_arg = t, xo.tick_us = TICK_US;
     WEFT_TRY(weft_exec_create(t->backend, &xo, &t->x));
     WEFT_TRY(weft_arena_commit(&t->memory, allocate, release, t));
     t->grads = weft_arena_at(&t->memory, t->grads_at);

@@ -3,7 +3,11 @@
  * Ordinary runs add micro-batch gradients one after the other into one buffer. Reproducible runs give each
  * micro-batch a buffer of its own and add these in one binary tree over the global micro-batch index; a rank
  * holds a whole subtree and the allreduce is the rest of the same tree, so 1, 2, 4, ... ranks make the same
- * bits. The subtree is summed as a binary counter: log2(n) partial sums. */
+ * bits. The subtree is summed as a binary counter: log2(n) partial sums.
+ *
+ * The allreduce of a parameter begins when the last micro-batch's backward pass is through with it; the kernels' tick
+ * lets the engine move pieces between the blocks of long ops. The update needs the norm of all gradients, so the wait
+ * for them comes at the end. */
 #include "runtime/train/internal.h"
 
 #include <math.h>
@@ -35,9 +39,22 @@ static weft_status merge_subtrees(weft_trainer *t, int64_t i) {
     return WEFT_OK;
 }
 
+/* The last micro-batch has finished the gradients of these parameters: they may travel while the backward pass goes on. */
+static weft_status parameters_final(void *arg, size_t first, size_t end) {
+    weft_trainer *t = arg;
+    for (size_t i = first; i < end; i++) WEFT_TRY(weft_bulk_ready(t->allreduce, (int)i));
+    return WEFT_OK;
+}
+
+/* Gradients leave during the last micro-batch's backward pass, unless they are only a part of a sum then. */
+static int overlaps(const weft_trainer *t, int64_t i) {
+    return t->ranks > 1 && i == t->layout.micro_count - 1 && (!t->c->train.reproducible || i == 0);
+}
+
 static weft_status gradients(weft_trainer *t, double *since) {
     size_t bytes = weft_model_params(t->model)->elements * 4;
     double *passes = weft_model_passes(t->model);
+    if (t->ranks > 1) WEFT_TRY_CTX(weft_bulk_start(t->allreduce, 1), "gradient allreduce");
     for (int64_t i = 0; i < t->layout.micro_count; i++) {
         int64_t micro = t->layout.micro_first + i, count = 0;
         double loss = 0;
@@ -45,6 +62,7 @@ static weft_status gradients(weft_trainer *t, double *since) {
         spend(t, PHASE_DATA, since);
         if (i == 0 || t->c->train.reproducible) WEFT_TRY(t->ops->fill(t->x, t->grads, 0, bytes));
         passes[0] = passes[1] = 0;
+        weft_model_on_final(t->model, overlaps(t, i) ? parameters_final : NULL, t);
         WEFT_TRY(weft_model_train(t->model, t->batch, t->grads, &loss, &count));
         if (t->c->train.reproducible) WEFT_TRY(merge_subtrees(t, i));
         double now = weft_now();
@@ -60,7 +78,6 @@ static weft_status gradients(weft_trainer *t, double *since) {
 static weft_status sum_over_ranks(weft_trainer *t) {
     int64_t n = t->layout.micro_total;
     if (t->ranks > 1) {
-        WEFT_TRY(weft_bulk_start(t->allreduce, 1));
         WEFT_TRY(weft_bulk_ready(t->allreduce, WEFT_ALL));
         WEFT_TRY_CTX(weft_bulk_wait(t->allreduce, WEFT_ALL, -1, NULL), "gradient allreduce");
     }
