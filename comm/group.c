@@ -14,6 +14,7 @@
 #include "comm/carrier/p2p.h"
 #include "comm/ctrl.h"
 #include "comm/drive.h"
+#include "comm/halo.h"
 #include "comm/lat.h"
 #include "comm/vote.h"
 
@@ -97,6 +98,7 @@ static weft_status open_lanes(weft_group *g) {
 
 static void group_destroy(weft_group *g, int healthy) {
     bulk_destroy_all(g);
+    halo_destroy_all(g);
     lat_destroy(g->small);
     vote_destroy(g->vote);
     p2p_close(g->bulk, healthy);
@@ -232,7 +234,10 @@ weft_status weft_commit(weft_ctx *c) {
     if (!c) return weft_fail(WEFT_ERR_ARG, "commit without a context");
     weft_status s = WEFT_OK;
     for (int i = 0; i < GROUP_MAX && s >= 0; i++)
-        if (c->groups[i]) s = bulk_commit(c->groups[i]);
+        if (c->groups[i]) {
+            s = bulk_commit(c->groups[i]);
+            if (s >= 0) s = halo_commit(c->groups[i]);
+        }
     return weft_ctrl_agree(c->all, s);
 }
 

@@ -49,6 +49,8 @@ struct weft_group {
     uint32_t ctrl_seq; /* CTRL operations so far */
     weft_bulk *bulks;  /* all, in order of creation */
     int nbulks;
+    weft_halo *halos; /* all, in order of creation */
+    int nhalos;
     uint32_t votes_begun, votes_done; /* of rounds of bulks: one tag, so they are advanced in order */
     int waits_for;      /* the rank that something of the group was last seen waiting for, -1: unknown */
     weft_status broken; /* the error that made the group unusable, or OK */
