@@ -34,6 +34,10 @@ weft_status weft_log_open(weft_log_level level, int rank, const char *json_path)
     return WEFT_OK;
 }
 
+weft_log_level weft_log_threshold(void) {
+    return threshold;
+}
+
 void weft_log_close(void) {
     if (json_fd >= 0) close(json_fd);
     json_fd = -1;

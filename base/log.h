@@ -17,6 +17,8 @@ typedef enum weft_log_level {
  * every record is appended as {"t","level","rank","msg"} besides stderr. Main thread, before others log. */
 weft_status weft_log_open(weft_log_level level, int rank, const char *json_path);
 void weft_log_close(void);
+/* The threshold; WEFT_LOG_OFF: nobody has opened it. */
+weft_log_level weft_log_threshold(void);
 void weft_log_set_rank(int rank);
 /* "error".."debug" -> level; OFF for an unknown name. */
 weft_log_level weft_log_level_of(const char *name);

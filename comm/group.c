@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/status.h"
 #include "comm/bulk.h"
@@ -297,6 +298,13 @@ static void ctx_destroy(weft_ctx *c, int healthy) {
     free(c);
 }
 
+/* Reports of long waits are for people: where the program has no log of its own, they go to stderr. */
+static weft_status open_log(const weft_ctx *c) {
+    const char *level = getenv("WEFT_LOG");
+    if (weft_log_threshold() != WEFT_LOG_OFF) return WEFT_OK;
+    return weft_log_open(level ? weft_log_level_of(level) : WEFT_LOG_WARN, c->all->rank, NULL);
+}
+
 static weft_status fill_ctx(weft_ctx *c, MPI_Comm world) {
     WEFT_TRY(group_new(c, world, "all ranks", &c->all));
     WEFT_TRY(open_lane(c->all, P2P_ALARM, world, &c->alarm));
@@ -304,6 +312,7 @@ static weft_status fill_ctx(weft_ctx *c, MPI_Comm world) {
     WEFT_TRY(weft_ctrl_agree(c->all, name_peers(c->all)));
     WEFT_TRY(weft_ctrl_agree(c->all, find_nodes(c->all)));
     WEFT_TRY(stall_create(c, &c->stall));
+    WEFT_TRY(weft_ctrl_agree(c->all, open_log(c)));
     return open_lanes(c->all);
 }
 

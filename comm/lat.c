@@ -431,3 +431,13 @@ weft_status lat_pulse(weft_group *g, const void *site) {
 weft_status lat_wait(weft_group *g, uint64_t seq, const void *site) {
     return wait_for(g->small, seq, -1, site);
 }
+
+const stall_note *lat_last(const weft_group *g, int rank) {
+    const lat *l = g->small;
+    for (int i = 0; l && i < g->node.size; i++) {
+        if (g->node.rank[i] != rank) continue;
+        const stall_note *a = note_of(l, i, 0), *b = note_of(l, i, 1);
+        return a->seq > b->seq ? a : b;
+    }
+    return NULL;
+}

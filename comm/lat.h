@@ -34,6 +34,8 @@ weft_status lat_allreduce(weft_group *g, const void *in, void *out, size_t n, we
                           const void *site);
 /* Sends a record without values (what is in the open window goes with it), without waiting. */
 weft_status lat_pulse(weft_group *g, const void *site);
+/* What `rank` posted last; NULL if it is on another node. Racy: for a person's eyes. */
+const struct stall_note *lat_last(const weft_group *g, int rank);
 /* Until record seq is complete. */
 weft_status lat_wait(weft_group *g, uint64_t seq, const void *site);
 

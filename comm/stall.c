@@ -14,6 +14,7 @@
 #include "base/status.h"
 #include "comm/ctrl.h"
 #include "comm/group.h"
+#include "comm/lat.h"
 #include "comm/shm/segment.h"
 
 #define SITES      64 /* that are told apart; 0: unknown */
@@ -134,7 +135,9 @@ void stall_describe(const weft_group *g, int rank, const stall_note *n, char *te
 }
 
 /* What a late rank does instead. */
-static void describe_board(const stall_board *b, uint64_t now, char *text, size_t n) {
+static void describe_board(const weft_group *g, int rank, uint64_t now, char *text, size_t n) {
+    const stall_board *b = board_of(g, rank);
+    const stall_note *last = lat_last(g, rank);
     char site[SITE_BYTES];
     if (!b) {
         snprintf(text, n, "is on another node");
@@ -147,15 +150,28 @@ static void describe_board(const stall_board *b, uint64_t now, char *text, size_
     if (waits)
         snprintf(text, n, "waits in %.90s of group '%.60s' for %.1f s, called at %s", b->what, b->group, s,
                  site);
-    else if (since)
-        snprintf(text, n, "is outside weft; its last wait ended %.1f s ago, called at %s", s, site);
-    else
-        snprintf(text, n, "is outside weft and has not waited yet");
+    else if (last && last->seq) {
+        site_text(b, last->site, site, sizeof site);
+        snprintf(text, n, "is outside weft; its last small reduction here was number %llu, at %s",
+                 (unsigned long long)last->seq, site);
+    } else {
+        snprintf(text, n, "is outside weft and has posted no small reduction here");
+    }
+}
+
+/* Of all ranks of a node that wait, the lowest speaks. */
+static int speaks(const weft_group *g) {
+    for (int i = 0; i < g->node.me; i++) {
+        const stall_board *b = board_of(g, g->node.rank[i]);
+        if (b && atomic_load_explicit(&b->waits, memory_order_relaxed)) return 0;
+    }
+    return 1;
 }
 
 void stall_report(const comm_op *op, uint64_t waited) {
     weft_group *g = op->group;
     const uint64_t now = weft_now_ns();
+    if (!speaks(g)) return;
     char text[512], ours[SITE_BYTES];
     const stall_board *b = board_of(g, g->rank);
     site_text(b, op->site ? stall_site(g->ctx, op->site) : 0, ours, sizeof ours);
@@ -165,7 +181,7 @@ void stall_report(const comm_op *op, uint64_t waited) {
     for (int r = 0; r < g->size && told < 8; r++) {
         const stall_board *o = board_of(g, r);
         if (r == g->rank || (r != op->waits_for && (!o || op->waits_for >= 0))) continue;
-        describe_board(o, now, text, sizeof text);
+        describe_board(g, r, now, text, sizeof text);
         weft_log(WEFT_LOG_WARN, "  %s %s", weft_group_peer(g, r), text);
         told++;
     }

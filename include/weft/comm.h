@@ -40,8 +40,10 @@ typedef struct weft_halo weft_halo;   /* a planned, repeatable neighbour exchang
 typedef struct weft_comm_opts {
     uint32_t size;      /* sizeof(weft_comm_opts) */
     int64_t timeout_ms; /* longest wait for peers in any call without a timeout of its own; 0: 600 000 */
-    int64_t stall_ms;   /* a wait longer than this reports who is late with what; 0: 10 000; < 0: never */
-    size_t chunk;       /* bytes that a bulk moves at a time, while a reduction may be waiting; 0: 128 KiB */
+    int64_t
+        stall_ms; /* a wait longer than this reports on stderr who is late, with what, and where; 0: 10 000;
+                         * < 0: never. The environment's WEFT_LOG=off silences it */
+    size_t chunk; /* bytes that a bulk moves at a time, while a reduction may be waiting; 0: 128 KiB */
 } weft_comm_opts;
 
 /* Collective over `world`, after MPI_Init. o may be NULL. ARG, NOMEM, STATE (MPI not initialised). */
