@@ -13,11 +13,12 @@
 #include "comm/group.h"
 #include "comm/stall.h"
 
-#define SPINS        2000
-#define YIELD_NS     2000000u   /* yield for this long without progress, then sleep */
-#define SHORT_NS     100000000u /* sleep 50 us for this long, then 500 us */
-#define CLOCK_PERIOD 16         /* spins between looks at the clock */
-#define NOTE_NS      1000000u   /* a wait of this long is put on the board */
+#define SPINS         2000
+#define YIELD_NS      2000000u   /* yield for this long without progress, then sleep */
+#define SHORT_NS      100000000u /* sleep 50 us for this long, then 500 us */
+#define CLOCK_PERIOD  16         /* spins between looks at the clock */
+#define OTHERS_PERIOD 64         /* spins between looks at what is not this context's */
+#define NOTE_NS       1000000u   /* a wait of this long is put on the board */
 #define QUIET_GRACE_NS                                                                                       \
     2000000u /* a wait of this long ends weft_quiet: the peer may be waiting for our bulk */
 
@@ -66,6 +67,7 @@ weft_status comm_drive(comm_op *op, uint64_t deadline) {
         if (s < 0) break;
         if (op->waits_for < 0) op->waits_for = g->waits_for;
         const int spinning = spins < SPINS && !crowded;
+        if (!moved && (!spinning || spins % OTHERS_PERIOD == OTHERS_PERIOD - 1)) engine_poll_others(g->ctx);
         if (spinning && spins % CLOCK_PERIOD != CLOCK_PERIOD - 1) {
             if (moved) spins = 0;
             relax();

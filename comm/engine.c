@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "comm/carrier/p2p.h"
 #include "comm/group.h"
 
 static engine_item **find(engine_item **list, const engine_item *i) {
@@ -68,6 +69,26 @@ void engine_poll(weft_ctx *c, int bulks, int *moved) {
     e->in_poll = 0;
 }
 
+static weft_ctx *contexts;
+
+void engine_join(weft_ctx *c) {
+    c->next = contexts;
+    contexts = c;
+}
+
+void engine_leave(weft_ctx *c) {
+    weft_ctx **at = &contexts;
+    while (*at && *at != c) at = &(*at)->next;
+    if (*at) *at = c->next;
+}
+
+void engine_poll_others(const weft_ctx *c) {
+    int moved = 0;
+    for (weft_ctx *o = contexts; o; o = o->next)
+        if (o != c) engine_poll(o, !o->engine.quiet, &moved);
+    p2p_nudge();
+}
+
 void engine_count(weft_ctx *c, engine_lane lane, uint64_t ns, uint64_t bytes) {
     engine *e = &c->engine;
     e->lane[lane].count++;
@@ -79,9 +100,23 @@ void engine_count(weft_ctx *c, engine_lane lane, uint64_t ns, uint64_t bytes) {
 
 /* --- the caller's side ---------------------------------------------------------------------------------------- */
 
+static int anything_left(void) {
+    for (const weft_ctx *c = contexts; c; c = c->next)
+        if (c->engine.urgent || c->engine.bulk) return 1;
+    return 0;
+}
+
+static weft_status progress_of_all(uint64_t until) {
+    while (anything_left()) {
+        engine_poll_others(NULL);
+        if (weft_now_ns() >= until) break;
+    }
+    return anything_left() ? WEFT_IN_PROGRESS : WEFT_OK;
+}
+
 weft_status weft_progress(weft_ctx *c, int64_t usec) {
-    if (!c) return weft_fail(WEFT_ERR_ARG, "progress without a context");
     const uint64_t until = weft_now_ns() + (usec > 0 ? (uint64_t)usec * 1000u : 0);
+    if (!c) return progress_of_all(until);
     engine *e = &c->engine;
     do {
         int moved = 0;

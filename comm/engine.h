@@ -42,6 +42,13 @@ void engine_add(weft_ctx *c, engine_lane lane, engine_item *i);
 /* Takes it off (after an error, or at its end); harmless if it is not there. */
 void engine_remove(weft_ctx *c, engine_item *i);
 
+/* The contexts of this process: a program's own, and that of the MPI shim (comm/pmpi). */
+void engine_join(weft_ctx *c);
+void engine_leave(weft_ctx *c);
+/* One look at all contexts but c, and one of MPI at the program's own messages: while a rank waits in weft, what it sent
+ * before by MPI must go on (MPI's progress rule), and between ranks of one node weft itself may need no message. */
+void engine_poll_others(const weft_ctx *c);
+
 /* One look. bulks = 0: no piece of a bulk. *moved = 1 if anything did. */
 void engine_poll(weft_ctx *c, int bulks, int *moved);
 

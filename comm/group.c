@@ -330,6 +330,7 @@ weft_status weft_init(MPI_Comm world, const weft_comm_opts *o, weft_ctx **out) {
         ctx_destroy(c, 0);
         return weft_context(s, "weft_init");
     }
+    engine_join(c);
     *out = c;
     return WEFT_OK;
 }
@@ -345,6 +346,7 @@ weft_status weft_finalize(weft_ctx **cp, int64_t timeout_ms) {
     /* A rank with a broken group does not come to the barrier; its peers learn that from its board. */
     s = s == WEFT_OK ? weft_ctrl_barrier(c->all) : group_break(c->all, s);
     if (c->peers) peers_leave(c->peers);
+    engine_leave(c);
     ctx_destroy(c, s == WEFT_OK);
     return s < 0 ? weft_context(s, "weft_finalize") : s;
 }

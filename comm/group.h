@@ -24,6 +24,7 @@ struct weft_ctx {
     const struct weft_ops *ops;
     weft_group *groups[GROUP_MAX]; /* by id */
     int next_id;
+    weft_ctx *next; /* context of this process */
     engine engine;
     step_flags flags;
     stall *stall; /* NULL until the ranks know each other */

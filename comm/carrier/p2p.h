@@ -44,6 +44,8 @@ static inline weft_status p2p_test(p2p_request *r, int *done) {
     *done = !r->lane;
     return *done ? WEFT_OK : p2p_poll(r, done);
 }
+/* Lets MPI move the program's own messages. */
+void p2p_nudge(void);
 /* Gives up n requests of a group that failed. Returns 1 if the carrier has let go of all of their buffers; 0 if it
  * may still touch one: then neither the buffers nor the requests may be freed. */
 int p2p_abandon(p2p_request *r, int n);
