@@ -17,7 +17,14 @@ set_target_properties(weft PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PRO
 target_include_directories(weft INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)
 target_link_libraries(weft INTERFACE MPI::MPI_C)
 
+# Preloaded into MPI programs: their small reductions take weft's LAT lane (comm/pmpi).
+add_library(weft_pmpi SHARED comm/pmpi/groups.c comm/pmpi/serve.c comm/pmpi/calls_c.c comm/pmpi/calls_fortran.c)
+target_include_directories(weft_pmpi PRIVATE ${PROJECT_SOURCE_DIR})
+target_link_libraries(weft_pmpi PRIVATE weft MPI::MPI_C)
+set_target_properties(weft_pmpi PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib INSTALL_RPATH "$ORIGIN")
+
 include(CMakePackageConfigHelpers)
+install(TARGETS weft_pmpi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(TARGETS weft EXPORT weftTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(TARGETS weft_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(DIRECTORY include/weft DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})

@@ -1,7 +1,8 @@
 # Compiler flags that hold for every file. -ffp-contract=off and no -ffast-math are part of the bit contract.
-add_compile_options(-Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -ffp-contract=off -fvisibility=hidden
+add_compile_options(-Wall -Wextra $<$<COMPILE_LANGUAGE:C>:-Wshadow> $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes>
+                    $<$<COMPILE_LANGUAGE:C>:-Wvla> -ffp-contract=off $<$<COMPILE_LANGUAGE:C>:-fvisibility=hidden>
                     -fno-omit-frame-pointer)
-add_compile_definitions(_GNU_SOURCE)
+add_compile_definitions($<$<COMPILE_LANGUAGE:C>:_GNU_SOURCE>)
 if(WEFT_WERROR)
   add_compile_options(-Werror)
 endif()

@@ -44,5 +44,11 @@ C
   g++ "$work/product.cpp" $(PKG_CONFIG_PATH="$lib/pkgconfig" pkg-config --cflags --libs weft) -o "$work/product"
   LD_LIBRARY_PATH=$lib "$work/product"
 fi
+# the shim: an MPI program that knows nothing of weft gives the same answers, and weft serves it
+mpicc -O1 "$2/tests/comm/pmpi/calls.c" -o "$work/calls"
+mpirun --oversubscribe -n 2 "$work/calls" >"$work/plain"
+mpirun --oversubscribe -n 2 -x "LD_PRELOAD=$lib/libweft_pmpi.so" -x WEFT_PMPI_STATS=1 "$work/calls" >"$work/shim" 2>"$work/log"
+cmp "$work/plain" "$work/shim"
+grep -q 'allreduce_c [1-9]' "$work/log" || { echo "the shim served nothing: $(cat "$work/log")" >&2; exit 1; }
 "$work/prefix/bin/weft" --version
 echo ok
