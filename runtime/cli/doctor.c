@@ -157,6 +157,8 @@ int cli_doctor(int argc, char **argv) {
     check_shm(&f[n++]);
     check_program(&f[n++], "mpirun", "starts several ranks", "openmpi-bin", BAD);
     check_program(&f[n++], "bible", "the text of the demo", "bible-kjv", NOTE);
+    check_program(&f[n++], "mpifort", "Fortran programs on weft (module weft), examples/heat",
+                  "gfortran libopenmpi-dev", NOTE);
     check_program(&f[n++], "h5dump", "shows token shards", "hdf5-tools", NOTE);
     check_writable(&f[n++]);
     static const char *const mark[] = {"ok", "note", "BAD"};
