@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/status.h"
+#include "base/trace.h"
 #include "comm/ctrl.h"
 #include "comm/drive.h"
 #include "comm/engine.h"
@@ -240,7 +241,9 @@ weft_status bulk_commit(weft_group *g) {
 
 static void round_over(weft_bulk *b) {
     b->phase = BULK_IDLE;
-    engine_count(b->group->ctx, LANE_BULK, weft_now_ns() - b->began, b->bytes);
+    const uint64_t now = weft_now_ns();
+    engine_count(b->group->ctx, LANE_BULK, now - b->began, b->bytes);
+    weft_trace_add(WEFT_TRACK_BULK, b->what, b->began, now, b->round);
 }
 
 /* The vote: votes of a group share one tag, so one advances only when those before it are complete. */
@@ -347,7 +350,8 @@ static weft_status advance_wait(comm_op *op, int *moved) {
     return enough((bulk_wait *)op) ? WEFT_OK : WEFT_IN_PROGRESS;
 }
 
-weft_status weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight) {
+/* May tensor i be waited for? *messages: how many must be done then. */
+static weft_status check_wait(const weft_bulk *b, int i, int *messages) {
     if (!b || i < WEFT_ALL || i >= b->nt) return weft_fail(WEFT_ERR_ARG, "wait: tensor %d", i);
     WEFT_TRY(group_usable(b->group));
     if (!b->round) return weft_fail(WEFT_ERR_STATE, "%s: wait before weft_bulk_start", b->what);
@@ -359,6 +363,21 @@ weft_status weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *tota
             return weft_fail(WEFT_ERR_STATE, "%s: wait for tensor '%s' needs '%s', which is not ready here",
                              b->what, i == WEFT_ALL ? "all" : b->tensor[i].name, b->tensor[k].name);
     }
+    *messages = b->plan.bucket[bucket].end;
+    return WEFT_OK;
+}
+
+weft_status weft_bulk_test(weft_bulk *b, int i) {
+    bulk_wait w = {.bulk = b};
+    WEFT_TRY(check_wait(b, i, &w.messages));
+    if (!enough(&w)) WEFT_TRY(nudge(b->group));
+    if (!enough(&w)) return WEFT_IN_PROGRESS;
+    return b->mover->ops->contributors(b->mover) ? WEFT_OK : WEFT_NO_CONTRIB;
+}
+
+weft_status weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight) {
+    int messages = 0;
+    WEFT_TRY(check_wait(b, i, &messages));
     bulk_wait w = {{.group = b->group,
                     .what = b->what,
                     .waits_for = -1,
@@ -366,7 +385,7 @@ weft_status weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *tota
                     .bulk = 1,
                     .site = __builtin_return_address(0)},
                    b,
-                   b->plan.bucket[bucket].end};
+                   messages};
     WEFT_TRY(comm_drive(&w.op, group_deadline(b->group, timeout_ms)));
     const int contributors = b->mover->ops->contributors(b->mover);
     if (total_weight) *total_weight = contributors;

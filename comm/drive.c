@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "base/trace.h"
 #include "comm/group.h"
 #include "comm/stall.h"
 
@@ -44,6 +45,12 @@ static weft_status timed_out(const comm_op *op, uint64_t waited) {
     return weft_fail(WEFT_ERR_TIMEOUT, "timed out after %.1f s", (double)waited * 1e-9);
 }
 
+/* The end of a wait that is on the board. */
+static void left(const comm_op *op, uint64_t began) {
+    stall_leave(op->group->ctx);
+    weft_trace_add(WEFT_TRACK_WAIT, op->what, began, weft_now_ns(), 0);
+}
+
 weft_status comm_drive(comm_op *op, uint64_t deadline) {
     weft_group *g = op->group;
     weft_status s;
@@ -59,7 +66,7 @@ weft_status comm_drive(comm_op *op, uint64_t deadline) {
         s = op->advance(op, &moved);
         if (s < 0) break;
         if (s != WEFT_IN_PROGRESS) {
-            if (noted) stall_leave(g->ctx);
+            if (noted) left(op, began);
             return s;
         }
         engine_poll(g->ctx, !held, &moved);
@@ -101,6 +108,6 @@ weft_status comm_drive(comm_op *op, uint64_t deadline) {
         else
             doze(now - moved_at);
     }
-    if (noted) stall_leave(g->ctx);
+    if (noted) left(op, began);
     return group_break(g, weft_context(s, "group '%s', %s", g->name, op->what));
 }

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "base/trace.h"
 #include "comm/carrier/p2p.h"
 #include "comm/group.h"
 
@@ -52,7 +53,8 @@ static void one_piece(weft_ctx *c, int *moved) {
         advance(c, i, moved);
     }
     if (!*moved) return;
-    const uint64_t took = weft_now_ns() - began;
+    const uint64_t ended = weft_now_ns(), took = ended - began;
+    weft_trace_add(WEFT_TRACK_PIECE, "piece", began, ended, (uint32_t)e->quanta);
     if (took > e->longest_quantum) e->longest_quantum = took;
     e->quanta++;
 }

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/status.h"
+#include "base/trace.h"
 #include "comm/ctrl.h"
 #include "comm/drive.h"
 #include "comm/engine.h"
@@ -228,7 +229,9 @@ static weft_status finish(lat *l, lat_window *w) {
     for (int i = 0; i < w->entries; i++)
         memcpy(w->entry[i].out, w->record.values + w->entry[i].offset, w->entry[i].bytes);
     flags_arrived(c, l->group, l->started, w->record.header.flags_or);
-    engine_count(c, LANE_LAT, w->timed ? weft_now_ns() - w->began : 0, w->bytes);
+    const uint64_t now = w->timed ? weft_now_ns() : 0;
+    engine_count(c, LANE_LAT, w->timed ? now - w->began : 0, w->bytes);
+    if (w->timed) weft_trace_add(WEFT_TRACK_LAT, l->group->name, w->began, now, (uint32_t)w->bytes);
     c->engine.records++;
     c->engine.entries += (uint64_t)w->entries;
     w->entries = w->runs = 0;

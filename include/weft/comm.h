@@ -163,6 +163,8 @@ WEFT_API weft_status weft_bulk_ready(weft_bulk *b, int i);
 /* Waits until tensor i (or WEFT_ALL) holds the result; *total_weight (may be NULL): number of contributors.
  * timeout_ms < 0: the context's. TIMEOUT, PEER: the group is unusable afterwards. NO_CONTRIB: nobody did. */
 WEFT_API weft_status weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight);
+/* OK: tensor i (or WEFT_ALL) holds the result. IN_PROGRESS. Makes progress. */
+WEFT_API weft_status weft_bulk_test(weft_bulk *b, int i);
 
 /* --- the engine ------------------------------------------------------------------------------------------------ */
 

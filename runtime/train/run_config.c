@@ -101,6 +101,8 @@ const weft_config_key weft_run_keys[] = {
          "go on from the newest checkpoint in run.dir; false: refuse a directory that has one"),
 
     INT("log.every", log.every, "1", 1, 1e9, "steps between records in metrics.jsonl"),
+    BOOL("log.trace", log.trace, "false",
+         "also write trace.<rank>.json: who did what when, for ui.perfetto.dev"),
     BOOL("log.tensorboard", log.tensorboard, "false", "also write a TensorBoard event file"),
 
     STRING("sample.prompt", sample.prompt, "", "text that the sample at the end goes on from"),

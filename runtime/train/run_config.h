@@ -43,7 +43,7 @@ typedef struct weft_run_config {
     } save;
     struct {
         int64_t every;
-        int tensorboard;
+        int tensorboard, trace;
     } log;
     struct {
         const char *prompt;

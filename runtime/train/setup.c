@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -12,7 +13,9 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/trace.h"
 #include "io/exchange/hf.h"
+#include "io/metrics/trace.h"
 #include "runtime/train/internal.h"
 #include "runtime/train/session.h"
 #include "runtime/train/threads.h"
@@ -157,7 +160,8 @@ static void release(void *arg, void *p) {
 }
 
 /* Everything that needs memory says so here; then it is allocated once. */
-#define TICK_US 100 /* a piece of a bulk takes about 20 */
+#define TRACE_EVENTS ((size_t)1 << 17) /* the last ones; 5 MiB */
+#define TICK_US      100               /* a piece of a bulk takes about 20 */
 
 /* Between the blocks of a long op: one look at the engine. Its errors stay with their group and are seen at the wait. */
 static void progress(void *arg) {
@@ -362,6 +366,7 @@ static weft_status build(weft_trainer *t) {
     WEFT_TRY(same_arithmetic(t));
 
     s = plan_allreduce(t);
+    if (s >= 0 && t->c->log.trace) s = weft_trace_open(TRACE_EVENTS);
     if (s >= 0) s = weft_optim_bind(t->optim, &t->memory, t->x);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
     WEFT_TRY(weft_commit(t->o.ctx));
@@ -400,8 +405,16 @@ weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_confi
     return WEFT_OK;
 }
 
+static void write_trace(const weft_trainer *t) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/trace.%d.json", t->dir, t->rank);
+    if (weft_trace_write(path, t->rank) < 0) weft_warn("%s", weft_last_error());
+    weft_trace_close();
+}
+
 void weft_trainer_destroy(weft_trainer *t) {
     if (!t) return;
+    if (t->dir && t->c->log.trace) write_trace(t);
     if (t->metrics) weft_metrics_close(t->metrics);
     weft_optim_destroy(t->optim);
     weft_model_destroy(t->model);

@@ -14,11 +14,19 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/trace.h"
+
+static void spend_until(weft_trainer *t, int phase, double *since, double now) {
+    static const char *const name[PHASES] = {"data",   "forward", "backward", "wait for gradients",
+                                             "update", "other"};
+    t->phase[phase] += now - *since;
+    weft_trace_add(WEFT_TRACK_STEP, name[phase], (uint64_t)(*since * 1e9), (uint64_t)(now * 1e9),
+                   (uint32_t)t->st.step);
+    *since = now;
+}
 
 static void spend(weft_trainer *t, int phase, double *since) {
-    double now = weft_now();
-    t->phase[phase] += now - *since;
-    *since = now;
+    spend_until(t, phase, since, weft_now());
 }
 
 weft_status trainer_tokens(weft_trainer *t, int64_t micro, int32_t *tok) {
@@ -65,10 +73,9 @@ static weft_status gradients(weft_trainer *t, double *since) {
         weft_model_on_final(t->model, overlaps(t, i) ? parameters_final : NULL, t);
         WEFT_TRY(weft_model_train(t->model, t->batch, t->grads, &loss, &count));
         if (t->c->train.reproducible) WEFT_TRY(merge_subtrees(t, i));
-        double now = weft_now();
-        t->phase[PHASE_FORWARD] += passes[0];
-        t->phase[PHASE_BACKWARD] += now - *since - passes[0];
-        *since = now;
+        double turn = *since + passes[0];
+        spend_until(t, PHASE_FORWARD, since, turn);
+        spend(t, PHASE_BACKWARD, since);
         t->losses[2 * micro] = loss;
         t->losses[2 * micro + 1] = (double)count;
     }
