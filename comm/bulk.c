@@ -20,6 +20,7 @@
 #include "comm/engine.h"
 #include "comm/group.h"
 #include "comm/mover.h"
+#include "comm/nccl/device.h"
 #include "comm/plan.h"
 #include "comm/vote.h"
 
@@ -96,7 +97,8 @@ static weft_status copy_tensors(weft_bulk *b, int nt, const weft_tensor *t) {
 static weft_status fill_bulk(weft_bulk *b, int nt, const weft_tensor *t) {
     weft_group *g = b->group;
     WEFT_TRY(copy_tensors(b, nt, t));
-    WEFT_TRY(plan_build(&b->plan, b->kind, g->size, nt, b->tensor, b->bucket_bytes, g->ctx->chunk));
+    WEFT_TRY(plan_build(&b->plan, b->kind, g->size, nt, b->tensor, b->bucket_bytes,
+                        device_holds(nt, t) == 1 ? DEVICE_CHUNK : g->ctx->chunk));
     b->words = ((size_t)g->size + 63) / 64;
     b->vote = vote_create(g, g->bulk, TAG_VOTE);
     b->tensor_ready = weft_calloc((size_t)nt, 1);

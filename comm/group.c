@@ -17,6 +17,7 @@
 #include "comm/drive.h"
 #include "comm/halo.h"
 #include "comm/lat.h"
+#include "comm/nccl/device.h"
 #include "comm/vote.h"
 
 #define TIMEOUT_MS 600000
@@ -98,6 +99,7 @@ static weft_status open_lanes(weft_group *g) {
  * -------------------------------------------------------------------------------------------------------- */
 
 static void group_destroy(weft_group *g, int healthy) {
+    device_close_group(g, healthy);
     bulk_destroy_all(g);
     halo_destroy_all(g);
     lat_destroy(g->small);
@@ -239,7 +241,8 @@ weft_status weft_commit(weft_ctx *c) {
             s = bulk_commit(c->groups[i]);
             if (s >= 0) s = halo_commit(c->groups[i]);
         }
-    return weft_ctrl_agree(c->all, s);
+    s = weft_ctrl_agree(c->all, s);
+    return s < 0 ? s : device_commit(c);
 }
 
 /* --- contexts
@@ -286,6 +289,7 @@ static weft_status open_kernels(weft_ctx *c) {
 }
 
 static void ctx_destroy(weft_ctx *c, int healthy) {
+    device_stop(c);
     for (int i = 1; i < GROUP_MAX; i++)
         if (c->groups[i]) group_destroy(c->groups[i], healthy);
     stall_destroy(c->stall);
@@ -293,6 +297,7 @@ static void ctx_destroy(weft_ctx *c, int healthy) {
     if (c->peers) peers_destroy(c->peers);
     p2p_close(c->alarm, healthy);
     if (c->all) group_destroy(c->all, healthy);
+    device_destroy(c);
     if (c->exec) weft_exec_destroy(c->exec);
     if (c->backend) weft_backend_close(c->backend);
     free(c);

@@ -27,7 +27,9 @@ struct weft_ctx {
     weft_ctx *next; /* context of this process */
     engine engine;
     step_flags flags;
-    stall *stall; /* NULL until the ranks know each other */
+    stall *stall;            /* NULL until the ranks know each other */
+    struct tickets *tickets; /* of the device carrier; NULL, on all ranks alike, where there are none */
+    struct device *device;
 };
 
 /* Where the members of a group live. */
@@ -56,8 +58,9 @@ struct weft_group {
     int waits_for;      /* the rank that something of the group was last seen waiting for, -1: unknown */
     weft_status broken; /* the error that made the group unusable, or OK */
     char broken_text[512];
-    struct lat *small; /* small reductions */
-    struct vote *vote; /* of the CTRL lane */
+    struct lat *small;     /* small reductions */
+    struct vote *vote;     /* of the CTRL lane */
+    struct ncclComm *nccl; /* of the device carrier; NULL: none */
 };
 
 /* OK, or the error that broke the group. */

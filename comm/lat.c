@@ -16,6 +16,7 @@
 #include "comm/group.h"
 #include "comm/lat_internal.h"
 #include "comm/stall.h"
+#include "comm/ticket.h"
 
 #define SPINS 400 /* looks before a blocking call takes the long way: about 10 us */
 #define TIMED 16  /* one in so many is timed while no bulk is under way */
@@ -125,6 +126,11 @@ static lat_entry *add_entry(lat *l, lat_window *w, const void *in, void *out, si
     return e;
 }
 
+/* Whether records carry the agreement on tickets: there are some, and all ranks take part. */
+static int reaches_all(const lat *l) {
+    return l->group->ctx->tickets && l->group->size == l->group->ctx->all->size;
+}
+
 static void close_window(lat *l, const void *site) {
     lat_window *w = open_window(l);
     weft_ctx *c = l->group->ctx;
@@ -132,6 +138,7 @@ static void close_window(lat *l, const void *site) {
     w->site = site;
     l->hash = w->hash = mix(l->hash, (uint32_t)l->closed);
     w->record.header = (lat_header){.admit_min = UINT32_MAX, .hash_min = l->hash, .nhash_min = ~l->hash};
+    if (reaches_all(l)) w->record.header.admit_min = ticket_mine(c->tickets);
     w->record.header.flags_or = flags_take(c, l->group, l->closed);
     w->timed = c->engine.bulk || l->closed % TIMED == 0;
     if (w->timed) w->began = weft_now_ns();
@@ -228,6 +235,7 @@ static weft_status finish(lat *l, lat_window *w) {
     if (!lat_agrees(&w->record.header)) return disagree(l, w);
     for (int i = 0; i < w->entries; i++)
         memcpy(w->entry[i].out, w->record.values + w->entry[i].offset, w->entry[i].bytes);
+    if (reaches_all(l)) WEFT_TRY(ticket_admitted(c->tickets, w->record.header.admit_min));
     flags_arrived(c, l->group, l->started, w->record.header.flags_or);
     const uint64_t now = w->timed ? weft_now_ns() : 0;
     engine_count(c, LANE_LAT, w->timed ? now - w->began : 0, w->bytes);

@@ -3,9 +3,12 @@
 
 #include "base/status.h"
 #include "comm/belt.h"
+#include "comm/nccl/device.h"
 
 weft_status mover_create(const mover_spec *s, mover **v) {
     *v = NULL;
+    WEFT_TRY(device_mover_create(s, v));
+    if (*v) return WEFT_OK;
     if (s->kind == WEFT_BULK_ALLREDUCE || s->kind == WEFT_BULK_BCAST) return belt_create(s, v);
     return weft_fail(WEFT_ERR_UNSUPPORTED, "bulk kind %d between nodes", (int)s->kind);
 }

@@ -33,7 +33,8 @@ static weft_status check_slots(const tickets *t) {
 
 weft_status tickets_create(tickets *t, const ticket_slot *slot, uint32_t n, ticket_admission admission,
                            int credit, uint32_t before) {
-    *t = (tickets){.n = n, .admission = admission, .credit = credit, .pulse_ns = TICKET_PULSE_NS};
+    *t = (tickets){
+        .n = n, .admission = admission, .credit = credit, .before = before, .pulse_ns = TICKET_PULSE_NS};
     t->admitted = t->ready = t->told = t->issued = before;
     if (n > TICKET_SLOTS || credit < 1)
         return weft_fail(WEFT_ERR_ARG, "%u tickets with credit %d", n, credit);

@@ -49,6 +49,7 @@ typedef struct tickets {
     uint32_t n;
     ticket_admission admission;
     int credit;
+    uint32_t before; /* the number before the first ticket */
     uint64_t pulse_ns;
     /* where this rank stands */
     uint32_t *posted;                      /* rounds of each slot */

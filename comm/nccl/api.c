@@ -1,0 +1,85 @@
+/* NCCL and CUDA by dlopen; see api.h. */
+#include "comm/nccl/api.h"
+
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/status.h"
+
+static nccl_api table;
+static int tried, found;
+
+static const char * override(void) {
+    const char *e = getenv("WEFT_NCCL");
+    return e && *e ? e : NULL;
+}
+
+int nccl_wanted(void) {
+    const char *e = override();
+    return e ? strcmp(e, "off") != 0 : access("/dev/nvidiactl", F_OK) == 0;
+}
+
+static void *open_first(const char *const *name, int n) {
+    void *h = NULL;
+    for (int i = 0; i < n && !h; i++) h = dlopen(name[i], RTLD_NOW | RTLD_LOCAL);
+    return h;
+}
+
+/* A function pointer from an object pointer, as POSIX asks for. */
+static int look_up(void *library, const char *name, void *place) {
+    void *f = dlsym(library, name);
+    memcpy(place, &f, sizeof f);
+    return f != NULL;
+}
+
+static weft_status fill(void *nccl, void *cuda) {
+#define X(name)                                                                                              \
+    if (!look_up(nccl, #name, &table.name))                                                                  \
+        return weft_fail(WEFT_ERR_SERVICE, "the NCCL library has no " #name);
+    NCCL_FUNCTIONS(X)
+#undef X
+#define X(name)                                                                                              \
+    if (!look_up(cuda, #name, &table.name))                                                                  \
+        return weft_fail(WEFT_ERR_SERVICE, "the CUDA runtime has no " #name);
+    CUDA_FUNCTIONS(X)
+#undef X
+    return WEFT_OK;
+}
+
+static weft_status load(void) {
+    static const char *const nccl_names[] = {"libnccl.so.2"};
+    static const char *const cuda_names[] = {"libcudart.so.13", "libcudart.so.12", "libcudart.so"};
+    const char *other = override();
+    if (!nccl_wanted()) return weft_fail(WEFT_ERR_SERVICE, "no GPU driver, or WEFT_NCCL=off");
+    /* The second belt of the One-Order rule. Before the library reads it. */
+    setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
+    void *nccl = other ? open_first(&other, 1) : open_first(nccl_names, 1);
+    if (!nccl) return weft_fail(WEFT_ERR_SERVICE, "no NCCL library: %s", dlerror());
+    void *probe;
+    void *cuda = look_up(nccl, "cudaMalloc", &probe) ? nccl : open_first(cuda_names, 3);
+    if (!cuda) return weft_fail(WEFT_ERR_SERVICE, "no CUDA runtime: %s", dlerror());
+    return fill(nccl, cuda);
+}
+
+const nccl_api *nccl_load(void) {
+    if (!tried) {
+        tried = 1;
+        found = load() == WEFT_OK;
+    } else if (!found) {
+        weft_fail(WEFT_ERR_SERVICE, "no NCCL and CUDA libraries");
+    }
+    return found ? &table : NULL;
+}
+
+weft_status nccl_check(const nccl_api *a, ncclResult_t r, const char *call) {
+    if (r == ncclSuccess || r == ncclInProgress) return WEFT_OK;
+    return weft_fail(r == ncclUnhandledCudaError ? WEFT_ERR_DEVICE : WEFT_ERR_LINK, "%s: %s", call,
+                     a->ncclGetErrorString(r));
+}
+
+weft_status cuda_check(const nccl_api *a, cudaError_t r, const char *call) {
+    if (r == cudaSuccess) return WEFT_OK;
+    return weft_fail(WEFT_ERR_DEVICE, "%s: %s", call, a->cudaGetErrorString(r));
+}

@@ -1,0 +1,57 @@
+/* The functions of NCCL and of the CUDA runtime that weft calls, found at run time: no weft program needs either library
+ * to start. WEFT_NCCL names another library (tests), which may bring its own CUDA functions; "off" means none. */
+#ifndef WEFT_COMM_NCCL_API_H
+#define WEFT_COMM_NCCL_API_H
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+
+#include "weft/status.h"
+
+#define NCCL_FUNCTIONS(X)                                                                                    \
+    X(ncclGetUniqueId)                                                                                       \
+    X(ncclCommInitRankConfig)                                                                                \
+    X(ncclCommAbort)                                                                                         \
+    X(ncclCommDestroy)                                                                                       \
+    X(ncclCommGetAsyncError)                                                                                 \
+    X(ncclGetErrorString)                                                                                    \
+    X(ncclGroupStart)                                                                                        \
+    X(ncclGroupEnd)                                                                                          \
+    X(ncclAllReduce)                                                                                         \
+    X(ncclReduce)                                                                                            \
+    X(ncclReduceScatter)                                                                                     \
+    X(ncclAllGather)                                                                                         \
+    X(ncclBroadcast)                                                                                         \
+    X(ncclSend)                                                                                              \
+    X(ncclRecv)
+
+#define CUDA_FUNCTIONS(X)                                                                                    \
+    X(cudaPointerGetAttributes)                                                                              \
+    X(cudaStreamCreateWithPriority)                                                                          \
+    X(cudaDeviceGetStreamPriorityRange)                                                                      \
+    X(cudaStreamDestroy)                                                                                     \
+    X(cudaEventCreateWithFlags)                                                                              \
+    X(cudaEventDestroy)                                                                                      \
+    X(cudaEventRecord)                                                                                       \
+    X(cudaEventQuery)                                                                                        \
+    X(cudaMalloc)                                                                                            \
+    X(cudaFree)                                                                                              \
+    X(cudaMemcpy)                                                                                            \
+    X(cudaGetErrorString)
+
+typedef struct nccl_api {
+#define X(name) __typeof__(&name) name;
+    NCCL_FUNCTIONS(X)
+    CUDA_FUNCTIONS(X)
+#undef X
+} nccl_api;
+
+/* The table, loaded once for the process; NULL with the error text set where there is none. Main thread. */
+const nccl_api *nccl_load(void);
+/* Whether it is worth looking: a GPU driver is here, or WEFT_NCCL says so. */
+int nccl_wanted(void);
+
+weft_status nccl_check(const nccl_api *a, ncclResult_t r, const char *call);
+weft_status cuda_check(const nccl_api *a, cudaError_t r, const char *call);
+
+#endif
