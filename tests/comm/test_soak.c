@@ -1,0 +1,429 @@
+/* Soak: every kind of operation of the engine, in random order, on overlapping groups, with ranks that are late, quiet,
+ * or stopped altogether for a while: no hang, and every result is right.
+ *
+ * All ranks draw the same sequence of operations and leave out those of groups that they are not in; what they draw for
+ * themselves is when a tensor becomes ready, when they pause, and when they are quiet. A process started before MPI stops
+ * ranks at random with SIGSTOP and lets them go on with SIGCONT.
+ *
+ * test_comm_soak [OPERATIONS] */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/select.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/rng.h"
+#include "base/status.h"
+#include "tests/support/mpi_test.h"
+
+#define OPERATIONS 10000
+#define GROUPS     4
+#define BULKS      3 /* of a group */
+#define TENSORS    4
+#define POSTS      64 /* reductions under way in a group */
+#define POST_MOST  40
+#define FACE       300
+#define TIMEOUT_MS 60000
+
+static int operations = OPERATIONS;
+
+/* --- who stops ranks
+ * ------------------------------------------------------------------------------------------------------ */
+
+static int to_stopper = -1;
+static pid_t stopper;
+
+/* Reads the ranks' process ids, then stops one of them now and then until the pipe is closed. */
+static void stop_ranks(int from) {
+    pid_t pid[64];
+    int n = 0;
+    int stops = 0; /* told by the exit code, up to 100 */
+    unsigned random = (unsigned)getpid();
+    if (read(from, &n, sizeof n) != sizeof n || n < 1 || n > 64) _exit(0);
+    if (read(from, pid, (size_t)n * sizeof *pid) != (ssize_t)((size_t)n * sizeof *pid)) _exit(0);
+    for (;;) {
+        fd_set set;
+        random = random * 1664525u + 1013904223u;
+        struct timeval t = {0, (suseconds_t)(2000 + (random >> 8) % 40000)};
+        FD_ZERO(&set);
+        FD_SET(from, &set);
+        if (select(from + 1, &set, NULL, NULL, &t)) _exit(stops);
+        const pid_t who = pid[(random >> 4) % (unsigned)n];
+        kill(who, SIGSTOP);
+        usleep(200 + (random >> 10) % 15000);
+        kill(who, SIGCONT);
+        if (stops < 100) stops++;
+    }
+}
+
+/* Before MPI starts its threads. */
+static void fork_stopper(void) {
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    int ends[2];
+    if (rank && strcmp(rank, "0") != 0) return;
+    if (pipe(ends)) return;
+    stopper = fork();
+    if (!stopper) {
+        close(ends[1]);
+        stop_ranks(ends[0]);
+    }
+    close(ends[0]);
+    to_stopper = ends[1];
+}
+
+static void tell_stopper(void) {
+    const pid_t mine = getpid();
+    pid_t all[64];
+    const int n = mpi_test_size();
+    assert_true(n <= 64 && sizeof(pid_t) == sizeof(int));
+    MPI_Gather(&mine, 1, MPI_INT, all, 1, MPI_INT, 0, MPI_COMM_WORLD);
+    if (to_stopper < 0) return;
+    assert_int_equal(write(to_stopper, &n, sizeof n), sizeof n);
+    assert_int_equal(write(to_stopper, all, (size_t)n * sizeof *all), (size_t)n * sizeof *all);
+}
+
+/* How often ranks were stopped; -1 on ranks that do not know. */
+static int end_stopper(void) {
+    int status = 0;
+    if (to_stopper < 0) return -1;
+    close(to_stopper);
+    waitpid(stopper, &status, 0);
+    to_stopper = -1;
+    return WEXITSTATUS(status);
+}
+
+/* --- draws
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+static uint64_t own_draws;
+
+/* The same on all ranks. */
+static uint32_t common(uint64_t k, uint64_t stream, uint32_t below) {
+    return (uint32_t)(weft_rng_u64(mpi_test_seed(), 1000 + stream, k) % below);
+}
+static uint32_t own(uint32_t below) {
+    return (uint32_t)(weft_rng_u64(mpi_test_seed(), 10 + (uint64_t)mpi_test_rank(), own_draws++) % below);
+}
+
+/* Whole and small: sums are exact in every type and order. */
+static int64_t value(int rank, uint64_t k, size_t i) {
+    return (int64_t)((uint64_t)rank * 5 + k * 3 + i) % 61;
+}
+
+/* --- what there is to do
+ * -------------------------------------------------------------------------------------------------- */
+
+typedef struct post {
+    uint64_t k;
+    size_t n;
+    int floats; /* f64, or i64 */
+    weft_redop op;
+    weft_req *req;
+    union {
+        double f[POST_MOST];
+        int64_t i[POST_MOST];
+    } out;
+} post;
+
+typedef struct soak_bulk {
+    weft_bulk *bulk;
+    weft_bulk_kind kind;
+    float *x[TENSORS];
+    size_t n[TENSORS];
+    int ready[TENSORS], under_way;
+    uint64_t k; /* the operation that started it */
+} soak_bulk;
+
+typedef struct soak_group {
+    weft_group *group; /* NULL: this rank is not in it */
+    int rank, size, world[64];
+    post post[POSTS];
+    unsigned posted, waited;
+    soak_bulk bulk[BULKS];
+    weft_halo *halo;
+    float to[2][FACE], from[2][FACE];
+    int exchanging;
+    uint64_t halo_k;
+} soak_group;
+
+static weft_ctx *ctx;
+static soak_group groups[GROUPS];
+static uint64_t counted[3]; /* reductions, bulks, halos checked */
+
+static void make_group(int i, int member) {
+    soak_group *g = &groups[i];
+    MPI_Comm c;
+    memset(g, 0, sizeof *g);
+    MPI_Comm_split(MPI_COMM_WORLD, member ? 0 : MPI_UNDEFINED, mpi_test_rank(), &c);
+    if (c == MPI_COMM_NULL) return;
+    assert_ok(weft_group_create(ctx, c, "soak", &g->group));
+    g->rank = weft_group_rank(g->group);
+    g->size = weft_group_size(g->group);
+    const int me = mpi_test_rank();
+    MPI_Allgather(&me, 1, MPI_INT, g->world, 1, MPI_INT, c);
+    MPI_Comm_free(&c);
+}
+
+static void make_bulk(soak_group *g, int gi, int i) {
+    soak_bulk *b = &g->bulk[i];
+    weft_tensor t[TENSORS];
+    b->kind = i == 2 ? WEFT_BULK_BCAST : WEFT_BULK_ALLREDUCE;
+    for (int k = 0; k < TENSORS; k++) {
+        b->n[k] = 1 + common((uint64_t)(gi * 10 + i), 20 + (uint64_t)k, k % 2 ? 20000 : 50);
+        b->x[k] = calloc(b->n[k], sizeof(float));
+        t[k] = (weft_tensor){b->x[k], b->n[k], WEFT_F32, k, "x"};
+    }
+    const weft_bulk_opts o = {.size = sizeof o, .bucket = 30000, .root = g->size - 1, .urgent = i == 1};
+    assert_ok(weft_bulk_create(g->group, b->kind, TENSORS, t, &o, &b->bulk));
+}
+
+/* A ring: to the right with label 0, to the left with label 1. */
+static void make_halo(soak_group *g) {
+    const int right = (g->rank + 1) % g->size, left = (g->rank + g->size - 1) % g->size;
+    const weft_face line = {.t = WEFT_F32, .nd = 1, .n = {FACE}, .stride = {sizeof(float)}};
+    weft_face send[2] = {line, line}, recv[2] = {line, line};
+    for (int i = 0; i < 2; i++) {
+        send[i].base = g->to[i];
+        send[i].peer = i ? left : right;
+        recv[i].base = g->from[i];
+        recv[i].peer = i ? right : left;
+        send[i].label = recv[i].label = i;
+    }
+    assert_ok(weft_halo_create(g->group, 2, send, 2, recv, &g->halo));
+}
+
+static void open_all(int64_t timeout_ms) {
+    const int me = mpi_test_rank(), p = mpi_test_size();
+    ctx = mpi_test_context(timeout_ms, 4096);
+    const int member[GROUPS] = {1, me < (p + 1) / 2, me % 2 == 0 || me == 1, me >= p / 2};
+    for (int i = 0; i < GROUPS; i++) {
+        make_group(i, member[i]);
+        if (!groups[i].group) continue;
+        for (int k = 0; k < BULKS; k++) make_bulk(&groups[i], i, k);
+        make_halo(&groups[i]);
+    }
+    assert_ok(weft_commit(ctx));
+}
+
+static void free_all(void) {
+    for (int i = 0; i < GROUPS; i++)
+        for (int k = 0; groups[i].group && k < BULKS; k++)
+            for (int t = 0; t < TENSORS; t++) free(groups[i].bulk[k].x[t]);
+}
+
+/* --- reductions
+ * ----------------------------------------------------------------------------------------------------------- */
+
+static weft_status post_one(soak_group *g, uint64_t k) {
+    static const weft_redop ops[] = {WEFT_SUM, WEFT_SUM, WEFT_MIN, WEFT_MAX};
+    post *p = &g->post[g->posted++ % POSTS];
+    int64_t in[POST_MOST];
+    double inf[POST_MOST];
+    p->k = k;
+    p->n = 1 + common(k, 2, common(k, 3, 4) ? 3 : POST_MOST);
+    p->floats = (int)common(k, 4, 2);
+    p->op = ops[common(k, 5, 4)];
+    for (size_t i = 0; i < p->n; i++) inf[i] = (double)(in[i] = value(mpi_test_rank(), k, i));
+    return weft_reduce_post(g->group, p->floats ? (const void *)inf : in, &p->out, p->n,
+                            p->floats ? WEFT_F64 : WEFT_I64, p->op, &p->req);
+}
+
+static void check_post(const soak_group *g, const post *p) {
+    for (size_t i = 0; i < p->n; i++) {
+        int64_t want = value(g->world[0], p->k, i);
+        for (int r = 1; r < g->size; r++) {
+            const int64_t v = value(g->world[r], p->k, i);
+            want = p->op == WEFT_MIN   ? (v < want ? v : want)
+                   : p->op == WEFT_MAX ? (v > want ? v : want)
+                                       : want + v;
+        }
+        assert_true((p->floats ? (int64_t)p->out.f[i] : p->out.i[i]) == want);
+    }
+    counted[0]++;
+}
+
+static weft_status wait_posts(soak_group *g, unsigned upto) {
+    while (g->waited != upto) {
+        post *p = &g->post[g->waited++ % POSTS];
+        WEFT_TRY(weft_wait(&p->req, -1));
+        check_post(g, p);
+    }
+    return WEFT_OK;
+}
+
+/* --- bulks
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+static int gives(const soak_group *g, uint64_t k, int r) {
+    return common(k, 100 + (uint64_t)g->world[r], 8) != 0;
+}
+
+static weft_status start_bulk(soak_group *g, soak_bulk *b, uint64_t k) {
+    b->k = k;
+    b->under_way = 1;
+    memset(b->ready, 0, sizeof b->ready);
+    return weft_bulk_start(b->bulk, b->kind == WEFT_BULK_BCAST || gives(g, k, g->rank) ? 1 : 0);
+}
+
+static weft_status make_ready(soak_bulk *b, int t) {
+    if (b->ready[t]) return WEFT_OK;
+    for (size_t i = 0; i < b->n[t]; i++) b->x[t][i] = (float)value(mpi_test_rank(), b->k, i);
+    b->ready[t] = 1;
+    return weft_bulk_ready(b->bulk, t);
+}
+
+static void check_bulk(const soak_group *g, const soak_bulk *b, weft_status s) {
+    int n = 0;
+    for (int r = 0; r < g->size; r++) n += gives(g, b->k, r);
+    if (b->kind == WEFT_BULK_BCAST) n = 1;
+    assert_int_equal(s, n ? WEFT_OK : WEFT_NO_CONTRIB);
+    for (int t = 0; t < TENSORS && n; t++)
+        for (size_t i = 0; i < b->n[t]; i += 1 + b->n[t] / 50) {
+            int64_t want = 0;
+            for (int r = 0; r < g->size; r++)
+                if (gives(g, b->k, r)) want += value(g->world[r], b->k, i);
+            if (b->kind == WEFT_BULK_BCAST) want = value(g->world[g->size - 1], b->k, i);
+            assert_true(b->x[t][i] == (float)want);
+        }
+    counted[1]++;
+}
+
+static weft_status wait_bulk(soak_group *g, soak_bulk *b) {
+    const int first = (int)own(TENSORS);
+    for (int t = 0; t < TENSORS; t++) WEFT_TRY(make_ready(b, (first + t) % TENSORS));
+    const weft_status s = weft_bulk_wait(b->bulk, WEFT_ALL, -1, NULL);
+    WEFT_TRY(s);
+    check_bulk(g, b, s);
+    b->under_way = 0;
+    return WEFT_OK;
+}
+
+/* --- halos
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+static weft_status start_halo(soak_group *g, uint64_t k) {
+    g->halo_k = k;
+    g->exchanging = 1;
+    for (int i = 0; i < 2; i++)
+        for (size_t j = 0; j < FACE; j++) g->to[i][j] = (float)(value(mpi_test_rank(), k, j) + 100 * i);
+    return weft_halo_start(g->halo);
+}
+
+static weft_status wait_halo(soak_group *g) {
+    WEFT_TRY(weft_halo_wait(g->halo, -1));
+    for (int i = 0; i < 2; i++) {
+        const int from = (g->rank + (i ? 1 : g->size - 1)) % g->size;
+        for (size_t j = 0; j < FACE; j += 7)
+            assert_true(g->from[i][j] == (float)(value(g->world[from], g->halo_k, j) + 100 * i));
+    }
+    g->exchanging = 0;
+    counted[2]++;
+    return WEFT_OK;
+}
+
+/* --- the walk
+ * ------------------------------------------------------------------------------------------------------------- */
+
+/* What this rank does for itself between two operations. */
+static weft_status private_moment(int *quiet) {
+    switch (own(24)) {
+    case 0: usleep(own(300)); return WEFT_OK;
+    case 1: return weft_progress(ctx, own(100));
+    case 2: *quiet = !*quiet; return weft_quiet(ctx, *quiet);
+    default: break;
+    }
+    if (own(3)) return WEFT_OK;
+    soak_group *g = &groups[own(GROUPS)];
+    soak_bulk *b = &g->bulk[own(BULKS)];
+    return g->group && b->under_way ? make_ready(b, (int)own(TENSORS)) : WEFT_OK;
+}
+
+static weft_status one_operation(soak_group *g, uint64_t k) {
+    soak_bulk *b = &g->bulk[common(k, 6, BULKS)];
+    const unsigned under_way = g->posted - g->waited;
+    switch (common(k, 1, 12)) {
+    case 0:
+    case 1:
+    case 2:
+    case 3: return under_way == POSTS ? wait_posts(g, g->posted) : post_one(g, k);
+    case 4: return wait_posts(g, g->waited + (under_way ? 1 + common(k, 7, under_way) : 0));
+    case 5: return weft_reduce_flush(g->group);
+    case 6:
+        WEFT_TRY(wait_posts(g, g->posted));
+        WEFT_TRY(post_one(g, k));
+        return wait_posts(g, g->posted);
+    case 7:
+    case 8: return b->under_way ? WEFT_OK : start_bulk(g, b, k);
+    case 9: return b->under_way ? wait_bulk(g, b) : WEFT_OK;
+    case 10: return g->exchanging ? WEFT_OK : start_halo(g, k);
+    default: return g->exchanging ? wait_halo(g) : WEFT_OK;
+    }
+}
+
+static weft_status finish_all(void) {
+    for (int i = 0; i < GROUPS; i++) {
+        soak_group *g = &groups[i];
+        if (!g->group) continue;
+        WEFT_TRY(wait_posts(g, g->posted));
+        for (int k = 0; k < BULKS; k++)
+            if (g->bulk[k].under_way) WEFT_TRY(wait_bulk(g, &g->bulk[k]));
+        if (g->exchanging) WEFT_TRY(wait_halo(g));
+    }
+    return WEFT_OK;
+}
+
+/* skip: an operation of group 0 that this rank leaves out; -1: none. */
+static weft_status walk(int n, int64_t skip) {
+    int quiet = 0;
+    for (uint64_t k = 0; k < (uint64_t)n; k++) {
+        soak_group *g = &groups[common(k, 0, GROUPS)];
+        WEFT_TRY(private_moment(&quiet));
+        if (g->group && (int64_t)k != skip) WEFT_TRY(one_operation(g, k));
+    }
+    if (quiet) WEFT_TRY(weft_quiet(ctx, 0));
+    return finish_all();
+}
+
+static void nothing_hangs(void **state) {
+    (void)state;
+    tell_stopper();
+    open_all(TIMEOUT_MS);
+    const double began = MPI_Wtime();
+    assert_ok(walk(operations, -1));
+    const double took = MPI_Wtime() - began;
+    const int stops = end_stopper();
+    mpi_test_finalize(ctx);
+    free_all();
+    if (!mpi_test_rank())
+        printf("  %d operations in %.1f s: %llu reductions, %llu bulks, %llu halos checked on rank 0; %d%s "
+               "stops\n",
+               operations, took, (unsigned long long)counted[0], (unsigned long long)counted[1],
+               (unsigned long long)counted[2], stops, stops == 100 ? " or more" : "");
+    assert_true(counted[0] && counted[1] && counted[2]);
+    assert_true(stops != 0 || took < 0.2);
+}
+
+/* Negative control: a rank that leaves out one blocking reduction is noticed by all, and soon. */
+static void a_missing_operation_is_noticed(void **state) {
+    (void)state;
+    int64_t skip = 200;
+    while (common((uint64_t)skip, 0, GROUPS) || common((uint64_t)skip, 1, 12) != 6) skip++;
+    open_all(3000);
+    const weft_status s = walk((int)skip + 3000, mpi_test_rank() ? -1 : skip);
+    assert_true(s == WEFT_ERR_ORDER || s == WEFT_ERR_TIMEOUT);
+    weft_finalize(&ctx, 1000);
+    free_all();
+    MPI_Barrier(MPI_COMM_WORLD);
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(nothing_hangs),
+        cmocka_unit_test(a_missing_operation_is_noticed),
+    };
+    if (argc > 1) operations = atoi(argv[1]);
+    fork_stopper();
+    return mpi_test_main(&argc, &argv, "soak", tests, sizeof tests / sizeof *tests);
+}
