@@ -22,7 +22,7 @@
 
 #define TIMEOUT_MS 600000
 #define STALL_MS   10000
-#define CHUNK      ((size_t)1 << 20)
+#define CHUNK      ((size_t)128 << 10)
 #define CHUNK_MIN  ((size_t)64)
 #define CHUNK_MAX  ((size_t)256 << 20)
 

@@ -95,6 +95,18 @@ static lat_window *open_window(lat *l) {
     return window_of(l, l->closed + 1);
 }
 
+/* Bytes of a value; 0: not a type of this lane. */
+static size_t size_of(weft_dtype t) {
+    switch (t) {
+    case WEFT_F64:
+    case WEFT_I64:
+    case WEFT_U64: return 8;
+    case WEFT_F32:
+    case WEFT_I32: return 4;
+    default: return 0;
+    }
+}
+
 static uint32_t mix(uint32_t h, uint32_t v) {
     h ^= v;
     h *= 0x9e3779b1u;
@@ -112,18 +124,20 @@ static void add_run(lat_window *w, weft_dtype t, weft_redop op, size_t offset, s
 }
 
 /* Copies a contribution in; the rest of its last 8 bytes is zero. */
-static lat_entry *add_entry(lat *l, lat_window *w, const void *in, void *out, size_t n, weft_dtype t,
-                            weft_redop op) {
-    const size_t bytes = n * weft_dtype_size(t), padded = (bytes + 7) & ~(size_t)7;
-    if (!w->entries) w->began = 0;
-    memset(w->record.values + w->bytes + padded - 8, 0, 8);
-    memcpy(w->record.values + w->bytes, in, bytes);
-    lat_entry *e = &w->entry[w->entries++];
-    *e = (lat_entry){.out = out, .offset = (uint32_t)w->bytes, .bytes = (uint32_t)bytes};
+static void add_entry(lat *l, lat_window *w, const void *in, void *out, size_t n, weft_dtype t,
+                      weft_redop op) {
+    const size_t bytes = n * size_of(t), padded = (bytes + 7) & ~(size_t)7;
+    unsigned char *to = w->record.values + w->bytes;
+    if (bytes == 8) { /* the common case, without a call */
+        memcpy(to, in, 8);
+    } else {
+        memset(to + padded - 8, 0, 8);
+        memcpy(to, in, bytes);
+    }
+    w->entry[w->entries++] = (lat_entry){.out = out, .offset = (uint32_t)w->bytes, .bytes = (uint32_t)bytes};
     add_run(w, t, op, w->bytes, padded);
     w->bytes += padded;
-    l->hash = mix(mix(l->hash, (uint32_t)n), (uint32_t)t << 8 | (uint32_t)op);
-    return e;
+    l->hash = mix(l->hash, (uint32_t)n << 12 | (uint32_t)t << 4 | (uint32_t)op);
 }
 
 /* Whether records carry the agreement on tickets: there are some, and all ranks take part. */
@@ -327,28 +341,32 @@ static weft_status flush(lat *l, const void *site) {
     return s < 0 ? group_break(g, weft_context(s, "group '%s'", g->name)) : WEFT_OK;
 }
 
-static weft_status check(weft_group *g, const void *in, const void *out, size_t n, weft_dtype t,
-                         weft_redop op) {
-    if (!g || !g->small) return weft_fail(WEFT_ERR_ARG, "reduction without a group");
-    if (!n || !in || !out) return weft_fail(WEFT_ERR_ARG, "reduction of %zu values without memory", n);
+static weft_status refuse(size_t n, weft_dtype t, weft_redop op) {
     if (!lat_takes(n, t))
         return weft_fail(WEFT_ERR_ARG,
                          "small reduction of %zu x %s: f32, f64, i32, i64 or u64, at most %d bytes", n,
                          weft_dtype_name(t), WEFT_LAT_BYTES);
+    return weft_fail(WEFT_ERR_ARG, "reduction operator %d on %s", (int)op, weft_dtype_name(t));
+}
+
+static weft_status check(weft_group *g, const void *in, const void *out, size_t n, weft_dtype t,
+                         weft_redop op) {
+    if (!g || !g->small) return weft_fail(WEFT_ERR_ARG, "reduction without a group");
+    if (!n || !in || !out) return weft_fail(WEFT_ERR_ARG, "reduction of %zu values without memory", n);
     const int whole = t != WEFT_F32 && t != WEFT_F64;
-    if ((unsigned)op >= WEFT_REDOP_COUNT || (op > WEFT_MAX && !whole))
-        return weft_fail(WEFT_ERR_ARG, "reduction operator %d on %s", (int)op, weft_dtype_name(t));
+    if (!lat_takes(n, t) || (unsigned)op >= WEFT_REDOP_COUNT || (op > WEFT_MAX && !whole))
+        return refuse(n, t, op);
     return group_usable(g);
 }
 
 int lat_takes(size_t n, weft_dtype t) {
-    const int known = t == WEFT_F32 || t == WEFT_F64 || t == WEFT_I32 || t == WEFT_I64 || t == WEFT_U64;
-    return known && n <= WEFT_LAT_BYTES / weft_dtype_size(t);
+    const size_t size = size_of(t);
+    return size && n <= WEFT_LAT_BYTES / size;
 }
 
 /* Room in the open window for so many values: a window that is too full is sent, and a queue that is full waited for. */
 static weft_status make_room(lat *l, size_t n, weft_dtype t, const void *site) {
-    const size_t padded = (n * weft_dtype_size(t) + 7) & ~(size_t)7;
+    const size_t padded = (n * size_of(t) + 7) & ~(size_t)7;
     return open_window(l)->bytes + padded <= WEFT_LAT_BYTES ? WEFT_OK : lat_pulse(l->group, site);
 }
 
