@@ -3,6 +3,7 @@
  *   pipe     all ranks on one node: through shared memory (pipe.h)
  *   belt     ALLREDUCE, BCAST: point-to-point messages up and down a tree (belt.h)
  *   direct   REDUCE_SCATTER, ALLGATHER, ALLTOALLV: point-to-point messages from everyone to everyone (direct.h)
+ *   nccl     tensors in device memory; `staged` where that cannot be (nccl/device.h)
  *
  * The engine calls advance when nothing more urgent moves. Main thread. */
 #ifndef WEFT_COMM_MOVER_H

@@ -34,14 +34,19 @@ static int look_up(void *library, const char *name, void *place) {
     return f != NULL;
 }
 
-static weft_status fill(void *nccl, void *cuda) {
+static weft_status fill_nccl(void *library) {
 #define X(name)                                                                                              \
-    if (!look_up(nccl, #name, &table.name))                                                                  \
+    if (!look_up(library, #name, &table.name))                                                               \
         return weft_fail(WEFT_ERR_SERVICE, "the NCCL library has no " #name);
     NCCL_FUNCTIONS(X)
 #undef X
+    table.has_nccl = 1;
+    return WEFT_OK;
+}
+
+static weft_status fill_cuda(void *library) {
 #define X(name)                                                                                              \
-    if (!look_up(cuda, #name, &table.name))                                                                  \
+    if (!look_up(library, #name, &table.name))                                                               \
         return weft_fail(WEFT_ERR_SERVICE, "the CUDA runtime has no " #name);
     CUDA_FUNCTIONS(X)
 #undef X
@@ -55,12 +60,12 @@ static weft_status load(void) {
     if (!nccl_wanted()) return weft_fail(WEFT_ERR_SERVICE, "no GPU driver, or WEFT_NCCL=off");
     /* The second belt of the One-Order rule. Before the library reads it. */
     setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
-    void *nccl = other ? open_first(&other, 1) : open_first(nccl_names, 1);
-    if (!nccl) return weft_fail(WEFT_ERR_SERVICE, "no NCCL library: %s", dlerror());
-    void *probe;
-    void *cuda = look_up(nccl, "cudaMalloc", &probe) ? nccl : open_first(cuda_names, 3);
+    void *nccl = other ? open_first(&other, 1) : open_first(nccl_names, 1), *probe;
+    void *cuda = nccl && look_up(nccl, "cudaMalloc", &probe) ? nccl : open_first(cuda_names, 3);
     if (!cuda) return weft_fail(WEFT_ERR_SERVICE, "no CUDA runtime: %s", dlerror());
-    return fill(nccl, cuda);
+    WEFT_TRY(fill_cuda(cuda));
+    if (nccl) fill_nccl(nccl); /* without it, messages are staged */
+    return WEFT_OK;
 }
 
 const nccl_api *nccl_load(void) {
@@ -68,7 +73,7 @@ const nccl_api *nccl_load(void) {
         tried = 1;
         found = load() == WEFT_OK;
     } else if (!found) {
-        weft_fail(WEFT_ERR_SERVICE, "no NCCL and CUDA libraries");
+        weft_fail(WEFT_ERR_SERVICE, "no CUDA runtime");
     }
     return found ? &table : NULL;
 }

@@ -37,6 +37,8 @@
     X(cudaMalloc)                                                                                            \
     X(cudaFree)                                                                                              \
     X(cudaMemcpy)                                                                                            \
+    X(cudaMallocHost)                                                                                        \
+    X(cudaFreeHost)                                                                                          \
     X(cudaGetErrorString)
 
 typedef struct nccl_api {
@@ -44,9 +46,10 @@ typedef struct nccl_api {
     NCCL_FUNCTIONS(X)
     CUDA_FUNCTIONS(X)
 #undef X
+    int has_nccl; /* else only CUDA's functions are there */
 } nccl_api;
 
-/* The table, loaded once for the process; NULL with the error text set where there is none. Main thread. */
+/* The table, loaded once for the process; NULL with the error text set where there is not even CUDA. Main thread. */
 const nccl_api *nccl_load(void);
 /* Whether it is worth looking: a GPU driver is here, or WEFT_NCCL says so. */
 int nccl_wanted(void);

@@ -5,12 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "base/status.h"
 #include "comm/ctrl.h"
 #include "comm/drive.h"
 #include "comm/group.h"
 #include "comm/nccl/internal.h"
+#include "comm/nccl/staged.h"
 
 #define CTAS_MOST 16 /* of a communicator: leaves most of the device to the application's kernels */
 
@@ -76,7 +78,9 @@ static weft_status device_open(weft_ctx *c) {
     d->ctx = c;
     d->item = (engine_item){.group = c->all, .advance = advance_device};
     d->api = nccl_load();
-    weft_status s = d->api ? open_stream(d) : WEFT_ERR_SERVICE;
+    weft_status s = WEFT_ERR_SERVICE;
+    if (d->api && !d->api->has_nccl) weft_fail(s, "no usable NCCL library");
+    if (d->api && d->api->has_nccl) s = open_stream(d);
     if (s < 0) device_destroy(c);
     return s;
 }
@@ -171,9 +175,14 @@ weft_status device_mover_create(const mover_spec *spec, mover **v) {
     if (say[2] || say[1])
         return weft_fail(WEFT_ERR_ARG,
                          "its tensors are in host memory and in device memory; put all on one side");
-    WEFT_TRY(weft_ctrl_agree(g, device_open(g->ctx)));
-    WEFT_TRY(open_group(g, g->ctx->device));
-    return nccl_mover_create(g->ctx->device, spec, v);
+    weft_status s = weft_ctrl_agree(g, device_open(g->ctx));
+    if (s == WEFT_OK) s = open_group(g, g->ctx->device);
+    if (s == WEFT_OK) return nccl_mover_create(g->ctx->device, spec, v);
+    WEFT_TRY(group_usable(g));
+    if (!g->rank)
+        weft_log(WEFT_LOG_WARN, "group '%s': tensors in device memory go through host memory: %s", g->name,
+                      weft_last_error());
+    return staged_mover_create(nccl_load(), spec, v);
 }
 
 /* --- commit

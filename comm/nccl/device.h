@@ -20,7 +20,8 @@
 /* Whether tensors of this rank are in device memory: 1 all, 0 none, -1 some. Local. */
 int device_holds(int nt, const weft_tensor *t);
 /* Collective over the spec's group: the mover for tensors in device memory; *v = NULL where they are in host memory on
- * all ranks. ARG: here and there; SERVICE, LINK, DEVICE: NCCL cannot be used. */
+ * all ranks. Where NCCL cannot be used on some rank, messages are staged through host memory (staged.h). ARG: here and
+ * there. */
 weft_status device_mover_create(const mover_spec *spec, mover **v);
 /* Collective over the context, after all bulks are made: numbers the tickets anew. STATE: a device bulk is under way. */
 weft_status device_commit(weft_ctx *c);

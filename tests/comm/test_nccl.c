@@ -110,6 +110,17 @@ static void every_kind_is_right(void **state) {
     check_kind(WEFT_BULK_ALLGATHER, WEFT_SUM, even, 1);
 }
 
+/* Without communicators, messages go through host memory. */
+static void a_refused_communicator_means_staging(void **state) {
+    (void)state;
+    static const size_t n[4] = {5000, 64, 3, 12800};
+    setenv("FAKE_NCCL_REFUSE", "1", 1);
+    check_kind(WEFT_BULK_ALLREDUCE, WEFT_SUM, n, 4);
+    check_kind(WEFT_BULK_ALLREDUCE, WEFT_MAX, n, 4);
+    check_kind(WEFT_BULK_BCAST, WEFT_SUM, n, 4);
+    unsetenv("FAKE_NCCL_REFUSE");
+}
+
 static void all_to_all_is_right(void **state) {
     (void)state;
     ctx = mpi_test_context(60000, 4096);
@@ -350,6 +361,7 @@ static void a_failing_device_is_told_to_all(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_is_right),
+        cmocka_unit_test(a_refused_communicator_means_staging),
         cmocka_unit_test(all_to_all_is_right),
         cmocka_unit_test(what_a_weightless_rank_has_is_never_read),
         cmocka_unit_test(ranks_in_any_order_never_hang),

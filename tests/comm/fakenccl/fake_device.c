@@ -257,6 +257,16 @@ cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpy
     return cudaSuccess;
 }
 
+cudaError_t cudaMallocHost(void **p, size_t bytes) {
+    *p = calloc(1, bytes ? bytes : 1);
+    return *p ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFreeHost(void *p) {
+    free(p);
+    return cudaSuccess;
+}
+
 const char *cudaGetErrorString(cudaError_t e) {
     static __thread char text[32];
     snprintf(text, sizeof text, "fake CUDA error %d", (int)e);

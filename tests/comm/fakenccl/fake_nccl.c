@@ -13,6 +13,7 @@
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
     static _Atomic unsigned n;
+    if (getenv("FAKE_NCCL_REFUSE")) return ncclSystemError;
     memset(id, 0, sizeof *id);
     snprintf(id->internal, sizeof id->internal, "/weft-fake-nccl-%d-%u", (int)getpid(),
              atomic_fetch_add(&n, 1u));
