@@ -1,4 +1,4 @@
-/* A mover carries the messages of a plan for one bulk, round after round. Three kinds of them:
+/* A mover carries the messages of a plan for one bulk, round after round. Kinds of them:
  *
  *   pipe     all ranks on one node: through shared memory (pipe.h)
  *   belt     ALLREDUCE, BCAST: point-to-point messages up and down a tree (belt.h)
