@@ -217,19 +217,37 @@ static inline weft_status weft_check_box_copy(size_t elem, uint32_t ndim, const 
     return weft_check_given("box_copy", n == 0 || (src && dst));
 }
 
+static inline weft_status weft_check_reduction(const char *what, weft_dtype t, weft_redop op) {
+    int is_float = t == WEFT_F32 || t == WEFT_BF16 || t == WEFT_F16 || t == WEFT_F64;
+    if ((unsigned)op >= WEFT_REDOP_COUNT) return weft_fail(WEFT_ERR_ARG, "%s: operator %d", what, (int)op);
+    if (weft_dtype_size(t) == 0) return weft_fail(WEFT_ERR_UNSUPPORTED, "%s: dtype %d", what, (int)t);
+    if (is_float && op != WEFT_SUM && op != WEFT_MIN && op != WEFT_MAX)
+        return weft_fail(WEFT_ERR_UNSUPPORTED, "%s: a bitwise or logical operator on %s", what,
+                         weft_dtype_name(t));
+    return WEFT_OK;
+}
+
 static inline weft_status weft_check_reduce_p(weft_dtype t, weft_redop op, int p, const void *const *src,
                                               const void *dst, size_t n) {
-    int is_float = t == WEFT_F32 || t == WEFT_BF16 || t == WEFT_F16 || t == WEFT_F64;
     if (p < 1 || p > WEFT_REDUCE_MAX)
         return weft_fail(WEFT_ERR_ARG, "reduce_p: %d sources, expected 1 to 16", p);
-    if ((unsigned)op >= WEFT_REDOP_COUNT) return weft_fail(WEFT_ERR_ARG, "reduce_p: operator %d", (int)op);
-    if (weft_dtype_size(t) == 0) return weft_fail(WEFT_ERR_UNSUPPORTED, "reduce_p: dtype %d", (int)t);
-    if (is_float && op != WEFT_SUM && op != WEFT_MIN && op != WEFT_MAX)
-        return weft_fail(WEFT_ERR_UNSUPPORTED, "reduce_p: a bitwise or logical operator on %s",
-                         weft_dtype_name(t));
+    WEFT_TRY(weft_check_reduction("reduce_p", t, op));
     WEFT_TRY(weft_check_given("reduce_p", n == 0 || (src && dst)));
     for (int i = 0; n && i < p; i++) WEFT_TRY(weft_check_given("reduce_p", src[i] != NULL));
     return WEFT_OK;
+}
+
+static inline weft_status weft_check_reduce_push(weft_dtype t, weft_redop op, int p, const void *const *src,
+                                                 int d, void *const *dst, size_t n) {
+    int there = 0;
+    if (p < 1 || p > WEFT_PUSH_MAX || d < 1 || d > WEFT_PUSH_MAX)
+        return weft_fail(WEFT_ERR_ARG, "reduce_push: %d sources, %d destinations, expected 1 to %d", p, d,
+                         WEFT_PUSH_MAX);
+    WEFT_TRY(weft_check_reduction("reduce_push", t, op));
+    WEFT_TRY(weft_check_given("reduce_push", n == 0 || (src && dst)));
+    for (int i = 0; n && i < p; i++) there |= src[i] != NULL;
+    for (int i = 0; n && i < d; i++) there &= dst[i] != NULL;
+    return weft_check_given("reduce_push", n == 0 || there);
 }
 
 static inline weft_status weft_check_outer(const weft_outer_desc *d, const float *delta, const float *v,

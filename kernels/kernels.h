@@ -16,7 +16,7 @@
  *    count, instruction set, alignment or time. One exception: bf16 products on AMX tiles are summed in the order of the
  *    tile instruction (weft_backend_desc.bf16_order), ten times faster than the others could follow it, and attention
  *    rounds its weights and dS to bf16 for them (at most 2^-8 of each). Reductions use 16 virtual lanes and fixed trees
- *    over fixed-size blocks. cast, axpby, reduce_p, scale_copy, outer_step, quant and dequant_axpy are equal by == on
+ *    over fixed-size blocks. cast, axpby, reduce_p, reduce_push, scale_copy, outer_step, quant and dequant_axpy are equal by == on
  *    every backend.
  *  - dtypes `t` of the model ops: WEFT_F32 or WEFT_BF16 (storage; arithmetic and accumulation are fp32). Parameters of
  *    norms and biases have dtype t as well; all parameter gradients are f32 and accumulated into (+=).
@@ -218,6 +218,7 @@ typedef enum weft_codec {
 } weft_codec;
 
 #define WEFT_REDUCE_MAX 16
+#define WEFT_PUSH_MAX   256
 
 struct weft_ops {
     /* memory: 64-byte aligned (2 MiB and huge pages from 4 MiB on), zeroed. */
@@ -302,6 +303,11 @@ struct weft_ops {
      * and round once. dst may be one of the sources. SUM MIN MAX for all types; BOR BAND LAND for integers. */
     weft_status (*reduce_p)(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src,
                             void *dst, size_t n);
+    /* Every dst[0..d) = the same tree over p places, of which those with src[i] = NULL are empty and skipped (at least one
+     * is not); p, d = 1..WEFT_PUSH_MAX. A dst may be one of the sources. past != 0: a hint that the results will not be
+     * read soon, and may go past the caches; they are there on return all the same. */
+    weft_status (*reduce_push)(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src,
+                               int d, void *const *dst, size_t n, int past);
     /* dst = w * src (f32); w = 0 writes zeros without reading. May be in place. */
     weft_status (*scale_copy)(weft_exec *x, size_t n, float w, const float *src, float *dst);
 

@@ -1,18 +1,21 @@
-/* reduce_p: one result from p = 1..16 arrays, element by element, in a tree.
+/* reduce_p, reduce_push: one result from p arrays, element by element, in a tree.
  *
  * Adjacent pairs first, an odd one carried up: the order of the node's ranks. bf16 and f16 are widened, added
  * in fp32 and rounded once. MIN and MAX keep the left one of equals and any NaN. All p values of an element
- * are read before it is written, so dst may be one of the sources. Equal by == on every backend. */
+ * are read before it is written, so a destination may be one of the sources. Equal by == on every backend. */
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/stream.h"
 
 struct reduce {
-    const void *const *src;
-    void *dst;
-    int p, past; /* past: dst goes past the caches (float types) */
+    const void *const *src; /* those that are there */
+    void *const *dst;
+    int p, d, streams; /* the first `streams` of dst are written past the caches */
+    int full;          /* p, if no place is empty and the loop is unrolled; or 0: */
+    int steps;
+    uint8_t step[WEFT_PUSH_MAX][2]; /* v[first] takes v[second] in */
 };
 
-/* v[0..p) shrinks to v[0]; p is a constant where it matters, so that v stays in registers. */
+/* v[0..p) shrinks to v[0]; p is a constant, so that v stays in registers. */
 #define TREE(v, p, PAIR)                                                                                     \
     for (int left = (p); left > 1; left = (left + 1) / 2)                                                    \
         for (int s = 0; s < left; s += 2) (v)[s / 2] = s + 1 < left ? PAIR((v)[s], (v)[s + 1]) : (v)[s];
@@ -28,24 +31,35 @@ VEC_INLINE vec pair_max(vec a, vec b) {
     return vec_select(vec_eq(b, b), vec_max(b, a), b);
 }
 
+VEC_INLINE void push(const struct reduce *r, weft_dtype t, int64_t i, int m, vec a) {
+    for (int k = 0; k < r->streams; k++) vec_stream(1, t, r->dst[k], i, m, a);
+    for (int k = r->streams; k < r->d; k++) vec_store(t, r->dst[k], i, m, a);
+}
+
 #define FLOAT_LOOP(t, pair, p_)                                                                              \
     VEC_FOR(i, m, begin, end, {                                                                              \
-        vec v[WEFT_REDUCE_MAX];                                                                              \
+        vec v[p_];                                                                                           \
         for (int s = 0; s < (p_); s++) v[s] = vec_load(t, r->src[s], i, m);                                  \
         TREE(v, p_, pair)                                                                                    \
-        vec_stream(r->past, t, r->dst, i, m, v[0]);                                                          \
+        push(r, t, i, m, v[0]);                                                                              \
+    })
+#define FLOAT_STEPS(t, pair)                                                                                 \
+    VEC_FOR(i, m, begin, end, {                                                                              \
+        vec v[WEFT_PUSH_MAX];                                                                                \
+        for (int s = 0; s < r->p; s++) v[s] = vec_load(t, r->src[s], i, m);                                  \
+        for (int k = 0; k < r->steps; k++) v[r->step[k][0]] = pair(v[r->step[k][0]], v[r->step[k][1]]);      \
+        push(r, t, i, m, v[0]);                                                                              \
     })
 #define FLOAT_JOB(name, t, pair)                                                                             \
     static void name(void *arg, int64_t begin, int64_t end) {                                                \
         const struct reduce *r = arg;                                                                        \
-        if (r->p == 2)                                                                                       \
-            FLOAT_LOOP(t, pair, 2);                                                                          \
-        else if (r->p == 4)                                                                                  \
-            FLOAT_LOOP(t, pair, 4);                                                                          \
-        else if (r->p == 8)                                                                                  \
-            FLOAT_LOOP(t, pair, 8);                                                                          \
-        else                                                                                                 \
-            FLOAT_LOOP(t, pair, r->p);                                                                       \
+        switch (r->full) {                                                                                   \
+        case 1: FLOAT_LOOP(t, pair, 1); break;                                                               \
+        case 2: FLOAT_LOOP(t, pair, 2); break;                                                               \
+        case 4: FLOAT_LOOP(t, pair, 4); break;                                                               \
+        case 8: FLOAT_LOOP(t, pair, 8); break;                                                               \
+        default: FLOAT_STEPS(t, pair);                                                                       \
+        }                                                                                                    \
     }
 #define FLOAT_JOBS(t)                                                                                        \
     FLOAT_JOB(sum_##t, t, pair_sum)                                                                          \
@@ -56,22 +70,39 @@ FLOAT_JOBS(WEFT_BF16)
 FLOAT_JOBS(WEFT_F16)
 
 /* f64 and integers: the same tree on columns of 16 elements, which the compiler vectorises. */
+VEC_INLINE void push_column(const struct reduce *r, size_t unit, int64_t i, int m, const void *v) {
+    int k = 0;
+    for (; m == VEC_LANES && unit >= 4 && k < r->streams; k++)
+        for (size_t at = 0; at < VEC_LANES * unit; at += CPU_LINE)
+            stream_line((char *)r->dst[k] + (size_t)i * unit + at, (const char *)v + at);
+    for (; k < r->d; k++) memcpy((char *)r->dst[k] + (size_t)i * unit, v, (size_t)m * unit);
+}
+
+#define PLAIN_LOAD(type, p_)                                                                                 \
+    for (int s = 0; s < (p_); s++) {                                                                         \
+        if (m < VEC_LANES) memset(v[s], 0, sizeof v[s]);                                                     \
+        memcpy(v[s], (const type *)r->src[s] + i, (size_t)m * sizeof(type));                                 \
+    }
+#define PLAIN_PAIR(type, PAIR, to, a, b)                                                                     \
+    for (int l = 0; l < VEC_LANES; l++) v[to][l] = (type)PAIR(v[a][l], v[b][l])
 #define PLAIN_JOB(name, type, PAIR)                                                                          \
     static void name(void *arg, int64_t begin, int64_t end) {                                                \
         const struct reduce *r = arg;                                                                        \
-        for (int64_t i = begin; i < end; i += VEC_LANES) {                                                   \
-            type v[WEFT_REDUCE_MAX][VEC_LANES];                                                              \
-            size_t bytes = (size_t)(end - i < VEC_LANES ? end - i : VEC_LANES) * sizeof(type);               \
-            memset(v[0], 0, sizeof v[0]);                                                                    \
-            for (int s = 0; s < r->p; s++) {                                                                 \
-                if (s) memset(v[s], 0, sizeof v[s]);                                                         \
-                memcpy(v[s], (const type *)r->src[s] + i, bytes);                                            \
-            }                                                                                                \
-            for (int left = r->p; left > 1; left = (left + 1) / 2)                                           \
-                for (int s = 0; s < left; s += 2)                                                            \
-                    for (int l = 0; l < VEC_LANES; l++)                                                      \
-                        v[s / 2][l] = s + 1 < left ? (type)PAIR(v[s][l], v[s + 1][l]) : v[s][l];             \
-            memcpy((type *)r->dst + i, v[0], bytes);                                                         \
+        if (r->full == 2) {                                                                                  \
+            VEC_FOR(i, m, begin, end, {                                                                      \
+                _Alignas(CPU_LINE) type v[2][VEC_LANES];                                                     \
+                PLAIN_LOAD(type, 2)                                                                          \
+                PLAIN_PAIR(type, PAIR, 0, 0, 1);                                                             \
+                push_column(r, sizeof(type), i, m, v[0]);                                                    \
+            });                                                                                              \
+        } else {                                                                                             \
+            VEC_FOR(i, m, begin, end, {                                                                      \
+                _Alignas(CPU_LINE) type v[WEFT_PUSH_MAX][VEC_LANES];                                         \
+                PLAIN_LOAD(type, r->p)                                                                       \
+                for (int k = 0; k < r->steps; k++)                                                           \
+                    PLAIN_PAIR(type, PAIR, r->step[k][0], r->step[k][0], r->step[k][1]);                     \
+                push_column(r, sizeof(type), i, m, v[0]);                                                    \
+            });                                                                                              \
         }                                                                                                    \
     }
 #define SUM_OF(a, b)  ((a) + (b))
@@ -115,17 +146,65 @@ static ops_range_job *const jobs[WEFT_DTYPE_COUNT][WEFT_REDOP_COUNT] = {
     [WEFT_U8] = UNSIGNED_ROW(u8),
 };
 
-static weft_status op_reduce_p(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src,
-                               void *dst, size_t n) {
-    struct reduce r = {src, dst, p, 0};
-    WEFT_TRY(weft_check_reduce_p(t, op, p, src, dst, n));
-    double bytes = (double)(p + 1) * (double)n * (double)weft_dtype_size(t);
-    r.past = ops_streams(x, bytes, dst, 0);
-    for (int s = 0; n && s < p; s++) r.past &= src[s] != dst;
+/* The merges of a tree over p places of which only some are taken; the taken ones are numbered in order. */
+static void plan_steps(struct reduce *r, int p, const void *const *place) {
+    int16_t at[WEFT_PUSH_MAX];
+    int taken = 0;
+    for (int s = 0; s < p; s++) at[s] = (int16_t)(place[s] ? taken++ : -1);
+    for (int left = p; left > 1; left = (left + 1) / 2)
+        for (int s = 0; s < left; s += 2) {
+            const int a = at[s], b = s + 1 < left ? at[s + 1] : -1;
+            at[s / 2] = (int16_t)(a >= 0 ? a : b);
+            if (a < 0 || b < 0) continue;
+            r->step[r->steps][0] = (uint8_t)a;
+            r->step[r->steps++][1] = (uint8_t)b;
+        }
+    const int n = taken == 1 ? 1 : p;
+    if (taken == n && (n == 1 || n == 2 || n == 4 || n == 8)) r->full = n;
+}
+
+/* What has just been read is in the caches, and cheapest to write there. */
+static int can_stream(const struct reduce *r, const void *dst) {
+    for (int s = 0; s < r->p; s++)
+        if (r->src[s] == dst) return 0;
+    return (uintptr_t)dst % CPU_LINE == 0;
+}
+
+static weft_status push_all(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src, int d,
+                            void *const *dst, size_t n, int past) {
+    const void *there[WEFT_PUSH_MAX];
+    void *to[WEFT_PUSH_MAX];
+    struct reduce r = {.src = there, .dst = to, .d = d};
+    int kept = d;
+    for (int s = 0; s < p; s++)
+        if (src[s]) there[r.p++] = src[s];
+    for (int k = 0; k < d; k++) {
+        if (past && can_stream(&r, dst[k]))
+            to[r.streams++] = dst[k];
+        else
+            to[--kept] = dst[k];
+    }
+    plan_steps(&r, p, src);
+    const double bytes = (double)(r.p + d) * (double)n * (double)weft_dtype_size(t);
     ops_elements(x, (int64_t)n, bytes, jobs[t][op], &r);
     return WEFT_OK;
 }
 
+static weft_status op_reduce_p(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src,
+                               void *dst, size_t n) {
+    WEFT_TRY(weft_check_reduce_p(t, op, p, src, dst, n));
+    if (!n) return WEFT_OK;
+    const double bytes = (double)(p + 1) * (double)n * (double)weft_dtype_size(t);
+    return push_all(x, t, op, p, src, 1, &dst, n, ops_beyond_cache(x, bytes));
+}
+
+static weft_status op_reduce_push(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src,
+                                  int d, void *const *dst, size_t n, int past) {
+    WEFT_TRY(weft_check_reduce_push(t, op, p, src, d, dst, n));
+    return n ? push_all(x, t, op, p, src, d, dst, n, past) : WEFT_OK;
+}
+
 void CPU_NAME(ops_fill_reduce)(struct weft_ops *t) {
     t->reduce_p = op_reduce_p;
+    t->reduce_push = op_reduce_push;
 }

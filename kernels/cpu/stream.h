@@ -41,6 +41,11 @@ VEC_INLINE __m256i stream_halves_f16_(vec a) {
 VEC_INLINE void stream_halves_(uint16_t *p, __m256i h) {
     _mm256_stream_si256((__m256i *)(void *)p, h);
 }
+/* 64 bytes; p is a line */
+VEC_INLINE void stream_line(void *p, const void *v) {
+    for (int i = 0; i < 2; i++)
+        _mm256_stream_si256((__m256i *)p + i, _mm256_load_si256((const __m256i *)v + i));
+}
 VEC_INLINE void stream_bf16(uint16_t *p, vec a) {
     stream_halves_(p, stream_low_halves_(vec_round_bf16_(a)));
 }
@@ -52,6 +57,9 @@ VEC_INLINE void stream_f16(uint16_t *p, vec a) {
 
 VEC_INLINE void stream_f32(float *p, vec a) {
     vec_store_f32(p, VEC_LANES, a);
+}
+VEC_INLINE void stream_line(void *p, const void *v) {
+    memcpy(p, v, 64);
 }
 VEC_INLINE void stream_bf16(uint16_t *p, vec a) {
     vec_store_bf16(p, VEC_LANES, a);

@@ -83,6 +83,7 @@ static const struct weft_ops ref_ops = {
     .transpose = ref_transpose,
     .box_copy = ref_box_copy,
     .reduce_p = ref_reduce_p,
+    .reduce_push = ref_reduce_push,
     .scale_copy = ref_scale_copy,
     .outer_step = ref_outer_step,
     .quant = ref_quant,

@@ -1,7 +1,7 @@
-/* Sums and extremes: over one tensor (sumsq, absmax), element-wise over p tensors (reduce_p), and the linear
+/* Sums and extremes: over one tensor (sumsq, absmax), element-wise over p tensors (reduce_p, reduce_push), and the linear
  * combinations (axpby, scale_copy).
  *
- * reduce_p, axpby and scale_copy are equal by == on every backend, so here they are fp32 and not double:
+ * reduce_p, reduce_push, axpby and scale_copy are equal by == on every backend, so here they are fp32 and not double:
  * their formulas are the definition. A tree over p values: adjacent pairs first, an odd one carried up. */
 #include <math.h>
 
@@ -73,10 +73,14 @@ static int64_t ref_pair_i64(weft_redop op, int64_t a, int64_t b) {
     return (int64_t)ref_pair_u64(op, (uint64_t)a, (uint64_t)b);
 }
 
-/* One level of the tree after another: v[0..p) shrinks to v[0]. */
+/* One level of the tree after another: v[0..p) shrinks to v[0]; only places with has[] are taken. */
 #define REF_TREE(pair, op, p, v)                                                                             \
     for (int left = (p); left > 1; left = (left + 1) / 2)                                                    \
-        for (int s = 0; s < left; s += 2) (v)[s / 2] = s + 1 < left ? pair(op, (v)[s], (v)[s + 1]) : (v)[s]
+        for (int s = 0; s < left; s += 2) {                                                                  \
+            const int right = s + 1 < left && has[s + 1];                                                    \
+            (v)[s / 2] = has[s] && right ? pair(op, (v)[s], (v)[s + 1]) : has[s] ? (v)[s] : (v)[s + right];  \
+            has[s / 2] = has[s] || right;                                                                    \
+        }
 
 static float ref_load_f32(weft_dtype t, const void *p, size_t i) {
     if (t == WEFT_BF16) return weft_bf16_to_f32(((const weft_bf16 *)p)[i]);
@@ -111,37 +115,51 @@ static void ref_store_u64(weft_dtype t, void *p, size_t i, uint64_t v) {
         ((uint8_t *)p)[i] = (uint8_t)v;
 }
 
-/* All p values of element i are read before dst[i] is written, so dst may be one of the sources. */
-weft_status ref_reduce_p(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src, void *dst,
-                         size_t n) {
-    (void)x;
-    WEFT_TRY(weft_check_reduce_p(t, op, p, src, dst, n));
+/* All p values of element i are read before any dst[i] is written, so a dst may be one of the sources. */
+weft_status ref_reduce_push(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src, int d,
+                            void *const *dst, size_t n, int past) {
+    (void)x, (void)past;
+    WEFT_TRY(weft_check_reduce_push(t, op, p, src, d, dst, n));
     for (size_t i = 0; i < n; i++) {
+        int has[WEFT_PUSH_MAX];
+        for (int s = 0; s < p; s++) has[s] = src[s] != NULL;
         if (t == WEFT_F64) {
-            double v[WEFT_REDUCE_MAX] = {0};
-            for (int s = 0; s < p; s++) v[s] = ((const double *)src[s])[i];
-            REF_TREE(ref_pair_f64, op, p, v);
-            ((double *)dst)[i] = v[0];
-        } else if (t == WEFT_I32 || t == WEFT_I64) {
-            int64_t v[WEFT_REDUCE_MAX] = {0};
+            double v[WEFT_PUSH_MAX] = {0};
             for (int s = 0; s < p; s++)
-                v[s] = t == WEFT_I64 ? ((const int64_t *)src[s])[i] : ((const int32_t *)src[s])[i];
-            REF_TREE(ref_pair_i64, op, p, v);
-            if (t == WEFT_I64)
-                ((int64_t *)dst)[i] = v[0];
-            else
-                ((uint32_t *)dst)[i] = (uint32_t)v[0];
+                if (has[s]) v[s] = ((const double *)src[s])[i];
+            REF_TREE(ref_pair_f64, op, p, v)
+            for (int k = 0; k < d; k++) ((double *)dst[k])[i] = v[0];
+        } else if (t == WEFT_I32 || t == WEFT_I64) {
+            int64_t v[WEFT_PUSH_MAX] = {0};
+            for (int s = 0; s < p; s++)
+                if (has[s])
+                    v[s] = t == WEFT_I64 ? ((const int64_t *)src[s])[i] : ((const int32_t *)src[s])[i];
+            REF_TREE(ref_pair_i64, op, p, v)
+            for (int k = 0; k < d; k++) {
+                if (t == WEFT_I64)
+                    ((int64_t *)dst[k])[i] = v[0];
+                else
+                    ((uint32_t *)dst[k])[i] = (uint32_t)v[0];
+            }
         } else if (t == WEFT_U64 || t == WEFT_U32 || t == WEFT_U16 || t == WEFT_U8) {
-            uint64_t v[WEFT_REDUCE_MAX] = {0};
-            for (int s = 0; s < p; s++) v[s] = ref_load_u64(t, src[s], i);
-            REF_TREE(ref_pair_u64, op, p, v);
-            ref_store_u64(t, dst, i, v[0]);
+            uint64_t v[WEFT_PUSH_MAX] = {0};
+            for (int s = 0; s < p; s++)
+                if (has[s]) v[s] = ref_load_u64(t, src[s], i);
+            REF_TREE(ref_pair_u64, op, p, v)
+            for (int k = 0; k < d; k++) ref_store_u64(t, dst[k], i, v[0]);
         } else {
-            float v[WEFT_REDUCE_MAX] = {0};
-            for (int s = 0; s < p; s++) v[s] = ref_load_f32(t, src[s], i);
-            REF_TREE(ref_pair_f32, op, p, v);
-            ref_store_f32(t, dst, i, v[0]);
+            float v[WEFT_PUSH_MAX] = {0};
+            for (int s = 0; s < p; s++)
+                if (has[s]) v[s] = ref_load_f32(t, src[s], i);
+            REF_TREE(ref_pair_f32, op, p, v)
+            for (int k = 0; k < d; k++) ref_store_f32(t, dst[k], i, v[0]);
         }
     }
     return WEFT_OK;
+}
+
+weft_status ref_reduce_p(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src, void *dst,
+                         size_t n) {
+    WEFT_TRY(weft_check_reduce_p(t, op, p, src, dst, n));
+    return ref_reduce_push(x, t, op, p, src, 1, &dst, n, 0);
 }

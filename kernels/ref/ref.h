@@ -77,6 +77,8 @@ weft_status ref_axpby(weft_exec *x, size_t n, float a, const float *v, float b, 
 weft_status ref_transpose(weft_exec *x, size_t elem, int64_t rows, int64_t cols, const void *src, void *dst);
 weft_status ref_box_copy(weft_exec *x, size_t elem, uint32_t ndim, const int64_t *ext, const void *src,
                          const int64_t *src_stride, void *dst, const int64_t *dst_stride);
+weft_status ref_reduce_push(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src, int d,
+                            void *const *dst, size_t n, int past);
 weft_status ref_reduce_p(weft_exec *x, weft_dtype t, weft_redop op, int p, const void *const *src, void *dst,
                          size_t n);
 weft_status ref_scale_copy(weft_exec *x, size_t n, float w, const float *src, float *dst);

@@ -512,6 +512,91 @@ static void a_left_fold_is_not_the_tree(void **state) {
     }
 }
 
+/* --- reduce_push --- */
+
+/* By the definition: the left half is the largest power of two below p; an empty half is not there. Widened before, so
+ * that nothing is rounded on the way. Returns how many places are taken. */
+static int tree_of(const kt_run *r, int p, float *const *place, size_t n, float *out) {
+    static float right[8][512]; /* one level each */
+    int half = 1, level = 0;
+    if (p == 1) {
+        if (place[0]) memcpy(out, place[0], n * sizeof *out);
+        return place[0] != NULL;
+    }
+    for (; half * 2 < p; half *= 2) level++;
+    const int l = tree_of(r, half, place, n, out);
+    const int have = tree_of(r, p - half, place + half, n, l ? right[level] : out);
+    const void *two[] = {out, right[level]};
+    if (l && have) assert_int_equal(r->ops->reduce_p(r->exec, WEFT_F32, WEFT_SUM, 2, two, out, n), WEFT_OK);
+    return l + have;
+}
+
+static void reduce_push_skips_empty_places_of_the_tree(void **state) {
+    enum { N = 300 };
+    static float src[WEFT_PUSH_MAX][N], wide[N], out[2][N];
+    static weft_bf16 narrow[WEFT_PUSH_MAX][N], want[N], got[3][N];
+    static const int sizes[] = {1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 31, 64, 100, WEFT_PUSH_MAX};
+    kt_rng rng = {kt_seed()};
+    (void)state;
+    for (int round = 0; round < 200; round++) {
+        const int p = sizes[round % 14], all = round % 3 == 0;
+        const size_t n = (size_t)kt_int(&rng, 1, N);
+        const void *a[WEFT_PUSH_MAX], *b[WEFT_PUSH_MAX];
+        float *place[WEFT_PUSH_MAX];
+        int there = 0;
+        for (int s = 0; s < p; s++) {
+            const int taken = all || kt_int(&rng, 0, 2) > 0 || (s == p - 1 && !there);
+            kt_fill(&rng, WEFT_BF16, narrow[s], n, 1);
+            for (size_t i = 0; i < n; i++) src[s][i] = weft_bf16_to_f32(narrow[s][i]);
+            place[s] = taken ? src[s] : NULL;
+            a[s] = place[s];
+            b[s] = taken ? narrow[s] : NULL;
+            there += taken;
+        }
+        for (int i = 0; i < kt_nruns; i++) {
+            kt_run *r = &kt_runs[i];
+            void *to[] = {out[0], out[1]}, *to3[] = {got[0], got[1], got[2]};
+            kt_exec(r, 0);
+            assert_int_equal(tree_of(r, p, place, n, wide), there);
+            assert_int_equal(r->ops->reduce_push(r->exec, WEFT_F32, WEFT_SUM, p, a, 2, to, n, 1), WEFT_OK);
+            for (int k = 0; k < 2; k++) assert_memory_equal(out[k], wide, n * sizeof *wide);
+            for (size_t k = 0; k < n; k++) want[k] = weft_f32_to_bf16(wide[k]);
+            assert_int_equal(r->ops->reduce_push(r->exec, WEFT_BF16, WEFT_SUM, p, b, 3, to3, n, 0), WEFT_OK);
+            for (int k = 0; k < 3; k++) assert_memory_equal(got[k], want, n * sizeof *want);
+        }
+    }
+}
+
+/* All types and operators: several destinations hold what reduce_p gives one. */
+static void reduce_push_is_reduce_p_to_many(void **state) {
+    enum { P = 16, N = 200 };
+    static uint64_t src[P][N], one[N], many[3][N];
+    kt_rng rng = {kt_seed()};
+    (void)state;
+    for (int round = 0; round < 400; round++) {
+        const weft_dtype t = (weft_dtype)(round % WEFT_DTYPE_COUNT);
+        const weft_redop op = (weft_redop)kt_int(&rng, 0, t <= WEFT_F64 ? WEFT_MAX : WEFT_LAND);
+        const int p = (int)kt_int(&rng, 1, P);
+        const size_t n = (size_t)kt_int(&rng, 1, N), bytes = n * weft_dtype_size(t);
+        const void *a[P];
+        void *to[] = {many[0], many[1], many[2]};
+        for (int s = 0; s < p; s++) {
+            if (t <= WEFT_F64)
+                kt_fill(&rng, t, src[s], n, 1);
+            else
+                for (size_t k = 0; k < N; k++)
+                    src[s][k] = (uint64_t)kt_int(&rng, 0, 9) << 40 | (uint64_t)kt_int(&rng, 0, 255);
+            a[s] = src[s];
+        }
+        for (int i = 0; i < kt_nruns; i++) {
+            kt_run *r = &kt_runs[i];
+            assert_int_equal(r->ops->reduce_p(kt_exec(r, 0), t, op, p, a, one, n), WEFT_OK);
+            assert_int_equal(r->ops->reduce_push(r->exec, t, op, p, a, 3, to, n, round & 1), WEFT_OK);
+            for (int k = 0; k < 3; k++) assert_memory_equal(many[k], one, bytes);
+        }
+    }
+}
+
 /* --- sumsq, absmax --- */
 
 typedef struct norm_arg {
@@ -601,6 +686,8 @@ int main(void) {
         cmocka_unit_test(box_copy_of_a_known_box),
         cmocka_unit_test(reduce_p_is_the_same_tree_everywhere),
         cmocka_unit_test(reduce_p_adds_pairs_first),
+        cmocka_unit_test(reduce_push_skips_empty_places_of_the_tree),
+        cmocka_unit_test(reduce_push_is_reduce_p_to_many),
         cmocka_unit_test(a_left_fold_is_not_the_tree),
         cmocka_unit_test(sums_and_extremes),
         cmocka_unit_test(memory_is_aligned_and_zero),

@@ -367,7 +367,14 @@ static void data_movement_refuses(void **state) {
         UNSUPPORTED(r->ops->reduce_p(r->exec, WEFT_F32, WEFT_BOR, 2, src, out, 4));
         UNSUPPORTED(r->ops->reduce_p(r->exec, WEFT_BF16, WEFT_LAND, 2, src, out, 4));
         UNSUPPORTED(r->ops->reduce_p(r->exec, (weft_dtype)77, WEFT_SUM, 2, src, out, 4));
+        void *dst[2] = {out, NULL};
+        ARG(r->ops->reduce_push(r->exec, WEFT_F32, WEFT_SUM, 0, src, 1, dst, 4, 0));
+        ARG(r->ops->reduce_push(r->exec, WEFT_F32, WEFT_SUM, WEFT_PUSH_MAX + 1, src, 1, dst, 4, 0));
+        ARG(r->ops->reduce_push(r->exec, WEFT_F32, WEFT_SUM, 2, src, 0, dst, 4, 0));
+        ARG(r->ops->reduce_push(r->exec, WEFT_F32, WEFT_SUM, 2, src, 2, dst, 4, 0)); /* dst[1] is NULL */
+        UNSUPPORTED(r->ops->reduce_push(r->exec, WEFT_F64, WEFT_BAND, 2, src, 1, dst, 4, 0));
         src[1] = NULL;
+        ARG(r->ops->reduce_push(r->exec, WEFT_F32, WEFT_SUM, 1, src + 1, 1, dst, 4, 0)); /* nothing there */
         ARG(r->ops->reduce_p(r->exec, WEFT_F32, WEFT_SUM, 2, src, out, 4));
         UNSUPPORTED(r->ops->probe_fma(r->exec, WEFT_F16, 0.001, (double *)(void *)out));
         ARG(r->ops->probe_fma(r->exec, WEFT_F32, 0, (double *)(void *)out));
@@ -519,6 +526,8 @@ PLAIN(axpby, MANY, 2, in, 1, out)
 PLAIN(transpose, 4, 100, 200, in, out)
 PLAIN(box_copy, 4, 2, p_ext, in, p_from, out, p_to)
 PLAIN(reduce_p, WEFT_F32, WEFT_SUM, 3, p_src, out, MANY)
+static void *const p_dst[] = {out, out + MANY};
+PLAIN(reduce_push, WEFT_F32, WEFT_SUM, 3, p_src, 2, p_dst, MANY, 1)
 PLAIN(scale_copy, MANY, 2, in, out)
 PLAIN(outer_step, &p_outer_desc, in, out, out + MANY)
 PLAIN(quant, WEFT_CODEC_TOPK2, in, WEFT_F32, MANY, out, &p_nonfinite)
@@ -536,11 +545,11 @@ static const struct plain_case {
 } plain_cases[] = {
 #define PLAIN(op)                                                                                            \
     { #op, p_##op }
-    PLAIN(copy),      PLAIN(fill),         PLAIN(gemm_pack),  PLAIN(embed_fwd),  PLAIN(norm_fwd),
-    PLAIN(gelu_fwd),  PLAIN(gelu_bwd),     PLAIN(swiglu_fwd), PLAIN(swiglu_bwd), PLAIN(rope),
-    PLAIN(loss_grad), PLAIN(adamw),        PLAIN(absmax),     PLAIN(cast),       PLAIN(axpby),
-    PLAIN(transpose), PLAIN(box_copy),     PLAIN(reduce_p),   PLAIN(scale_copy), PLAIN(outer_step),
-    PLAIN(quant),     PLAIN(dequant_axpy),
+    PLAIN(copy),      PLAIN(fill),         PLAIN(gemm_pack),   PLAIN(embed_fwd),  PLAIN(norm_fwd),
+    PLAIN(gelu_fwd),  PLAIN(gelu_bwd),     PLAIN(swiglu_fwd),  PLAIN(swiglu_bwd), PLAIN(rope),
+    PLAIN(loss_grad), PLAIN(adamw),        PLAIN(absmax),      PLAIN(cast),       PLAIN(axpby),
+    PLAIN(transpose), PLAIN(box_copy),     PLAIN(reduce_p),    PLAIN(scale_copy), PLAIN(outer_step),
+    PLAIN(quant),     PLAIN(dequant_axpy), PLAIN(reduce_push),
 #undef PLAIN
 };
 enum { PLAIN_CASES = sizeof plain_cases / sizeof *plain_cases };

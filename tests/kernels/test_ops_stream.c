@@ -52,6 +52,13 @@ static weft_status reduce(const kt_run *r, weft_dtype t) {
     const void *src[] = {a, b, c};
     return r->ops->reduce_p(r->exec, t, WEFT_SUM, 3, src, out, N);
 }
+/* An empty place, and destinations of both kinds: whole lines, and one that is a source */
+static weft_status push(const kt_run *r, weft_dtype t) {
+    const void *src[] = {a, NULL, c, out + 4 * N};
+    void *dst[] = {out, out + 4 * N};
+    memcpy(out + 4 * N, b, N * weft_dtype_size(t));
+    return r->ops->reduce_push(r->exec, t, WEFT_SUM, 4, src, 2, dst, N, r->threads == 3);
+}
 /* 320 and 352 rows: whole lines of the result; tiles, and an edge in the columns */
 static weft_status transpose(const kt_run *r, weft_dtype t) {
     return r->ops->transpose(r->exec, weft_dtype_size(t), t == WEFT_F32 ? 336 : 352, 133, a, out);
@@ -83,7 +90,7 @@ static const struct {
 } ops[] = {{"cast from f32", cast_down, 1}, {"cast to f32", cast_up, 1},  {"cast to f16", cast_half, 1},
            {"scale_copy", scale, 0},        {"scale_copy by 0", zero, 0}, {"gelu_fwd", gelu, 1},
            {"gelu_bwd", gelu_back, 1},      {"swiglu_fwd", swiglu, 1},    {"swiglu_bwd", swiglu_back, 1},
-           {"reduce_p", reduce, 1},         {"transpose", transpose, 1}};
+           {"reduce_p", reduce, 1},         {"transpose", transpose, 1},  {"reduce_push", push, 1}};
 
 static void fill(kt_rng *rng, weft_dtype t) {
     kt_fill(rng, t, a, N, 1);
