@@ -21,6 +21,7 @@
 #include "comm/group.h"
 #include "comm/mover.h"
 #include "comm/nccl/device.h"
+#include "comm/pairs.h"
 #include "comm/plan.h"
 #include "comm/vote.h"
 
@@ -202,6 +203,7 @@ static weft_status compare_plan(weft_bulk *b) {
     plan_head head = mine;
     WEFT_TRY(weft_ctrl_bcast(g, &head, sizeof head, 0));
     WEFT_TRY(weft_ctrl_agree(g, compare_heads(b, &mine, &head)));
+    if (b->kind == WEFT_BULK_ALLTOALLV) return pairs_check(g, b->what, b->tensor);
     plan_tensor *t = weft_calloc((size_t)b->nt, sizeof *t);
     weft_status s = weft_ctrl_agree(g, t ? WEFT_OK : WEFT_ERR_NOMEM);
     if (s < 0) goto out;

@@ -3,6 +3,7 @@
 
 #include "base/status.h"
 #include "comm/belt.h"
+#include "comm/direct.h"
 #include "comm/nccl/device.h"
 
 weft_status mover_create(const mover_spec *s, mover **v) {
@@ -10,7 +11,7 @@ weft_status mover_create(const mover_spec *s, mover **v) {
     WEFT_TRY(device_mover_create(s, v));
     if (*v) return WEFT_OK;
     if (s->kind == WEFT_BULK_ALLREDUCE || s->kind == WEFT_BULK_BCAST) return belt_create(s, v);
-    return weft_fail(WEFT_ERR_UNSUPPORTED, "bulk kind %d between nodes", (int)s->kind);
+    return direct_create(s, v);
 }
 
 void mover_destroy(mover *v) {

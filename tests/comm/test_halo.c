@@ -17,24 +17,6 @@
 
 static const weft_dtype types[] = {WEFT_F64, WEFT_F32, WEFT_BF16, WEFT_U8, WEFT_I64, WEFT_I32};
 
-/* --- where ranks live: one node, one each, two of them
- * ------------------------------------------------------------------------------------ */
-
-enum { ONE_NODE, OWN_NODES, PAIRS, MAPS };
-
-static weft_ctx *context_on(int map) {
-    char text[256] = "";
-    for (int r = 0; r < mpi_test_size(); r++)
-        snprintf(text + strlen(text), sizeof text - strlen(text), "%s%d", r ? "," : "",
-                 map == OWN_NODES ? r
-                 : map == PAIRS   ? r / 2
-                                  : 0);
-    setenv("WEFT_NODE_MAP", text, 1);
-    weft_ctx *c = mpi_test_context(20000, 4096);
-    unsetenv("WEFT_NODE_MAP");
-    return c;
-}
-
 static weft_group *group_of(weft_ctx *c) {
     weft_group *g;
     assert_ok(weft_group_create(c, MPI_COMM_WORLD, "test", &g));
@@ -230,7 +212,7 @@ static void a_nap(int round, uint64_t at) {
 static void random_faces_arrive_whole_and_alone(void **state) {
     (void)state;
     for (int trial = 0; trial < 6; trial++) {
-        weft_ctx *c = context_on(trial % MAPS);
+        weft_ctx *c = mpi_test_context_on(trial % MPI_TEST_MAPS, 20000, 4096);
         weft_group *g = group_of(c);
         static halo_case h;
         make(&h, g, 5000000 + (uint64_t)trial * 1000000);
@@ -251,8 +233,8 @@ static void random_faces_arrive_whole_and_alone(void **state) {
 static void halos_overlap_each_other_and_bulks(void **state) {
     (void)state;
     static halo_case h[HALOS];
-    for (int map = 0; map < MAPS; map++) {
-        weft_ctx *c = context_on(map);
+    for (int map = 0; map < MPI_TEST_MAPS; map++) {
+        weft_ctx *c = mpi_test_context_on(map, 20000, 4096);
         weft_group *g = group_of(c);
         int64_t sum[3000];
         const weft_tensor t = {sum, 3000, WEFT_I64, 0, "sum"};
@@ -290,8 +272,8 @@ static void a_fast_sender_does_not_overwrite(void **state) {
     (void)state;
     enum { ROUNDS = 60, N = 500 };
     const int me = mpi_test_rank(), last = mpi_test_size() - 1;
-    for (int map = 0; map < MAPS; map++) {
-        weft_ctx *c = context_on(map);
+    for (int map = 0; map < MPI_TEST_MAPS; map++) {
+        weft_ctx *c = mpi_test_context_on(map, 20000, 4096);
         weft_group *g = group_of(c);
         int64_t out[N], in[N];
         const weft_face s = {out, WEFT_I64, 1, {N}, {8}, last, 1}, r = {in, WEFT_I64, 1, {N}, {8}, 0, 1};
@@ -330,8 +312,8 @@ static void make_ring(ring *r, int by_label) {
 static void one_peer_in_the_west_and_in_the_east(void **state) {
     (void)state;
     const int n = mpi_test_size(), me = mpi_test_rank();
-    for (int map = 0; map < MAPS; map++) {
-        weft_ctx *c = context_on(map);
+    for (int map = 0; map < MPI_TEST_MAPS; map++) {
+        weft_ctx *c = mpi_test_context_on(map, 20000, 4096);
         weft_group *g = group_of(c);
         weft_halo *h;
         ring r;
@@ -350,7 +332,7 @@ static void one_peer_in_the_west_and_in_the_east(void **state) {
 static void matching_by_direction_is_wrong(void **state) {
     (void)state;
     const int n = mpi_test_size(), me = mpi_test_rank();
-    weft_ctx *c = context_on(ONE_NODE);
+    weft_ctx *c = mpi_test_context_on(MPI_TEST_ONE_NODE, 20000, 4096);
     weft_group *g = group_of(c);
     weft_halo *h;
     ring r;
@@ -376,7 +358,7 @@ static void disagreeing_plans_are_an_order_error(void **state) {
                                        "expects 10 x f32",     "expects nothing",  "sends nothing where"};
     const int me = mpi_test_rank(), last = mpi_test_size() - 1;
     for (int k = 0; k < 6; k++) {
-        weft_ctx *c = context_on(k % 2 ? OWN_NODES : ONE_NODE);
+        weft_ctx *c = mpi_test_context_on(k % 2 ? MPI_TEST_OWN_NODES : MPI_TEST_ONE_NODE, 20000, 4096);
         weft_group *g = group_of(c);
         double out[16], in[16];
         const weft_face s = {out, WEFT_F64, 1, {10}, {8}, last, 5};
@@ -393,7 +375,7 @@ static void disagreeing_plans_are_an_order_error(void **state) {
 
 static void wrong_calls_are_refused(void **state) {
     (void)state;
-    weft_ctx *c = context_on(ONE_NODE);
+    weft_ctx *c = mpi_test_context_on(MPI_TEST_ONE_NODE, 20000, 4096);
     weft_group *g = group_of(c);
     weft_halo *h;
     double v[8] = {0};
@@ -432,7 +414,7 @@ static void a_missing_neighbour_is_a_timeout(void **state) {
     const int me = mpi_test_rank(), last = mpi_test_size() - 1;
     if (!last) return;
     for (int map = 0; map < 2; map++) {
-        weft_ctx *c = context_on(map);
+        weft_ctx *c = mpi_test_context_on(map, 20000, 4096);
         weft_group *g = group_of(c);
         double out[3] = {0}, in[3];
         const weft_face s = {out, WEFT_F64, 1, {3}, {8}, 0, 1}, r = {in, WEFT_F64, 1, {3}, {8}, last, 1};

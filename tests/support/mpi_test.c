@@ -50,6 +50,19 @@ weft_ctx *mpi_test_context(int64_t timeout_ms, size_t chunk) {
     return c;
 }
 
+weft_ctx *mpi_test_context_on(int map, int64_t timeout_ms, size_t chunk) {
+    char text[512] = "";
+    size_t at = 0;
+    for (int r = 0; r < world_size; r++) {
+        const int node = map == MPI_TEST_OWN_NODES ? r : map == MPI_TEST_PAIRS ? r / 2 : 0;
+        at += (size_t)snprintf(text + at, sizeof text - at, "%s%d", r ? "," : "", node);
+    }
+    setenv("WEFT_NODE_MAP", text, 1);
+    weft_ctx *c = mpi_test_context(timeout_ms, chunk);
+    unsetenv("WEFT_NODE_MAP");
+    return c;
+}
+
 void mpi_test_finalize(weft_ctx *c) {
     assert_ok(weft_finalize(&c, -1));
     assert_null(c);

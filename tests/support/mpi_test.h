@@ -22,6 +22,9 @@ uint64_t mpi_test_seed(void);
 
 /* A context over all ranks; fails the test if it cannot be made. */
 weft_ctx *mpi_test_context(int64_t timeout_ms, size_t chunk);
+/* The same where ranks pretend to live on one node, on a node each, or in pairs. */
+enum { MPI_TEST_ONE_NODE, MPI_TEST_OWN_NODES, MPI_TEST_PAIRS, MPI_TEST_MAPS };
+weft_ctx *mpi_test_context_on(int map, int64_t timeout_ms, size_t chunk);
 /* Ends it, and fails the test if that does not go well. */
 void mpi_test_finalize(weft_ctx *c);
 
