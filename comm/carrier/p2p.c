@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/status.h"
 #include "comm/carrier/carrier.h"
+#include "comm/group.h"
 
 #define FAREWELLS 100 /* looks at an abandoned request */
 
@@ -19,11 +20,17 @@ weft_status p2p_check(int e, const char *call) {
     return weft_fail(WEFT_ERR_LINK, "%s: %s", call, text);
 }
 
+static const carrier *choose(const weft_group *g, p2p_kind kind) {
+    const char *link = getenv("WEFT_EMU_LINK");
+    if (kind == P2P_CTRL || kind == P2P_ALARM) return &carrier_mpi;
+    return link && *link && g->node.count > 1 ? &carrier_emu : &carrier_mpi;
+}
+
 weft_status p2p_open(weft_group *g, p2p_kind kind, MPI_Comm comm, p2p_lane **out) {
     *out = NULL;
     p2p_lane *lane = weft_calloc(1, sizeof *lane);
     if (!lane) return WEFT_ERR_NOMEM;
-    *lane = (p2p_lane){.carrier = &carrier_mpi, .group = g, .comm = comm, .kind = kind};
+    *lane = (p2p_lane){.carrier = choose(g, kind), .group = g, .comm = comm, .kind = kind};
     const weft_status s = lane->carrier->open ? lane->carrier->open(lane) : WEFT_OK;
     if (s < 0) {
         weft_context(s, "carrier %s", lane->carrier->name);
@@ -40,6 +47,10 @@ void p2p_close(p2p_lane *lane, int healthy) {
     /* MPI_Comm_free is collective: not with dead members. */
     if (healthy) MPI_Comm_free(&lane->comm);
     free(lane);
+}
+
+const char *p2p_carrier(const p2p_lane *lane) {
+    return lane->carrier->name;
 }
 
 MPI_Comm p2p_comm(const p2p_lane *lane) {

@@ -1,7 +1,8 @@
 /* Point-to-point messages of a lane: the only place where bytes leave the process.
  *
  * A lane is a group's set of end points for one kind of traffic; nobody else's messages match its own. What carries it
- * (MPI today) stands behind carrier.h. Everything is non-blocking; messages of one sender, receiver and tag arrive in
+ * stands behind carrier.h and is chosen when the lane opens: MPI, or with WEFT_EMU_LINK="delay_us=13000,gbit=25" an
+ * emulated link between nodes (emu.c). Everything is non-blocking; messages of one sender, receiver and tag arrive in
  * order. Messages are at most P2P_MAX bytes (MPI-3 counts are int): callers cut. Tags are 0 to P2P_TAGS - 1. Main
  * thread. */
 #ifndef WEFT_COMM_CARRIER_P2P_H
@@ -16,22 +17,27 @@ typedef enum p2p_kind { P2P_CTRL, P2P_ALARM, P2P_LAT, P2P_HALO, P2P_BULK } p2p_k
 
 typedef struct p2p_lane p2p_lane;
 
+typedef union p2p_handle {
+    MPI_Request mpi;
+    void *pointer;
+} p2p_handle;
+
 /* A message under way. All zero: none, which counts as complete. Stays where it is until it is complete. */
 typedef struct p2p_request {
-    p2p_lane *lane; /* NULL: complete */
-    union {
-        MPI_Request mpi;
-        void *pointer;
-    } handle;         /* the carrier's */
-    uint32_t bytes;   /* of a receive, once complete: of the message */
-    uint8_t receives; /* 1: a receive */
+    p2p_lane *lane;           /* NULL: complete */
+    p2p_handle handle, stamp; /* the carrier's; stamp: of emu.c */
+    uint64_t due;             /* emu.c: when it is there, in ns */
+    uint32_t bytes;           /* of a receive, once complete: of the message */
+    uint8_t receives;         /* 1: a receive */
 } p2p_request;
 
-/* Collective over g. Takes the private communicator comm over, which is freed by close. CTRL and ALARM come first, and
+/* Collective over g; all ranks get the same status where kind is not CTRL or ALARM. Takes the private communicator comm over, which is freed by close. CTRL and ALARM come first, and
  * the carriers of the others may talk over CTRL. */
 weft_status p2p_open(weft_group *g, p2p_kind kind, MPI_Comm comm, p2p_lane **lane);
 /* healthy: all ranks close it together; else what needs the others is left alone. NULL is allowed. */
 void p2p_close(p2p_lane *lane, int healthy);
+/* What carries the lane: "mpi". */
+const char *p2p_carrier(const p2p_lane *lane);
 MPI_Comm p2p_comm(const p2p_lane *lane);
 
 /* LINK: the carrier failed. */
