@@ -181,7 +181,7 @@ weft_status device_mover_create(const mover_spec *spec, mover **v) {
     WEFT_TRY(group_usable(g));
     if (!g->rank)
         weft_log(WEFT_LOG_WARN, "group '%s': tensors in device memory go through host memory: %s", g->name,
-                      weft_last_error());
+                 weft_last_error());
     return staged_mover_create(nccl_load(), spec, v);
 }
 

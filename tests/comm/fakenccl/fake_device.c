@@ -34,7 +34,7 @@ static struct {
     pthread_cond_t work;
     pthread_t thread;
     int up, slots, used, delay_us;
-    uint32_t random;
+    _Atomic uint32_t random;
     struct CUstream_st stream[FAKE_STREAMS];
     struct {
         const char *at;
@@ -50,8 +50,8 @@ uint64_t fake_now_us(void) {
 }
 
 uint32_t fake_random(uint32_t below) {
-    device.random = device.random * 1664525u + 1013904223u;
-    return below ? (device.random >> 8) % below : 0;
+    const uint32_t x = atomic_fetch_add(&device.random, 0x9e3779b9u) * 2654435761u;
+    return below ? (x >> 8) % below : 0;
 }
 
 /* --- the thread
