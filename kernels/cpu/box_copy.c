@@ -2,13 +2,14 @@
  *
  * The plan drops dimensions of one index and merges neighbours that are contiguous in both layouts; what is
  * left is an odometer over rows, each copied by memcpy if both innermost strides are 1, else element by
- * element with the size as a constant. Pieces of rows are shared out to the team. No arithmetic, so one
- * version for all instruction sets. */
+ * element with the size as a constant. A short row (the few cells of a halo's width) is an element of a longer
+ * one. Pieces of rows are shared out to the team. No arithmetic, so one version for all instruction sets. */
 #include <string.h>
 
 #include "kernels/cpu/ops.h"
 
-#define PIECE OPS_BLOCK /* elements: a long row is cut, so that the team can share it */
+#define SHORT_ROW 64        /* bytes: such a row, contiguous in both, is one element of a longer row */
+#define PIECE     OPS_BLOCK /* elements: a long row is cut, so that the team can share it */
 
 struct box {
     int ndim;                                                           /* of the odometer: without the row */
@@ -35,6 +36,10 @@ static void copy_row(const struct box *b, int64_t n, const char *src, char *dst)
         COPY_STRIDED(4)
         COPY_STRIDED(8)
         COPY_STRIDED(16)
+        COPY_STRIDED(24)
+        COPY_STRIDED(32)
+        COPY_STRIDED(48)
+        COPY_STRIDED(64)
     default:
         for (int64_t i = 0; i < n; i++) memcpy(dst + i * b->n_to, src + i * b->n_from, b->elem);
     }
@@ -93,6 +98,11 @@ static int64_t box_plan(struct box *b, size_t elem, uint32_t ndim, const int64_t
         return 1;
     }
     b->ndim--;
+    if (b->ndim > 0 && b->from[b->ndim] == bytes && b->to[b->ndim] == bytes &&
+        b->ext[b->ndim] * bytes <= SHORT_ROW) {
+        b->elem = (size_t)(b->ext[b->ndim] * bytes);
+        b->ndim--;
+    }
     b->n = b->ext[b->ndim];
     b->n_from = b->from[b->ndim];
     b->n_to = b->to[b->ndim];
