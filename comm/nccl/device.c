@@ -319,8 +319,7 @@ static weft_status recover(weft_ctx *c) {
         for (const nccl_mover *v = d->movers; v; v = v->next) has |= v->group == c->groups[i];
         if (has) WEFT_TRY(open_group(c->groups[i], d));
     }
-    d->failed = WEFT_OK;
-    return WEFT_OK;
+    return WEFT_OK; /* it counts as failed until the pulses of the new era begin */
 }
 
 static weft_status renumber(weft_ctx *c, const slot_note *note, int n) {
@@ -333,6 +332,7 @@ static weft_status renumber(weft_ctx *c, const slot_note *note, int n) {
     WEFT_TRY(weft_ctrl_agree(c->all, s));
     WEFT_TRY(agree_on_list(c));
     pulse_begin(d->pulse, &d->tickets, before, ++d->era);
+    d->failed = WEFT_OK;
     c->tickets = &d->tickets;
     engine_add(c, LANE_CTRL, &d->item);
     return WEFT_OK;

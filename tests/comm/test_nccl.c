@@ -358,6 +358,30 @@ static void a_failing_device_is_told_to_all(void **state) {
     MPI_Barrier(MPI_COMM_WORLD);
 }
 
+/* An error of an idle device: the next commit makes new communicators, and the bulk goes on. */
+static void a_commit_recovers_from_an_idle_error(void **state) {
+    (void)state;
+    ctx = mpi_test_context(60000, 4096);
+    float *x = device_floats(100);
+    const weft_tensor t = {x, 100, WEFT_F32, 0, "x"};
+    weft_bulk *b;
+    assert_ok(weft_bulk_create(ctx->all, WEFT_BULK_ALLREDUCE, 1, &t, NULL, &b));
+    assert_ok(weft_commit(ctx));
+    x[7] = 1;
+    run_round(b);
+    MPI_Barrier(MPI_COMM_WORLD);
+    assert_non_null(ctx->all->nccl);
+    setenv("FAKE_NCCL_IDLE", "1", 1);
+    for (int i = 0; i < 1000 && ctx->all->nccl; i++) assert_ok(weft_progress(ctx, 10000));
+    assert_null(ctx->all->nccl); /* given up on all ranks */
+    unsetenv("FAKE_NCCL_IDLE");
+    assert_ok(weft_commit(ctx));
+    run_round(b);
+    run_round(b);
+    assert_true(x[7] == powf((float)mpi_test_size(), 3));
+    mpi_test_finalize(ctx);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_is_right),
@@ -368,6 +392,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(reductions_carry_the_tickets),
         cmocka_unit_test(memory_on_both_sides_is_refused),
         cmocka_unit_test(a_failing_device_is_told_to_all),
+        cmocka_unit_test(a_commit_recovers_from_an_idle_error),
     };
     if (argc > 1) rounds = atoi(argv[1]);
     setenv("WEFT_NCCL", FAKE_NCCL, 1);

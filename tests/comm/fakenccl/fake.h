@@ -10,7 +10,8 @@
  *
  * Ranks of a communicator are processes of one machine that share a segment; its name is the unique id. "Device" memory
  * is malloc's, remembered so that cudaPointerGetAttributes knows it. FAKE_NCCL_ERROR="rank:n": on that rank (of its
- * communicator), kernel n never ends and ncclCommGetAsyncError says so. FAKE_NCCL_REFUSE: no communicator is made. */
+ * communicator), kernel n never ends and ncclCommGetAsyncError says so. FAKE_NCCL_IDLE=rank: the error
+ * is there at once. FAKE_NCCL_REFUSE: no communicator is made. */
 #ifndef WEFT_TESTS_FAKENCCL_H
 #define WEFT_TESTS_FAKENCCL_H
 
