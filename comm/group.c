@@ -13,11 +13,13 @@
 #include "base/status.h"
 #include "comm/bulk.h"
 #include "comm/carrier/p2p.h"
+#include "comm/coll.h"
 #include "comm/ctrl.h"
 #include "comm/drive.h"
 #include "comm/halo.h"
 #include "comm/lat.h"
 #include "comm/nccl/device.h"
+#include "comm/shm/heap.h"
 #include "comm/vote.h"
 
 #define TIMEOUT_MS 600000
@@ -103,6 +105,8 @@ static void group_destroy(weft_group *g, int healthy) {
     bulk_destroy_all(g);
     halo_destroy_all(g);
     lat_destroy(g->small);
+    coll_destroy(g);
+    heap_destroy(g);
     vote_destroy(g->vote);
     p2p_close(g->bulk, healthy);
     p2p_close(g->halo, healthy);
@@ -236,11 +240,12 @@ weft_status weft_group_create(weft_ctx *c, MPI_Comm comm, const char *name, weft
 weft_status weft_commit(weft_ctx *c) {
     if (!c) return weft_fail(WEFT_ERR_ARG, "commit without a context");
     weft_status s = WEFT_OK;
-    for (int i = 0; i < GROUP_MAX && s >= 0; i++)
-        if (c->groups[i]) {
-            s = bulk_commit(c->groups[i]);
-            if (s >= 0) s = halo_commit(c->groups[i]);
-        }
+    for (int i = 0; i < GROUP_MAX && s >= 0; i++) {
+        if (!c->groups[i]) continue;
+        s = coll_commit(c->groups[i]);
+        if (s >= 0) s = bulk_commit(c->groups[i]);
+        if (s >= 0) s = halo_commit(c->groups[i]);
+    }
     s = weft_ctrl_agree(c->all, s);
     return s < 0 ? s : device_commit(c);
 }
@@ -270,6 +275,7 @@ static weft_status read_options(weft_ctx *c, const weft_comm_opts *o) {
         return weft_fail(WEFT_ERR_ARG, "communication options of %u bytes, expected %zu", o->size, sizeof *o);
     int64_t ms = o && o->timeout_ms ? o->timeout_ms : TIMEOUT_MS;
     c->chunk = o && o->chunk ? o->chunk : CHUNK;
+    c->tune = SHM_TUNE_DEFAULT;
     if (ms < 0 || ms > INT64_MAX / 1000000)
         return weft_fail(WEFT_ERR_ARG, "timeout of %lld ms", (long long)ms);
     if (c->chunk < CHUNK_MIN || c->chunk > CHUNK_MAX || c->chunk % 64)

@@ -6,6 +6,7 @@
 #include "comm/engine.h"
 #include "comm/flags.h"
 #include "comm/peers.h"
+#include "comm/shm/tune.h"
 #include "comm/stall.h"
 #include "kernels/kernels.h"
 #include "weft/comm.h"
@@ -19,6 +20,7 @@ struct weft_ctx {
     uint64_t timeout_ns, stall_ns;
     uint64_t link_free; /* carrier/emu.c: when the emulated link has sent what it was given */
     size_t chunk;
+    shm_tune tune;
     peers *peers; /* NULL until the ranks know each other */
     weft_backend *backend;
     weft_exec *exec; /* one thread: the caller of weft_init */
@@ -62,6 +64,9 @@ struct weft_group {
     struct lat *small;     /* small reductions */
     struct vote *vote;     /* of the CTRL lane */
     struct ncclComm *nccl; /* of the device carrier; NULL: none */
+    struct heap *heap;     /* weft_mem_alloc */
+    struct calls *calls;   /* one node: what its ranks begin; from commit on */
+    struct coll *coll;     /* blocking collectives; from commit on */
 };
 
 /* OK, or the error that broke the group. */
