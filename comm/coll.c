@@ -38,7 +38,8 @@ typedef struct request {
     weft_dtype t;
     weft_redop op;
     int root;
-    size_t bytes; /* of n elements */
+    const void *site; /* of the call in the caller's code */
+    size_t bytes;     /* of n elements */
 } request;
 
 /* --- commit
@@ -87,7 +88,7 @@ static weft_status advance_meeting(comm_op *op, int *moved) {
 }
 
 /* Looks at nothing but the flags for a while, if nothing else wants to move and every rank has a core. */
-static weft_status wait_for_all(weft_group *g, const char *what) {
+static weft_status wait_for_all(weft_group *g, const request *q) {
     const engine *e = &g->ctx->engine;
     meeting *m = g->coll->meet;
     int waits_for, spins = e->bulk || e->urgent || peers_crowded(g->ctx->peers) ? 1 : SPINS;
@@ -95,7 +96,7 @@ static weft_status wait_for_all(weft_group *g, const char *what) {
         if (meet_complete(m, &waits_for)) return WEFT_OK;
         if (i >= PAUSES) relax();
     }
-    comm_op op = {g, what, -1, advance_meeting, 0};
+    comm_op op = {.group = g, .what = q->what, .site = q->site, .advance = advance_meeting};
     return comm_drive(&op, group_deadline(g, -1));
 }
 
@@ -173,7 +174,7 @@ static weft_status finish_long(weft_group *g, const request *q) {
     plan_uniform(&c->plan, (weft_bulk_kind)q->kind, g->size, g->rank, q->in, q->out, q->n, q->t,
                  pipe_message(c->pipe));
     pipe_begin_blocking(c->pipe, &c->plan, q->op, q->root, c->all);
-    comm_op op = {g, q->what, -1, advance_pipe, 1};
+    comm_op op = {.group = g, .what = q->what, .site = q->site, .advance = advance_pipe, .bulk = 1};
     return comm_drive(&op, group_deadline(g, -1));
 }
 
@@ -188,7 +189,7 @@ static weft_status on_node(weft_group *g, const request *q) {
                       .own = 1};
     if (!is_short) find_places(g, q, &call);
     meet_show(g->coll->meet, &call, q->in, is_short ? shows(g, q) : 0);
-    WEFT_TRY(wait_for_all(g, q->what));
+    WEFT_TRY(wait_for_all(g, q));
     weft_status s = meet_check(g->coll->meet);
     if (s >= 0) s = is_short ? finish_short(g, q) : finish_long(g, q);
     return s < 0 ? group_break(g, weft_context(s, "group '%s', %s", g->name, q->what)) : s;
@@ -235,7 +236,7 @@ static weft_status check_reduction(const request *q) {
 }
 
 weft_status weft_allreduce(weft_group *g, const void *in, void *out, size_t n, weft_dtype t, weft_redop op) {
-    request q = {"allreduce", WEFT_BULK_ALLREDUCE, in, out, n, t, op, 0, 0};
+    request q = {"allreduce", WEFT_BULK_ALLREDUCE, in, out, n, t, op, 0, __builtin_return_address(0), 0};
     WEFT_TRY(check_reduction(&q));
     if (g && lat_takes(n, t)) return lat_allreduce(g, in, out, n, t, op, __builtin_return_address(0));
     return run(g, &q);
@@ -243,23 +244,26 @@ weft_status weft_allreduce(weft_group *g, const void *in, void *out, size_t n, w
 
 weft_status weft_reduce_scatter(weft_group *g, const void *in, void *out, size_t n, weft_dtype t,
                                 weft_redop op) {
-    request q = {"reduce-scatter", WEFT_BULK_REDUCE_SCATTER, in, out, n, t, op, 0, 0};
+    request q = {
+        "reduce-scatter", WEFT_BULK_REDUCE_SCATTER, in, out, n, t, op, 0, __builtin_return_address(0), 0};
     WEFT_TRY(check_reduction(&q));
     return run(g, &q);
 }
 
 weft_status weft_allgather(weft_group *g, const void *in, void *out, size_t n, weft_dtype t) {
-    request q = {"allgather", WEFT_BULK_ALLGATHER, in, out, n, t, WEFT_SUM, 0, 0};
+    request q = {"allgather", WEFT_BULK_ALLGATHER,         in, out, n, t, WEFT_SUM,
+                 0,           __builtin_return_address(0), 0};
     return run(g, &q);
 }
 
 weft_status weft_bcast(weft_group *g, void *buf, size_t n, weft_dtype t, int root) {
-    request q = {"bcast", WEFT_BULK_BCAST, buf, buf, n, t, WEFT_SUM, root, 0};
+    request q = {"bcast", WEFT_BULK_BCAST, buf, buf, n, t, WEFT_SUM, root, __builtin_return_address(0), 0};
     return run(g, &q);
 }
 
 weft_status weft_barrier(weft_group *g) {
     if (g && (!g->coll || !g->coll->meet)) return weft_ctrl_barrier(g);
-    request q = {"barrier", KIND_BARRIER, NULL, NULL, 0, WEFT_U8, WEFT_SUM, 0, 0};
+    request q = {"barrier", KIND_BARRIER, NULL, NULL, 0, WEFT_U8, WEFT_SUM, 0, __builtin_return_address(0),
+                 0};
     return run(g, &q);
 }
