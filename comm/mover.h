@@ -25,7 +25,7 @@ typedef struct mover_ops {
      * may be read and written. *moved = 1 if anything changed; *waits_for: the rank that it waits for. OK when all
      * messages of the round are done, IN_PROGRESS, or an error. */
     weft_status (*advance)(mover *v, const unsigned char *ready, int *moved, int *waits_for);
-    /* Messages that hold their result and are no longer touched, in the plan's order. */
+    /* Messages that hold their result and are no longer touched, in the plan's order; -1: the ranks have not met yet. */
     int (*done)(const mover *v);
     /* Ranks that contribute to this round; known when the first message is done, or the round is over. */
     int (*contributors)(const mover *v);

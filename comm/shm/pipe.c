@@ -309,7 +309,9 @@ static weft_status advance(mover *b, const unsigned char *ready, int *moved, int
 }
 
 static int done(const mover *m) {
-    return ((const pipe_state *)m)->done;
+    const pipe_state *v = (const pipe_state *)m;
+    return v->starting ? -1
+                       : v->done; /* who contributes is not known yet, even if there is nothing to carry */
 }
 
 static int contributors(const mover *m) {
