@@ -238,7 +238,7 @@ static weft_status check_reduction(const request *q) {
 weft_status weft_allreduce(weft_group *g, const void *in, void *out, size_t n, weft_dtype t, weft_redop op) {
     request q = {"allreduce", WEFT_BULK_ALLREDUCE, in, out, n, t, op, 0, __builtin_return_address(0), 0};
     WEFT_TRY(check_reduction(&q));
-    if (g && lat_takes(n, t)) return lat_allreduce(g, in, out, n, t, op, __builtin_return_address(0));
+    if (g && n && lat_takes(n, t)) return lat_allreduce(g, in, out, n, t, op, __builtin_return_address(0));
     return run(g, &q);
 }
 
