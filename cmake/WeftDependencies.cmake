@@ -23,6 +23,7 @@ if(WEFT_ROOMS STREQUAL all)
   pkg_check_modules(jansson REQUIRED IMPORTED_TARGET jansson)
   pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
   pkg_check_modules(hdf5 REQUIRED IMPORTED_TARGET hdf5-openmpi)
+  pkg_check_modules(ucx IMPORTED_TARGET ucx) # optional: the carrier ucx
 endif()
 if(WEFT_TESTS)
   pkg_check_modules(cmocka REQUIRED IMPORTED_TARGET cmocka)

@@ -12,6 +12,9 @@ target_link_options(weft PRIVATE -Wl,--whole-archive ${files} -Wl,--no-whole-arc
 set_property(TARGET weft PROPERTY LINK_DEPENDS ${files})
 target_link_libraries(weft PRIVATE PkgConfig::fyaml PkgConfig::jansson PkgConfig::xxhash PkgConfig::hwloc PkgConfig::hdf5
   MPI::MPI_C Threads::Threads m)
+if(ucx_FOUND)
+  target_link_libraries(weft PRIVATE PkgConfig::ucx)
+endif()
 set_target_properties(weft PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR} LINKER_LANGUAGE C
   LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib)
 target_include_directories(weft INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)

@@ -18,7 +18,9 @@ struct weft_ctx {
     weft_group *all; /* the ranks of weft_init; id 0 */
     p2p_lane *alarm; /* peers.c */
     uint64_t timeout_ns, stall_ns;
-    uint64_t link_free; /* carrier/emu.c: when the emulated link has sent what it was given */
+    const struct carrier *carrier; /* of LAT, HALO and BULK lanes; NULL: not chosen yet */
+    struct ucx *ucx;               /* carrier/ucx.c */
+    uint64_t link_free;            /* carrier/emu.c: when the emulated link has sent what it was given */
     size_t chunk;
     shm_tune tune;
     peers *peers; /* NULL until the ranks know each other */

@@ -29,6 +29,7 @@ struct p2p_lane {
 
 extern const carrier carrier_mpi; /* CTRL and ALARM always; the others unless told otherwise */
 extern const carrier carrier_emu; /* if WEFT_EMU_LINK is set and the group has several nodes */
+extern const carrier carrier_ucx; /* if WEFT_CARRIER=ucx, where it was built */
 /* Reads "delay_us=13000,gbit=25", in any order; what is missing is no delay, or no limit. ARG. */
 weft_status emu_parse(const char *text, uint64_t *delay_ns, double *ns_per_byte);
 

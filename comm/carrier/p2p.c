@@ -3,11 +3,13 @@
 #include "comm/carrier/p2p.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/fault.h"
 #include "base/mem.h"
 #include "base/status.h"
 #include "comm/carrier/carrier.h"
+#include "comm/ctrl.h"
 #include "comm/group.h"
 
 #define FAREWELLS 100 /* looks at an abandoned request */
@@ -20,17 +22,55 @@ weft_status p2p_check(int e, const char *call) {
     return weft_fail(WEFT_ERR_LINK, "%s: %s", call, text);
 }
 
-static const carrier *choose(const weft_group *g, p2p_kind kind) {
-    const char *link = getenv("WEFT_EMU_LINK");
-    if (kind == P2P_CTRL || kind == P2P_ALARM) return &carrier_mpi;
-    return link && *link && g->node.count > 1 ? &carrier_emu : &carrier_mpi;
+const char *p2p_known(void) {
+#ifdef WEFT_UCX
+    return "mpi, ucx";
+#else
+    return "mpi";
+#endif
+}
+
+/* What the environment of this rank asks for. */
+static weft_status wanted(const weft_group *g, const carrier **c) {
+    const char *name = getenv("WEFT_CARRIER"), *link = getenv("WEFT_EMU_LINK");
+    const int emulate = link && *link && g->node.count > 1;
+    *c = emulate ? &carrier_emu : &carrier_mpi;
+    if (!name || !*name || !strcmp(name, "mpi")) return WEFT_OK;
+    if (strcmp(name, "ucx") != 0)
+        return weft_fail(WEFT_ERR_ARG, "WEFT_CARRIER=\"%.40s\": expected mpi or ucx", name);
+    if (emulate) return weft_fail(WEFT_ERR_ARG, "WEFT_CARRIER=ucx: the link of WEFT_EMU_LINK needs mpi");
+#ifdef WEFT_UCX
+    *c = &carrier_ucx;
+    return WEFT_OK;
+#else
+    return weft_fail(WEFT_ERR_UNSUPPORTED, "WEFT_CARRIER=ucx: this weft was built without UCX (libucx-dev)");
+#endif
+}
+
+/* Once for a context, by the first lane of its group of all ranks that may be carried by something else than MPI. */
+static weft_status choose(weft_group *g, p2p_kind kind, const carrier **c) {
+    *c = &carrier_mpi;
+    if (kind == P2P_CTRL || kind == P2P_ALARM) return WEFT_OK;
+    if (g->ctx->carrier) {
+        *c = g->ctx->carrier;
+        return WEFT_OK;
+    }
+    WEFT_TRY(weft_ctrl_agree(g, wanted(g, c)));
+    int64_t id = *c == &carrier_mpi ? 0 : *c == &carrier_emu ? 1 : 2, ids[2] = {id, -id};
+    WEFT_TRY(weft_ctrl_allreduce(g, ids, 2, WEFT_I64, WEFT_MIN));
+    if (ids[0] != -ids[1])
+        return weft_fail(WEFT_ERR_ORDER, "WEFT_CARRIER or WEFT_EMU_LINK differs between ranks");
+    g->ctx->carrier = *c;
+    return WEFT_OK;
 }
 
 weft_status p2p_open(weft_group *g, p2p_kind kind, MPI_Comm comm, p2p_lane **out) {
+    const carrier *c;
     *out = NULL;
+    WEFT_TRY(choose(g, kind, &c));
     p2p_lane *lane = weft_calloc(1, sizeof *lane);
     if (!lane) return WEFT_ERR_NOMEM;
-    *lane = (p2p_lane){.carrier = choose(g, kind), .group = g, .comm = comm, .kind = kind};
+    *lane = (p2p_lane){.carrier = c, .group = g, .comm = comm, .kind = kind};
     const weft_status s = lane->carrier->open ? lane->carrier->open(lane) : WEFT_OK;
     if (s < 0) {
         weft_context(s, "carrier %s", lane->carrier->name);

@@ -1,8 +1,8 @@
 /* Point-to-point messages of a lane: the only place where bytes leave the process.
  *
  * A lane is a group's set of end points for one kind of traffic; nobody else's messages match its own. What carries it
- * stands behind carrier.h and is chosen when the lane opens: MPI, or with WEFT_EMU_LINK="delay_us=13000,gbit=25" an
- * emulated link between nodes (emu.c). Everything is non-blocking; messages of one sender, receiver and tag arrive in
+ * stands behind carrier.h and is chosen for a context by weft_init: MPI; UCX with WEFT_CARRIER=ucx; with
+ * WEFT_EMU_LINK="delay_us=13000,gbit=25" an emulated link between nodes (emu.c). Everything is non-blocking; messages of one sender, receiver and tag arrive in
  * order. Messages are at most P2P_MAX bytes (MPI-3 counts are int): callers cut. Tags are 0 to P2P_TAGS - 1. Main
  * thread. */
 #ifndef WEFT_COMM_CARRIER_P2P_H
@@ -36,6 +36,8 @@ typedef struct p2p_request {
 weft_status p2p_open(weft_group *g, p2p_kind kind, MPI_Comm comm, p2p_lane **lane);
 /* healthy: all ranks close it together; else what needs the others is left alone. NULL is allowed. */
 void p2p_close(p2p_lane *lane, int healthy);
+/* The carriers that this weft can use: "mpi, ucx". */
+const char *p2p_known(void);
 /* What carries the lane: "mpi". */
 const char *p2p_carrier(const p2p_lane *lane);
 MPI_Comm p2p_comm(const p2p_lane *lane);

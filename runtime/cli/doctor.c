@@ -8,6 +8,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "comm/carrier/p2p.h"
 #include "kernels/kernels.h"
 #include "runtime/cli/cli.h"
 
@@ -83,6 +84,15 @@ static void check_load(finding *f) {
     if (f->v) snprintf(f->mend, sizeof f->mend, "other programs take cores: timings and MFU will be low");
 }
 
+static void check_ucx(finding *f) {
+    const int there = strstr(p2p_known(), "ucx") != NULL;
+    f->subject = "UCX";
+    f->v = there ? GOOD : NOTE;
+    snprintf(f->found, sizeof f->found, "%s: another carrier between nodes than MPI (WEFT_CARRIER=ucx)",
+             there ? "built in" : "not built in");
+    if (!there) snprintf(f->mend, sizeof f->mend, "apt-get install libucx-dev, then build weft again");
+}
+
 static void check_shm(finding *f) {
     struct statvfs v;
     f->subject = "/dev/shm";
@@ -148,7 +158,7 @@ static const struct argp argp = {
 int cli_doctor(int argc, char **argv) {
     int json = 0, worst = GOOD;
     cli_parse(&argp, argc, argv, &json);
-    finding f[12] = {{0}};
+    finding f[16] = {{0}};
     size_t n = 0;
     check_processor(&f[n++]);
     check_cores(&f[n++]);
@@ -160,6 +170,7 @@ int cli_doctor(int argc, char **argv) {
     check_program(&f[n++], "mpifort", "Fortran programs on weft (module weft), examples/heat",
                   "gfortran libopenmpi-dev", NOTE);
     check_program(&f[n++], "h5dump", "shows token shards", "hdf5-tools", NOTE);
+    check_ucx(&f[n++]);
     check_writable(&f[n++]);
     static const char *const mark[] = {"ok", "note", "BAD"};
     for (size_t i = 0; i < n; i++) {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "comm/carrier/p2p.h"
 #include "kernels/kernels.h"
 #include "runtime/cli/cli.h"
 #include "runtime/train/session.h"
@@ -87,6 +88,7 @@ int cli_info(int argc, char **argv) {
     if (a.probe)
         printf("peak          %.1f Gflop/s fp32, %.1f bf16, measured with %d thread%s\n", flops[0] / 1e9,
                flops[1] / 1e9, threads, threads == 1 ? "" : "s");
+    printf("carriers      %s (WEFT_CARRIER chooses; mpi if unset)\n", p2p_known());
     printf("GPU           not used: this weft has no GPU backend yet\n");
     printf("MPI           %s\nHDF5          %u.%u.%u\n", mpi, h[0], h[1], h[2]);
     return 0;

@@ -1,11 +1,12 @@
-/* The emulated link: messages between nodes take the stated time, one after the other, and nobody computes for it; those
- * within a node do not. */
+/* Which carrier the lanes get; and the emulated link: messages between nodes take the stated time, one after the other,
+ * and nobody computes for it; those within a node do not. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
 #include "base/clock.h"
 #include "comm/carrier/carrier.h"
+#include "comm/group.h"
 #include "tests/comm/bulk_case.h"
 #include "tests/support/mpi_test.h"
 
@@ -144,6 +145,36 @@ static void links_that_differ_are_an_order_error(void **state) {
     unsetenv("WEFT_NODE_MAP");
 }
 
+static weft_status init_with(const char *name, weft_ctx **c) {
+    const weft_comm_opts o = {.size = sizeof o, .timeout_ms = 20000};
+    setenv("WEFT_CARRIER", name, 1);
+    const weft_status s = weft_init(MPI_COMM_WORLD, &o, c);
+    unsetenv("WEFT_CARRIER");
+    return s;
+}
+
+static void lanes_are_carried_by_what_was_asked_for(void **state) {
+    (void)state;
+    static const char *const name[] = {"", "mpi", "ucx"};
+    const int there = strstr(p2p_known(), "ucx") != NULL;
+    weft_ctx *c;
+    for (int k = 0; k < 2 + there; k++) {
+        const char *want = *name[k] ? name[k] : "mpi";
+        weft_group *g;
+        assert_ok(init_with(name[k], &c));
+        assert_ok(weft_group_create(c, MPI_COMM_WORLD, "test", &g)); /* the choice is the context's */
+        assert_string_equal(p2p_carrier(g->ctrl), "mpi");
+        assert_string_equal(p2p_carrier(g->lat), want);
+        assert_string_equal(p2p_carrier(g->halo), want);
+        assert_string_equal(p2p_carrier(g->bulk), want);
+        mpi_test_finalize(c);
+    }
+    if (!there) assert_error(init_with("ucx", &c), WEFT_ERR_UNSUPPORTED, "libucx-dev");
+    assert_error(init_with("tcp", &c), WEFT_ERR_ARG, "WEFT_CARRIER=\"tcp\": expected mpi or ucx");
+    if (there)
+        assert_error(init_with(mpi_test_rank() ? "mpi" : "ucx", &c), WEFT_ERR_ORDER, "differs between ranks");
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_message_takes_delay_and_wire),
@@ -151,6 +182,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(sums_are_the_same_over_the_link),
         cmocka_unit_test(bad_links_are_refused_by_name),
         cmocka_unit_test(links_that_differ_are_an_order_error),
+        cmocka_unit_test(lanes_are_carried_by_what_was_asked_for),
     };
     return mpi_test_main(&argc, &argv, "emu", tests, sizeof tests / sizeof *tests);
 }
