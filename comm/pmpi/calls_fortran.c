@@ -129,7 +129,8 @@ static void give_status(MPI_Fint *out, const MPI_Status *s) {
 FORTRAN(wait, WAIT, MPI_Fint *request, MPI_Fint *status, MPI_Fint *ierr) {
     MPI_Request r = PMPI_Request_f2c(*request);
     MPI_Status s;
-    const int e = MPI_Wait(&r, &s);
+    shim_settle(1, &r, 1);
+    const int e = PMPI_Wait(&r, &s);
     give(ierr, e);
     if (e != MPI_SUCCESS) return;
     *request = PMPI_Request_c2f(r);
@@ -139,7 +140,7 @@ FORTRAN(wait, WAIT, MPI_Fint *request, MPI_Fint *status, MPI_Fint *ierr) {
 #define FEW 32 /* requests that need no memory */
 
 FORTRAN(waitall, WAITALL, MPI_Fint *count, MPI_Fint *request, MPI_Fint *status, MPI_Fint *ierr) {
-    MPI_Request few[FEW], *r = few;
+    MPI_Request few[FEW] = {MPI_REQUEST_NULL}, *r = few;
     MPI_Status few_s[FEW], *s = few_s;
     const int n = (int)*count;
     if (n > FEW) {
@@ -149,7 +150,8 @@ FORTRAN(waitall, WAITALL, MPI_Fint *count, MPI_Fint *request, MPI_Fint *status, 
     int e = MPI_ERR_NO_MEM;
     if (r && s) {
         for (int i = 0; i < n; i++) r[i] = PMPI_Request_f2c(request[i]);
-        e = MPI_Waitall(n, r, s);
+        shim_settle(n, r, 1);
+        e = PMPI_Waitall(n, r, s);
         const int fill = (char *)status != &mpi_fortran_statuses_ignore_;
         for (int i = 0; i < n && (e == MPI_SUCCESS || e == MPI_ERR_IN_STATUS); i++) {
             request[i] = PMPI_Request_c2f(r[i]);

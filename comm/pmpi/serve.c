@@ -40,7 +40,7 @@ static weft_dtype type_of(MPI_Datatype t) {
     if (t == MPI_FLOAT) return WEFT_F32;
     if (t == MPI_INT || t == MPI_INT32_T) return WEFT_I32;
     if (t == MPI_LONG) return integer_of(sizeof(long), 1);
-    if (t == MPI_LONG_LONG || t == MPI_LONG_LONG_INT || t == MPI_INT64_T) return WEFT_I64;
+    if (t == MPI_LONG_LONG || t == MPI_INT64_T) return WEFT_I64;
     if (t == MPI_UNSIGNED_LONG) return integer_of(sizeof(long), 0);
     if (t == MPI_UNSIGNED_LONG_LONG || t == MPI_UINT64_T) return WEFT_U64;
     if (t == MPI_UNSIGNED || t == MPI_UINT32_T) return WEFT_U32;
@@ -91,10 +91,7 @@ int shim_allreduce(const void *in, void *out, int n, MPI_Datatype type, MPI_Op m
     shim_count.calls[by]++;
     if (!known(&t, op) || (size_t)n > WEFT_LAT_BYTES / weft_dtype_size(t))
         return PMPI_Allreduce(in, out, n, type, mpi_op, comm);
-    weft_req *r = NULL;
-    weft_status s = weft_reduce_post(g, in == MPI_IN_PLACE ? out : in, out, (size_t)n, t, op, &r);
-    if (s >= 0) s = weft_wait(&r, -1);
-    if (s < 0) return fail(comm);
+    if (weft_allreduce(g, in == MPI_IN_PLACE ? out : in, out, (size_t)n, t, op) < 0) return fail(comm);
     shim_count.served[by]++;
     return MPI_SUCCESS;
 }
@@ -102,12 +99,9 @@ int shim_allreduce(const void *in, void *out, int n, MPI_Datatype type, MPI_Op m
 int shim_barrier(MPI_Comm comm) {
     weft_group *g = shim_group(comm);
     int32_t here = 1;
-    weft_req *r = NULL;
     shim_count.calls[SHIM_BARRIER]++;
     if (!g) return PMPI_Barrier(comm);
-    weft_status s = weft_reduce_post(g, &here, &here, 1, WEFT_I32, WEFT_BAND, &r);
-    if (s >= 0) s = weft_wait(&r, -1);
-    if (s < 0) return fail(comm);
+    if (weft_allreduce(g, &here, &here, 1, WEFT_I32, WEFT_BAND) < 0) return fail(comm);
     shim_count.served[SHIM_BARRIER]++;
     return MPI_SUCCESS;
 }

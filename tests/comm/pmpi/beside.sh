@@ -3,7 +3,7 @@
 # Usage: beside.sh PROGRAM SHIM MPIRUN [FLAGS...]
 set -euo pipefail
 program=$1 shim=$2 mpirun=("${@:3}")
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
 for ranks in 2 4; do
   timeout 60 "${mpirun[@]}" -n $ranks -x "LD_PRELOAD=$shim" -x WEFT_PMPI_STATS=1 "$program"
 done

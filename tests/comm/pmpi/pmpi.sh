@@ -3,7 +3,7 @@
 # Usage: pmpi.sh PROGRAM SHIM C_ONLY_SHIM MPIRUN [FLAGS...]
 set -euo pipefail
 program=$1 shim=$2 c_only=$3 mpirun=("${@:4}")
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 fail() { echo "$*" >&2; cat "$out/err" >&2; exit 1; }
