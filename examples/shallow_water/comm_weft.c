@@ -1,9 +1,8 @@
 /* weft: a planned halo of all faces, reductions of one moment in one message. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <weft/comm.h>
 
-#include "comm.h"
+#include "comm_weft.h"
 
 struct comm {
     weft_ctx *ctx;
@@ -25,6 +24,13 @@ static comm *open_weft(MPI_Comm ranks) {
         return NULL;
     }
     return c;
+}
+
+weft_ctx *comm_weft_context(comm *c) {
+    return c->ctx;
+}
+weft_group *comm_weft_group(comm *c) {
+    return c->ranks;
 }
 
 static weft_face face_of(const comm_face *f) {

@@ -5,7 +5,7 @@
 #include "cases.h"
 #include "riemann.h"
 
-#define CELLS 4000
+#define CELLS 2000
 #define CFL   0.45
 
 static double depth[CELLS], flow[CELLS], width;
