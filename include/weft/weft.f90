@@ -74,7 +74,7 @@ module weft
     integer(c_int32_t) :: size = 0
     type(weft_lane_stats) :: lat, lat_loaded, halo, bulk, ctrl
     integer(c_int64_t) :: records = 0, entries = 0, quanta = 0
-    real(c_double) :: longest_quantum_us = 0, longest_gap_us = 0
+    real(c_double) :: longest_quantum_us = 0
     integer(c_int64_t) :: pulses = 0
   end type
 

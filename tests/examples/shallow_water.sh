@@ -4,7 +4,7 @@
 # Usage: shallow_water.sh PROGRAM CASE "CARRIER..." MPIRUN [FLAGS...]     a carrier: mpi, weft, or shim=LIBRARY
 set -euo pipefail
 program=$1 case=$2 carriers=$3 mpirun=("${@:4}")
-export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
 
 run() { # RANKS CARRIER OPTIONS...
   local ranks=$1 carrier=$2 preload=() comm=$2

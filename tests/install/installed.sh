@@ -50,5 +50,13 @@ mpirun --oversubscribe -n 2 "$work/calls" >"$work/plain"
 mpirun --oversubscribe -n 2 -x "LD_PRELOAD=$lib/libweft_pmpi.so" -x WEFT_PMPI_STATS=1 "$work/calls" >"$work/shim" 2>"$work/log"
 cmp "$work/plain" "$work/shim"
 grep -q 'allreduce_c [1-9]' "$work/log" || { echo "the shim served nothing: $(cat "$work/log")" >&2; exit 1; }
+# the Fortran module, compiled by the program's own build
+if command -v mpifort >/dev/null && printf 'use mpi_f08\nend\n' >"$work/f08.f90" && mpifort -fsyntax-only "$work/f08.f90" 2>"$work/log"; then
+  cmake -S "$2/examples/heat" -B "$work/heat" -DCMAKE_PREFIX_PATH="$work/prefix" >"$work/log"
+  cmake --build "$work/heat" >"$work/log"
+  LD_LIBRARY_PATH=$lib mpirun --oversubscribe -n 2 "$work/heat/heat" --check
+else
+  echo "no Fortran compiler with mpi_f08: the module weft is not tried"
+fi
 "$work/prefix/bin/weft" --version
 echo ok
