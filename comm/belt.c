@@ -19,6 +19,7 @@
 #define TAG_DOWN(id) (2 + 2 * (id))
 
 typedef struct slot {         /* of message m: slot m % WINDOW */
+    plan_message message;     /* as message_of gave it last */
     char *pack;               /* the message in one piece, if its tensors are not */
     float *sum;               /* bf16: the partial sum */
     char *stage[TREE_LEVELS]; /* partial sums from the children */
@@ -179,15 +180,20 @@ static weft_status belt_begin(mover *v, int own, const uint64_t *contributor) {
 static int belt_done(const mover *v) {
     return ((const belt *)v)->done;
 }
+static void belt_set_op(mover *v, weft_redop op) {
+    ((belt *)v)->op = op;
+}
 static int belt_contributors(const mover *v) {
     return ((const belt *)v)->contributors;
 }
 
-static const plan_message *message_of(const belt *b, int m) {
-    return &b->plan->message[m];
-}
 static slot *slot_of(belt *b, int m) {
     return &b->slot[m % WINDOW];
+}
+static const plan_message *message_of(belt *b, int m) {
+    slot *s = slot_of(b, m);
+    s->message = plan_message_at(b->plan, m);
+    return &s->message;
 }
 static const place *place_of(const belt *b, int m) {
     return &b->places[(uint32_t)m % b->nplaces];
@@ -200,7 +206,7 @@ static size_t message_bytes(const plan_message *m) {
 /* Where the message stands in one piece. */
 static char *body(belt *b, int m) {
     const plan_message *msg = message_of(b, m);
-    return msg->nspans == 1 ? b->plan->span[msg->span0].at : slot_of(b, m)->pack;
+    return msg->nspans == 1 ? plan_span_at(b->plan, msg, 0).at : slot_of(b, m)->pack;
 }
 
 static void pack(belt *b, int m) {
@@ -208,9 +214,9 @@ static void pack(belt *b, int m) {
     char *at = slot_of(b, m)->pack;
     if (msg->nspans == 1) return;
     for (int i = 0; i < msg->nspans; i++) {
-        const plan_span *s = &b->plan->span[msg->span0 + i];
-        memcpy(at, s->at, s->bytes);
-        at += s->bytes;
+        const plan_span s = plan_span_at(b->plan, msg, i);
+        memcpy(at, s.at, s.bytes);
+        at += s.bytes;
     }
 }
 
@@ -219,9 +225,9 @@ static void unpack(belt *b, int m) {
     const char *at = slot_of(b, m)->pack;
     if (msg->nspans == 1) return;
     for (int i = 0; i < msg->nspans; i++) {
-        const plan_span *s = &b->plan->span[msg->span0 + i];
-        memcpy(s->at, at, s->bytes);
-        at += s->bytes;
+        const plan_span s = plan_span_at(b->plan, msg, i);
+        memcpy(s.at, at, s.bytes);
+        at += s.bytes;
     }
 }
 
@@ -391,4 +397,5 @@ static const mover_ops belt_ops = {
     .advance = belt_advance,
     .done = belt_done,
     .contributors = belt_contributors,
+    .set_op = belt_set_op,
 };

@@ -125,8 +125,8 @@ weft_status weft_bulk_create(weft_group *g, weft_bulk_kind kind, int nt, const w
                          nt, g->size, g->size);
     if (root < 0 || root >= g->size)
         return weft_fail(WEFT_ERR_ARG, "bulk: root %d of %d ranks", root, g->size);
-    if (g->nbulks >= MOVER_IDS)
-        return weft_fail(WEFT_ERR_UNSUPPORTED, "more than %d bulks in group '%s'", MOVER_IDS, g->name);
+    if (g->nbulks >= MOVER_BULKS)
+        return weft_fail(WEFT_ERR_UNSUPPORTED, "more than %d bulks in group '%s'", MOVER_BULKS, g->name);
     WEFT_TRY(group_usable(g));
     weft_bulk *b = weft_calloc(1, sizeof *b);
     if (!b) return WEFT_ERR_NOMEM;

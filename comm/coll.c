@@ -7,7 +7,9 @@
 #include "base/checked.h"
 #include "base/mem.h"
 #include "base/status.h"
+#include "comm/belt.h"
 #include "comm/ctrl.h"
+#include "comm/direct.h"
 #include "comm/drive.h"
 #include "comm/group.h"
 #include "comm/lat.h"
@@ -20,13 +22,23 @@
 #define SPINS  4000 /* looks at the flags before the engine gets a turn: some microseconds */
 #define PAUSES 200  /* the first of them without a pause */
 
+#define LARGE ((size_t)1 << 40) /* elements: its messages are as long as they get */
+
 #define KIND_BARRIER 5 /* beside weft_bulk_kind, in call lines */
+
+/* Between nodes; BCAST takes the CTRL lane. */
+static const weft_bulk_kind carried[] = {WEFT_BULK_ALLREDUCE, WEFT_BULK_REDUCE_SCATTER, WEFT_BULK_ALLGATHER};
+#define MOVERS (sizeof carried / sizeof *carried)
 
 struct coll {
     meeting *meet;
     mover *pipe;
     plan plan;      /* of the call under way */
     call_line *all; /* what the ranks call */
+    /* between nodes */
+    mover *mover[MOVERS];
+    plan mover_plan[MOVERS]; /* of the call under way */
+    uint64_t *everybody;     /* a bit per rank */
 };
 
 typedef struct request {
@@ -45,8 +57,26 @@ typedef struct request {
 /* --- commit
  * ------------------------------------------------------------------------------------------------------ */
 
+/* One mover per kind, for the largest plan of it. */
+static weft_status make_movers(weft_group *g, struct coll *c) {
+    c->everybody = weft_calloc(((size_t)g->size + 63) / 64, sizeof *c->everybody);
+    if (!c->everybody) return WEFT_ERR_NOMEM;
+    for (int r = 0; r < g->size; r++) c->everybody[r / 64] |= (uint64_t)1 << (r % 64);
+    for (size_t k = 0; k < MOVERS; k++) {
+        plan *p = &c->mover_plan[k];
+        plan_uniform(p, carried[k], g->size, g->rank, NULL, NULL, LARGE, WEFT_BF16, g->ctx->chunk);
+        const size_t least = (size_t)g->size * 16 * sizeof(double); /* spans of 16 elements of any type */
+        p->most = p->most > least ? p->most : least;
+        const mover_spec s = {.group = g, .plan = p, .kind = carried[k], .id = MOVER_BULKS + (int)k};
+        WEFT_TRY(carried[k] == WEFT_BULK_ALLREDUCE ? belt_create(&s, &c->mover[k])
+                                                   : direct_create(&s, &c->mover[k]));
+    }
+    return WEFT_OK;
+}
+
 static weft_status commit_node(weft_group *g, struct coll *c) {
-    if (!pipe_serves(g)) return WEFT_OK;
+    if (g->size == 1) return WEFT_OK;
+    if (!pipe_serves(g)) return weft_ctrl_agree(g, make_movers(g, c));
     WEFT_TRY(calls_create(g, &g->calls));
     WEFT_TRY(meet_create(g, &c->meet));
     return pipe_create_blocking(g, g->ctx->tune.slot, &c->pipe);
@@ -65,6 +95,8 @@ void coll_destroy(weft_group *g) {
     if (g->coll) {
         mover_destroy(g->coll->pipe);
         meet_destroy(g->coll->meet);
+        for (size_t k = 0; k < MOVERS; k++) mover_destroy(g->coll->mover[k]);
+        free(g->coll->everybody);
         free(g->coll->all);
     }
     calls_destroy(g->calls);
@@ -195,6 +227,61 @@ static weft_status on_node(weft_group *g, const request *q) {
     return s < 0 ? group_break(g, weft_context(s, "group '%s', %s", g->name, q->what)) : s;
 }
 
+/* --- between nodes
+ * ------------------------------------------------------------------------------------------------ */
+
+/* All ranks call what rank 0 calls. */
+static weft_status agree_on(weft_group *g, const request *q) {
+    const uint64_t mine[] = {(uint64_t)q->kind, q->n, (uint64_t)q->t, (uint64_t)q->op, (uint64_t)q->root};
+    uint64_t first[5];
+    memcpy(first, mine, sizeof first);
+    WEFT_TRY(weft_ctrl_bcast(g, first, sizeof first, 0));
+    weft_status s = WEFT_OK;
+    if (memcmp(first, mine, sizeof first) != 0)
+        s = weft_fail(
+            WEFT_ERR_ORDER,
+            "ranks disagree: %s of %zu %s here, and %s calls kind %llu, %llu x %s, operator %llu, root %llu",
+            q->what, q->n, weft_dtype_name(q->t), weft_group_peer(g, 0), (unsigned long long)first[0],
+            (unsigned long long)first[1], weft_dtype_name((weft_dtype)first[2]), (unsigned long long)first[3],
+            (unsigned long long)first[4]);
+    return weft_ctrl_agree(g, s);
+}
+
+typedef struct mover_wait {
+    comm_op op;
+    mover *mover;
+} mover_wait;
+
+static weft_status advance_mover(comm_op *op, int *moved) {
+    static const unsigned char ready = 1;
+    mover *v = ((mover_wait *)op)->mover;
+    return v->ops->advance(v, &ready, moved, &op->waits_for);
+}
+
+static weft_status move(weft_group *g, const request *q, size_t k) {
+    struct coll *c = g->coll;
+    mover *v = c->mover[k];
+    const void *in = q->in;
+    if (q->kind == WEFT_BULK_ALLREDUCE && q->in != q->out) { /* the belt works in place */
+        memcpy(q->out, q->in, q->bytes);
+        in = q->out;
+    }
+    plan_uniform(&c->mover_plan[k], carried[k], g->size, g->rank, in, q->out, q->n, q->t, g->ctx->chunk);
+    v->ops->set_op(v, q->op);
+    WEFT_TRY(v->ops->begin(v, 1, c->everybody));
+    mover_wait w = {.op = {.group = g, .what = q->what, .site = q->site, .advance = advance_mover, .bulk = 1},
+                    .mover = v};
+    return comm_drive(&w.op, group_deadline(g, -1));
+}
+
+static weft_status between_nodes(weft_group *g, const request *q) {
+    weft_status s = agree_on(g, q);
+    if (s >= 0 && q->kind == WEFT_BULK_BCAST && q->n) s = weft_ctrl_bcast(g, q->out, q->bytes, q->root);
+    for (size_t k = 0; s >= 0 && q->n && k < MOVERS; k++)
+        if ((int)carried[k] == q->kind) s = move(g, q, k);
+    return s < 0 ? group_break(g, weft_context(s, "group '%s', %s", g->name, q->what)) : s;
+}
+
 /* --- alone
  * -------------------------------------------------------------------------------------------------------- */
 
@@ -220,7 +307,7 @@ static weft_status run(weft_group *g, request *q) {
     if (!g->coll) return weft_fail(WEFT_ERR_STATE, "%s before weft_commit", q->what);
     if (g->size == 1) return alone(q);
     if (g->coll->meet) return on_node(g, q);
-    return weft_fail(WEFT_ERR_UNSUPPORTED, "%s between nodes", q->what);
+    return between_nodes(g, q);
 }
 
 static weft_status check_reduction(const request *q) {

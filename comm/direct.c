@@ -128,6 +128,10 @@ static int direct_contributors(const mover *v) {
     return ((const direct *)v)->contributors;
 }
 
+static void direct_set_op(mover *v, weft_redop op) {
+    ((direct *)v)->op = op;
+}
+
 static slot *slot_of(direct *d, int m) {
     return &d->slot[m % WINDOW];
 }
@@ -280,6 +284,7 @@ static const mover_ops direct_ops = {
     .advance = direct_advance,
     .done = direct_done,
     .contributors = direct_contributors,
+    .set_op = direct_set_op,
 };
 
 weft_status direct_create(const mover_spec *spec, mover **out) {

@@ -29,6 +29,9 @@ typedef struct mover_ops {
     int (*done)(const mover *v);
     /* Ranks that contribute to this round; known when the first message is done, or the round is over. */
     int (*contributors)(const mover *v);
+    /* NULL, or: the operator from the next round on; for blocking collectives, which also change the plan that the spec
+     * points to, to another of the same kind with messages that are no longer. */
+    void (*set_op)(mover *v, weft_redop op);
 } mover_ops;
 
 struct mover {
@@ -45,7 +48,8 @@ typedef struct mover_spec {
     int id;   /* 0 to MOVER_IDS - 1: tells the bulks of a group apart */
 } mover_spec;
 
-#define MOVER_IDS 8192
+#define MOVER_IDS   8192
+#define MOVER_BULKS (MOVER_IDS - 3) /* ids of bulks; then come those of blocking collectives */
 
 /* Chooses the kind of mover for s and makes it; all ranks of the group choose alike. Its error may be local. */
 weft_status mover_create(const mover_spec *s, mover **v);

@@ -167,6 +167,20 @@ static void streaming_and_late_ranks_change_nothing(void **state) {
     close_group();
 }
 
+/* Some ranks share a node, or none do: the same results, by bits. */
+static void between_nodes_results_are_the_same(void **state) {
+    (void)state;
+    for (int apart = 0; apart < 2; apart++) {
+        char map[512] = "0";
+        for (int r = 1; r < mpi_test_size(); r++) snprintf(map + strlen(map), 16, ",%d", apart ? r : r % 2);
+        setenv("WEFT_NODE_MAP", map, 1);
+        open_group(65536, 1024);
+        unsetenv("WEFT_NODE_MAP");
+        random_calls(20000 + 1000 * (uint64_t)apart, 40);
+        close_group();
+    }
+}
+
 static void calls_that_differ_are_named(void **state) {
     (void)state;
     static const struct {
@@ -265,6 +279,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(results_are_the_reference_by_bits),
         cmocka_unit_test(streaming_and_late_ranks_change_nothing),
+        cmocka_unit_test(between_nodes_results_are_the_same),
         cmocka_unit_test(calls_that_differ_are_named),
         cmocka_unit_test(a_rank_that_does_not_come_is_a_timeout),
         cmocka_unit_test(memory_of_a_node_means_the_same_on_all_ranks),
