@@ -33,14 +33,7 @@ char *weft_strdup(const char *s) {
     return p;
 }
 
-size_t weft_arena_reserve(weft_arena *a, const char *part, size_t bytes) {
-    size_t at = a->bytes, padded;
-    if (at > SIZE_MAX / 2 || bytes > SIZE_MAX / 4) { /* so that neither this sum nor the rounding can wrap */
-        a->bytes = SIZE_MAX;
-        return 0;
-    }
-    padded = weft_align_up(bytes, 64);
-    a->bytes += padded;
+static void count_part(weft_arena *a, const char *part, size_t bytes) {
     int i = 0;
     while (i < a->nparts && strcmp(a->part[i].name, part) != 0) i++;
     if (i == WEFT_ARENA_PARTS) i--; /* a full table counts the rest with its last part */
@@ -49,7 +42,23 @@ size_t weft_arena_reserve(weft_arena *a, const char *part, size_t bytes) {
         a->part[i].bytes = 0;
         a->nparts++;
     }
-    a->part[i].bytes += padded;
+    a->part[i].bytes += bytes;
+}
+
+void weft_arena_note(weft_arena *a, const char *part, size_t bytes) {
+    count_part(a, part, bytes);
+    a->outside += bytes;
+}
+
+size_t weft_arena_reserve(weft_arena *a, const char *part, size_t bytes) {
+    size_t at = a->bytes, padded;
+    if (at > SIZE_MAX / 2 || bytes > SIZE_MAX / 4) { /* so that neither this sum nor the rounding can wrap */
+        a->bytes = SIZE_MAX;
+        return 0;
+    }
+    padded = weft_align_up(bytes, 64);
+    a->bytes += padded;
+    count_part(a, part, padded);
     return at;
 }
 

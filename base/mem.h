@@ -25,8 +25,9 @@ typedef struct weft_arena_part {
 } weft_arena_part;
 
 typedef struct weft_arena {
-    char *base;   /* NULL until committed */
-    size_t bytes; /* planned */
+    char *base;     /* NULL until committed */
+    size_t bytes;   /* planned */
+    size_t outside; /* noted */
     int nparts;
     weft_arena_part part[WEFT_ARENA_PARTS];
     void (*release)(void *arg, void *p);
@@ -36,6 +37,8 @@ typedef struct weft_arena {
 /* Plans `bytes` more for `part` (a literal), 64-byte aligned; returns the offset. Before commit only.
  * An overflow makes the later commit fail with WEFT_ERR_NOMEM. */
 size_t weft_arena_reserve(weft_arena *a, const char *part, size_t bytes);
+/* Counts memory that comes from elsewhere among the parts. */
+void weft_arena_note(weft_arena *a, const char *part, size_t bytes);
 /* Allocates the plan with `allocate` (a backend's), which returns 64-byte aligned memory. */
 weft_status weft_arena_commit(weft_arena *a, weft_status (*allocate)(void *arg, size_t bytes, void **p),
                               void (*release)(void *arg, void *p), void *arg);

@@ -41,7 +41,7 @@ struct weft_trainer {
     int64_t context;
     double bytes_per_token; /* of the training text */
 
-    size_t grads_at, level_at[TREE_LEVELS];
+    size_t level_at[TREE_LEVELS];
     int levels;
     float *grads, *level[TREE_LEVELS]; /* partial sums of the fixed tree, reproducible runs only */
     weft_bulk *allreduce;

@@ -186,7 +186,7 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
                           .momentum = c->optim.momentum,
                           .clip = c->optim.clip};
     WEFT_TRY(weft_optim_create(&oo, p, t->backend, t->o.group, &t->memory, &t->optim));
-    t->grads_at = weft_arena_reserve(&t->memory, "gradients", p->elements * 4);
+    weft_arena_note(&t->memory, "gradients", p->elements * 4);
     if (c->train.reproducible)
         for (int64_t n = t->layout.micro_count; n > 1; n /= 2)
             t->level_at[t->levels++] = weft_arena_reserve(&t->memory, "gradient tree", p->elements * 4);
@@ -199,7 +199,6 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     if (t->ranks > 1) xo.tick = progress, xo.tick_arg = t, xo.tick_us = TICK_US;
     WEFT_TRY(weft_exec_create(t->backend, &xo, &t->x));
     WEFT_TRY(weft_arena_commit(&t->memory, allocate, release, t));
-    t->grads = weft_arena_at(&t->memory, t->grads_at);
     for (int i = 0; i < t->levels; i++) t->level[i] = weft_arena_at(&t->memory, t->level_at[i]);
     t->batch = weft_calloc((size_t)(t->layout.micro_batch * (t->context + 1)), sizeof *t->batch);
     t->samples = weft_calloc((size_t)t->layout.micro_batch, sizeof *t->samples);
@@ -208,9 +207,12 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     return weft_model_bind(t->model, &t->memory, t->x);
 }
 
-/* The gradient arena as buckets: one tensor a parameter, placed where the parameter is. */
+/* The gradients as buckets: one tensor a parameter, placed where the parameter is, in memory that the ranks of a node
+ * share (so their sum moves the fewest bytes). Collective. */
 static weft_status plan_allreduce(weft_trainer *t) {
     const weft_params *p = weft_model_params(t->model);
+    t->grads = weft_mem_alloc(t->o.group, p->elements * sizeof *t->grads);
+    if (!t->grads) return weft_context(WEFT_ERR_NOMEM, "gradients");
     weft_tensor *list = weft_calloc(p->n, sizeof *list);
     if (!list) return WEFT_ERR_NOMEM;
     for (size_t i = 0; i < p->n; i++)

@@ -112,7 +112,7 @@ static void memory_table(const weft_trainer *t, json_t *tables) {
     json_t *r = table(tables, "Memory of a rank");
     for (int i = 0; i < t->memory.nparts; i++)
         row(r, t->memory.part[i].name, "%s", mib(t->memory.part[i].bytes, a));
-    row(r, "planned in all", "%s", mib(t->memory.bytes, a));
+    row(r, "planned in all", "%s", mib(t->memory.bytes + t->memory.outside, a));
 }
 
 static void machine_table(const weft_trainer *t, json_t *tables) {
@@ -207,7 +207,7 @@ weft_status trainer_write_run_json(weft_trainer *t, const char *sample) {
         getrusage(RUSAGE_SELF, &u);
         json_t *r = table(tables, "Measured");
         row(r, "memory of rank 0", "%s resident at most; %s planned", mib((size_t)u.ru_maxrss * 1024, a),
-            mib(t->memory.bytes, planned));
+            mib(t->memory.bytes + t->memory.outside, planned));
         row(r, "training time", "%.1f s", t->st.elapsed);
         row(r, "tokens", "%s", si((double)t->st.tokens, a));
         row(r, "updates skipped by the guard", "%lld", (long long)t->st.guard.skipped);
