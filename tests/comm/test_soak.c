@@ -408,6 +408,7 @@ static void nothing_hangs(void **state) {
 /* Negative control: a rank that leaves out one blocking reduction is noticed by all, and soon. */
 static void a_missing_operation_is_noticed(void **state) {
     (void)state;
+    if (mpi_test_size() == 1) return; /* nobody to miss it */
     int64_t skip = 200;
     while (common((uint64_t)skip, 0, GROUPS) || common((uint64_t)skip, 1, 12) != 6) skip++;
     open_all(3000);
