@@ -28,6 +28,9 @@ for carrier in $carriers; do
     esac
   done
 done
+# two nodes in turn: halos and sums go between nodes, too
+WEFT_NODE_MAP=0,1,0,1 run 4 weft --grids 2 --check >"$out/got"
+cmp <(sums "$out/want") <(sums "$out/got") || { echo "two nodes: other bits" >&2; exit 1; }
 if run 2 mpi --check --break dot >"$out/got" 2>&1; then echo "a wrong dot product goes unnoticed" >&2; exit 1; fi
 grep -q 'did not converge' "$out/got" || { echo "a wrong dot product: no word of it" >&2; exit 1; }
 echo ok

@@ -25,6 +25,11 @@ for ranks in 1 2 4 8; do
   if [ $ranks = 1 ]; then [ "$by_weft" = 0 ] || fail "a rank alone needs nobody"
   else [ "$by_weft" -gt $((all / 3)) ] && [ "$by_weft" -lt "$all" ] || fail "$by_weft of $all reductions by weft"; fi
 done
+# two nodes in turn: sums go between nodes, too
+run 4
+cp "$out/got" "$out/want"
+run 4 -x "LD_PRELOAD=$shim" -x WEFT_NODE_MAP=0,1,0,1
+cmp "$out/want" "$out/got" || fail "other answers on two nodes"
 # controls: switched off, nothing is weft's; the shim for C does not see Fortran's calls
 run 2 -x "LD_PRELOAD=$shim" -x WEFT_PMPI_STATS=1 -x WEFT_PMPI=off
 [ "$(served $kind | cut -d ' ' -f 1)" = 0 ] || fail "WEFT_PMPI=off, but: $(served $kind)"
