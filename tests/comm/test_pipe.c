@@ -46,7 +46,7 @@ static void make_tensors(uint64_t stream, int all_alike) {
         assert_non_null(in_heap);
         home[i] = malloc(BYTES + 64);
         from_heap[i] = own & 1;
-        const size_t skew = (own >> 8) % 16 * (weft_dtype_size(t) == 2 ? 2 : 4);
+        const size_t skew = (own >> 8) % 8 * weft_dtype_size(t);
         tensor[i] = (weft_tensor){(from_heap[i] ? in_heap : home[i]) + skew, sizes[r % 8], t,
                                   (int)(r >> 20) % 3, "t"};
     }
