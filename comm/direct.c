@@ -10,9 +10,10 @@
 #include "comm/carrier/p2p.h"
 #include "comm/group.h"
 
-#define WINDOW  4 /* messages under way */
-#define ALIGN   64
-#define TAG(id) (1 + 2 * (id)) /* tag 0 of the lane is the vote's */
+#define WINDOW   4 /* messages under way */
+#define ALIGN    64
+#define ROUNDING 256 /* bytes by which the spans of another type may be longer: whole units of weft_part */
+#define TAG(id)  (1 + 2 * (id)) /* tag 0 of the lane is the vote's */
 
 typedef struct slot {           /* of message m: slot m % WINDOW */
     char *stage;                /* REDUCE_SCATTER: the others' contributions, by rank */
@@ -48,7 +49,7 @@ static int blocks_of(int size) {
 /* The largest span of a message: parts are equal up to the rounding of weft_part. */
 static size_t largest_span(const plan *p, int size) {
     size_t most = 0;
-    if (!p->message) return weft_align_up(p->most / (size_t)size + ALIGN, ALIGN);
+    if (!p->message) return weft_align_up(p->most / (size_t)size + ROUNDING, ALIGN);
     for (int m = 0; m < p->nmessages; m++) {
         const plan_message msg = plan_message_at(p, m);
         for (int r = 0; r < size; r++) {
@@ -113,6 +114,9 @@ static int gives(const direct *d, int r) {
 
 static weft_status direct_begin(mover *v, int own, const uint64_t *contributor) {
     direct *d = (direct *)v;
+    if (!d->plan->message && d->plan->most / (size_t)d->group->size > d->stride)
+        return weft_fail(WEFT_ERR_INTERNAL, "messages of %zu bytes on a mover for %zu a rank", d->plan->most,
+                         d->stride);
     d->own = own;
     d->gives = contributor;
     d->contributors = 0;
@@ -270,6 +274,8 @@ static weft_status direct_advance(mover *v, const unsigned char *ready, int *mov
     for (; (pieces || !sums) && d->arrived < d->sent; d->arrived++, pieces -= sums, *moved = 1) {
         slot *s = slot_of(d, d->arrived);
         WEFT_TRY(all_done(d, s->from, &s->from_tested, &done, waits_for));
+        /* The sum may overwrite what is sent: out of a blocking call may be in. */
+        if (done && sums) WEFT_TRY(all_done(d, s->to, &s->to_tested, &done, waits_for));
         if (!done) break;
         if (sums) WEFT_TRY(sum(d, d->arrived));
     }
