@@ -20,9 +20,11 @@
 
 #define OPERATIONS 10000
 #define GROUPS     4
-#define BULKS      3 /* of a group */
-#define TENSORS    4
-#define POSTS      64 /* reductions under way in a group */
+#define BULKS      6 /* of a group */
+#define TENSORS    4 /* of a bulk that is no all-to-all */
+#define RANKS      8
+#define BLOCK_MOST 3000 /* elements of a blocking collective */
+#define POSTS      64   /* reductions under way in a group */
 #define POST_MOST  40
 #define FACE       300
 #define TIMEOUT_MS 60000
@@ -37,11 +39,11 @@ static pid_t stopper;
 
 /* Reads the ranks' process ids, then stops one of them now and then until the pipe is closed. */
 static void stop_ranks(int from) {
-    pid_t pid[64];
+    pid_t pid[RANKS];
     int n = 0;
     int stops = 0; /* told by the exit code, up to 100 */
     unsigned random = (unsigned)getpid();
-    if (read(from, &n, sizeof n) != sizeof n || n < 1 || n > 64) _exit(0);
+    if (read(from, &n, sizeof n) != sizeof n || n < 1 || n > RANKS) _exit(0);
     if (read(from, pid, (size_t)n * sizeof *pid) != (ssize_t)((size_t)n * sizeof *pid)) _exit(0);
     for (;;) {
         fd_set set;
@@ -75,9 +77,9 @@ static void fork_stopper(void) {
 
 static void tell_stopper(void) {
     const pid_t mine = getpid();
-    pid_t all[64];
+    pid_t all[RANKS];
     const int n = mpi_test_size();
-    assert_true(n <= 64 && sizeof(pid_t) == sizeof(int));
+    assert_true(n <= RANKS && sizeof(pid_t) == sizeof(int));
     MPI_Gather(&mine, 1, MPI_INT, all, 1, MPI_INT, 0, MPI_COMM_WORLD);
     if (to_stopper < 0) return;
     assert_int_equal(write(to_stopper, &n, sizeof n), sizeof n);
@@ -130,15 +132,16 @@ typedef struct post {
 typedef struct soak_bulk {
     weft_bulk *bulk;
     weft_bulk_kind kind;
-    float *x[TENSORS];
-    size_t n[TENSORS];
-    int ready[TENSORS], under_way;
+    int nt;
+    float *x[2 * RANKS];
+    size_t n[2 * RANKS];
+    int ready[2 * RANKS], under_way;
     uint64_t k; /* the operation that started it */
 } soak_bulk;
 
 typedef struct soak_group {
     weft_group *group; /* NULL: this rank is not in it */
-    int rank, size, world[64];
+    int rank, size, world[RANKS];
     post post[POSTS];
     unsigned posted, waited;
     soak_bulk bulk[BULKS];
@@ -150,7 +153,7 @@ typedef struct soak_group {
 
 static weft_ctx *ctx;
 static soak_group groups[GROUPS];
-static uint64_t counted[3]; /* reductions, bulks, halos checked */
+static uint64_t counted[4]; /* reductions, bulks, halos, blocking collectives checked */
 
 static void make_group(int i, int member) {
     soak_group *g = &groups[i];
@@ -167,16 +170,22 @@ static void make_group(int i, int member) {
 }
 
 static void make_bulk(soak_group *g, int gi, int i) {
+    static const weft_bulk_kind kinds[BULKS] = {WEFT_BULK_ALLREDUCE, WEFT_BULK_ALLREDUCE,
+                                                WEFT_BULK_BCAST,     WEFT_BULK_REDUCE_SCATTER,
+                                                WEFT_BULK_ALLGATHER, WEFT_BULK_ALLTOALLV};
     soak_bulk *b = &g->bulk[i];
-    weft_tensor t[TENSORS];
-    b->kind = i == 2 ? WEFT_BULK_BCAST : WEFT_BULK_ALLREDUCE;
-    for (int k = 0; k < TENSORS; k++) {
+    weft_tensor t[2 * RANKS];
+    b->kind = kinds[i];
+    b->nt = b->kind == WEFT_BULK_ALLTOALLV ? 2 * g->size : TENSORS;
+    const size_t block = 1 + common((uint64_t)gi, 19, 3000); /* of an all-to-all */
+    for (int k = 0; k < b->nt; k++) {
         b->n[k] = 1 + common((uint64_t)(gi * 10 + i), 20 + (uint64_t)k, k % 2 ? 20000 : 50);
+        if (b->kind == WEFT_BULK_ALLTOALLV) b->n[k] = block;
         b->x[k] = calloc(b->n[k], sizeof(float));
         t[k] = (weft_tensor){b->x[k], b->n[k], WEFT_F32, k, "x"};
     }
     const weft_bulk_opts o = {.size = sizeof o, .bucket = 30000, .root = g->size - 1, .urgent = i == 1};
-    assert_ok(weft_bulk_create(g->group, b->kind, TENSORS, t, &o, &b->bulk));
+    assert_ok(weft_bulk_create(g->group, b->kind, b->nt, t, &o, &b->bulk));
 }
 
 /* A ring: to the right with label 0, to the left with label 1. */
@@ -210,7 +219,7 @@ static void open_all(int64_t timeout_ms) {
 static void free_all(void) {
     for (int i = 0; i < GROUPS; i++)
         for (int k = 0; groups[i].group && k < BULKS; k++)
-            for (int t = 0; t < TENSORS; t++) free(groups[i].bulk[k].x[t]);
+            for (int t = 0; t < groups[i].bulk[k].nt; t++) free(groups[i].bulk[k].x[t]);
 }
 
 /* --- reductions
@@ -256,47 +265,110 @@ static weft_status wait_posts(soak_group *g, unsigned upto) {
 /* --- bulks
  * ---------------------------------------------------------------------------------------------------------------- */
 
-static int gives(const soak_group *g, uint64_t k, int r) {
-    return common(k, 100 + (uint64_t)g->world[r], 8) != 0;
+static int sums(const soak_bulk *b) {
+    return b->kind == WEFT_BULK_ALLREDUCE || b->kind == WEFT_BULK_REDUCE_SCATTER;
+}
+
+static int gives(const soak_group *g, const soak_bulk *b, int r) {
+    return !sums(b) || common(b->k, 100 + (uint64_t)g->world[r], 8) != 0;
 }
 
 static weft_status start_bulk(soak_group *g, soak_bulk *b, uint64_t k) {
     b->k = k;
     b->under_way = 1;
     memset(b->ready, 0, sizeof b->ready);
-    return weft_bulk_start(b->bulk, b->kind == WEFT_BULK_BCAST || gives(g, k, g->rank) ? 1 : 0);
+    return weft_bulk_start(b->bulk, gives(g, b, g->rank) ? 1 : 0);
 }
 
 static weft_status make_ready(soak_bulk *b, int t) {
     if (b->ready[t]) return WEFT_OK;
-    for (size_t i = 0; i < b->n[t]; i++) b->x[t][i] = (float)value(mpi_test_rank(), b->k, i);
+    for (size_t i = 0; i < b->n[t]; i++) b->x[t][i] = (float)value(mpi_test_rank(), b->k + (uint64_t)t, i);
     b->ready[t] = 1;
     return weft_bulk_ready(b->bulk, t);
 }
 
+static int64_t sum_of(const soak_group *g, const soak_bulk *b, uint64_t k, size_t i) {
+    int64_t sum = 0;
+    for (int r = 0; r < g->size; r++)
+        if (gives(g, b, r)) sum += value(g->world[r], k, i);
+    return sum;
+}
+
+static int owner_of(size_t n, int size, size_t i) {
+    for (int r = 0; r < size; r++) {
+        size_t lo, hi;
+        weft_part(n, size, r, &lo, &hi);
+        if (i >= lo && i < hi) return r;
+    }
+    return -1;
+}
+
+static void check_element(const soak_group *g, const soak_bulk *b, int t, size_t i) {
+    const uint64_t k = b->k + (uint64_t)t;
+    const int owner = owner_of(b->n[t], g->size, i);
+    int64_t want = 0;
+    switch (b->kind) {
+    case WEFT_BULK_REDUCE_SCATTER:
+        if (owner != g->rank) return; /* undefined */
+        want = sum_of(g, b, k, i);
+        break;
+    case WEFT_BULK_ALLREDUCE: want = sum_of(g, b, k, i); break;
+    case WEFT_BULK_BCAST: want = value(g->world[g->size - 1], k, i); break;
+    case WEFT_BULK_ALLGATHER: want = value(g->world[owner], k, i); break;
+    case WEFT_BULK_ALLTOALLV:
+        if (t < g->size) return;
+        want = value(g->world[t - g->size], b->k + (uint64_t)g->rank, i);
+        break;
+    }
+    assert_true(b->x[t][i] == (float)want);
+}
+
 static void check_bulk(const soak_group *g, const soak_bulk *b, weft_status s) {
     int n = 0;
-    for (int r = 0; r < g->size; r++) n += gives(g, b->k, r);
-    if (b->kind == WEFT_BULK_BCAST) n = 1;
+    for (int r = 0; r < g->size; r++) n += gives(g, b, r);
     assert_int_equal(s, n ? WEFT_OK : WEFT_NO_CONTRIB);
-    for (int t = 0; t < TENSORS && n; t++)
-        for (size_t i = 0; i < b->n[t]; i += 1 + b->n[t] / 50) {
-            int64_t want = 0;
-            for (int r = 0; r < g->size; r++)
-                if (gives(g, b->k, r)) want += value(g->world[r], b->k, i);
-            if (b->kind == WEFT_BULK_BCAST) want = value(g->world[g->size - 1], b->k, i);
-            assert_true(b->x[t][i] == (float)want);
-        }
+    for (int t = 0; t < b->nt && n; t++)
+        for (size_t i = 0; i < b->n[t]; i += 1 + b->n[t] / 50) check_element(g, b, t, i);
     counted[1]++;
 }
 
 static weft_status wait_bulk(soak_group *g, soak_bulk *b) {
-    const int first = (int)own(TENSORS);
-    for (int t = 0; t < TENSORS; t++) WEFT_TRY(make_ready(b, (first + t) % TENSORS));
+    const int first = (int)own((uint32_t)b->nt);
+    for (int t = 0; t < b->nt; t++) WEFT_TRY(make_ready(b, (first + t) % b->nt));
     const weft_status s = weft_bulk_wait(b->bulk, WEFT_ALL, -1, NULL);
     WEFT_TRY(s);
     check_bulk(g, b, s);
     b->under_way = 0;
+    return WEFT_OK;
+}
+
+/* --- blocking collectives
+ * ------------------------------------------------------------------------------------------------- */
+
+static weft_status block(soak_group *g, uint64_t k) {
+    static double in[BLOCK_MOST], out[BLOCK_MOST];
+    const size_t n = 1 + common(k, 8, common(k, 9, 2) ? BLOCK_MOST - 1 : 20);
+    const int root = (int)common(k, 10, (uint32_t)g->size);
+    size_t lo, hi;
+    weft_part(n, g->size, g->rank, &lo, &hi);
+    for (size_t i = 0; i < n; i++) in[i] = (double)value(mpi_test_rank(), k, i);
+    const uint32_t what = common(k, 11, 5);
+    switch (what) {
+    case 0: WEFT_TRY(weft_allreduce(g->group, in, out, n, WEFT_F64, WEFT_SUM)); break;
+    case 1: WEFT_TRY(weft_reduce_scatter(g->group, in, out, n, WEFT_F64, WEFT_SUM)); break;
+    case 2: WEFT_TRY(weft_allgather(g->group, in + lo, out, n, WEFT_F64)); break;
+    case 3: WEFT_TRY(weft_bcast(g->group, in, n, WEFT_F64, root)); break;
+    default: return weft_barrier(g->group);
+    }
+    for (size_t i = 0; i < n; i++) {
+        int64_t sum = 0;
+        for (int r = 0; r < g->size; r++) sum += value(g->world[r], k, i);
+        if (what == 0) assert_true(out[i] == (double)sum);
+        if (what == 1 && i >= lo && i < hi) assert_true(out[i - lo] == (double)sum);
+        if (what == 2) assert_true(out[i] == (double)value(g->world[owner_of(n, g->size, i)], k, i));
+        if (what == 3) assert_true(in[i] == (double)value(g->world[root], k, i));
+    }
+    counted[3]++;
     return WEFT_OK;
 }
 
@@ -337,13 +409,13 @@ static weft_status private_moment(int *quiet) {
     if (own(3)) return WEFT_OK;
     soak_group *g = &groups[own(GROUPS)];
     soak_bulk *b = &g->bulk[own(BULKS)];
-    return g->group && b->under_way ? make_ready(b, (int)own(TENSORS)) : WEFT_OK;
+    return g->group && b->under_way ? make_ready(b, (int)own((uint32_t)b->nt)) : WEFT_OK;
 }
 
 static weft_status one_operation(soak_group *g, uint64_t k) {
     soak_bulk *b = &g->bulk[common(k, 6, BULKS)];
     const unsigned under_way = g->posted - g->waited;
-    switch (common(k, 1, 12)) {
+    switch (common(k, 1, 13)) {
     case 0:
     case 1:
     case 2:
@@ -357,7 +429,8 @@ static weft_status one_operation(soak_group *g, uint64_t k) {
     case 7:
     case 8: return b->under_way ? WEFT_OK : start_bulk(g, b, k);
     case 9: return b->under_way ? wait_bulk(g, b) : WEFT_OK;
-    case 10: return g->exchanging ? WEFT_OK : start_halo(g, k);
+    case 10: return block(g, k);
+    case 11: return g->exchanging ? WEFT_OK : start_halo(g, k);
     default: return g->exchanging ? wait_halo(g) : WEFT_OK;
     }
 }
@@ -397,11 +470,13 @@ static void nothing_hangs(void **state) {
     mpi_test_finalize(ctx);
     free_all();
     if (!mpi_test_rank())
-        printf("  %d operations in %.1f s: %llu reductions, %llu bulks, %llu halos checked on rank 0; %d%s "
-               "stops\n",
+        printf("  %d operations in %.1f s; checked on rank 0: %llu reductions, %llu bulks, %llu halos, %llu "
+               "blocking "
+               "collectives; %d%s stops\n",
                operations, took, (unsigned long long)counted[0], (unsigned long long)counted[1],
-               (unsigned long long)counted[2], stops, stops == 100 ? " or more" : "");
-    assert_true(counted[0] && counted[1] && counted[2]);
+               (unsigned long long)counted[2], (unsigned long long)counted[3], stops,
+               stops == 100 ? " or more" : "");
+    assert_true(counted[0] && counted[1] && counted[2] && counted[3]);
     assert_true(stops != 0 || took < 0.2);
 }
 
@@ -410,7 +485,7 @@ static void a_missing_operation_is_noticed(void **state) {
     (void)state;
     if (mpi_test_size() == 1) return; /* nobody to miss it */
     int64_t skip = 200;
-    while (common((uint64_t)skip, 0, GROUPS) || common((uint64_t)skip, 1, 12) != 6) skip++;
+    while (common((uint64_t)skip, 0, GROUPS) || common((uint64_t)skip, 1, 13) != 6) skip++;
     open_all(3000);
     const weft_status s = walk((int)skip + 3000, mpi_test_rank() ? -1 : skip);
     assert_true(s == WEFT_ERR_ORDER || s == WEFT_ERR_TIMEOUT);
