@@ -75,9 +75,9 @@ static weft_status make_movers(weft_group *g, struct coll *c) {
 }
 
 static weft_status commit_node(weft_group *g, struct coll *c) {
-    if (g->size == 1) return WEFT_OK;
     if (!pipe_serves(g)) return weft_ctrl_agree(g, make_movers(g, c));
-    WEFT_TRY(calls_create(g, &g->calls));
+    WEFT_TRY(calls_create(g, &g->calls)); /* bulks need them, those of one rank too */
+    if (g->size == 1) return WEFT_OK;
     WEFT_TRY(meet_create(g, &c->meet));
     return pipe_create_blocking(g, g->ctx->tune.slot, &c->pipe);
 }
