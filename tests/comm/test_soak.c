@@ -352,8 +352,7 @@ static weft_status block(soak_group *g, uint64_t k) {
     size_t lo, hi;
     weft_part(n, g->size, g->rank, &lo, &hi);
     for (size_t i = 0; i < n; i++) in[i] = (double)value(mpi_test_rank(), k, i);
-    static const uint32_t across[] = {0, 3, 4}; /* what there is between nodes */
-    const uint32_t what = getenv("WEFT_NODE_MAP") ? across[common(k, 11, 3)] : common(k, 11, 5);
+    const uint32_t what = common(k, 11, 5);
     switch (what) {
     case 0: WEFT_TRY(weft_allreduce(g->group, in, out, n, WEFT_F64, WEFT_SUM)); break;
     case 1: WEFT_TRY(weft_reduce_scatter(g->group, in, out, n, WEFT_F64, WEFT_SUM)); break;
