@@ -111,8 +111,9 @@ void stall_leave(weft_ctx *c) {
 /* The board of a rank of the group, NULL if it is on another node. */
 static const stall_board *board_of(const weft_group *g, int rank) {
     const stall *s = g->ctx->stall;
+    if (!s) return NULL; /* the first group is being made */
     const group_nodes *n = &g->ctx->all->node;
-    for (int i = 0; s && i < n->size; i++)
+    for (int i = 0; i < n->size; i++)
         if (n->rank[i] == g->member[rank]) return &s->board[i];
     return NULL;
 }
