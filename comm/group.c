@@ -324,6 +324,7 @@ static weft_status fill_ctx(weft_ctx *c, MPI_Comm world) {
     WEFT_TRY(weft_ctrl_agree(c->all, find_nodes(c->all)));
     WEFT_TRY(stall_create(c, &c->stall));
     WEFT_TRY(weft_ctrl_agree(c->all, open_log(c)));
+    WEFT_TRY(tune_join(c));
     return open_lanes(c->all);
 }
 
