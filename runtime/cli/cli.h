@@ -21,6 +21,7 @@ int cli_data(int argc, char **argv);
 int cli_report(int argc, char **argv);
 int cli_info(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
+int cli_bench(int argc, char **argv);
 
 /* Prints "weft: error: TEXT" for s and returns its exit code. */
 int cli_fail(weft_status s);

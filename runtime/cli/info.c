@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/status.h"
 #include "comm/carrier/p2p.h"
+#include "comm/shm/tune.h"
 #include "kernels/kernels.h"
 #include "runtime/cli/cli.h"
 #include "runtime/train/session.h"
@@ -54,6 +56,43 @@ static weft_status probe(weft_backend *b, int threads, double flops[2]) {
     return s;
 }
 
+/* What weft_init would find here. */
+typedef struct tuning {
+    shm_tune t;
+    char path[TUNE_PATH], why[256]; /* "" where the defaults hold; "", or why a table could not be read */
+} tuning;
+
+static void find_tuning(tuning *u) {
+    u->why[0] = 0;
+    if (tune_find(&u->t, u->path) < 0) snprintf(u->why, sizeof u->why, "%s", weft_last_error());
+    weft_clear_error();
+}
+
+static void print_tuning(const tuning *u) {
+    const size_t v[] = {u->t.stream_push, u->t.stream_copy};
+    char text[2][32];
+    for (int i = 0; i < 2; i++)
+        snprintf(text[i], sizeof text[i], v[i] == TUNE_NEVER ? "never" : "%zu MiB", v[i] >> 20);
+    printf("tuning        ");
+    if (*u->path)
+        printf("%s, measured with %d ranks", u->path, u->t.ranks);
+    else
+        printf("defaults%s%s", *u->why ? ": " : " (weft bench tune measures this machine)", u->why);
+    printf("\n              together %zu KiB, slot %zu KiB, stream_push %s, stream_copy %s\n",
+           u->t.together >> 10, u->t.slot >> 10, text[0], text[1]);
+}
+
+static json_t *json_tuning(const tuning *u) {
+    const size_t v[] = {u->t.stream_push, u->t.stream_copy};
+    json_t *j[2];
+    for (int i = 0; i < 2; i++)
+        j[i] = v[i] == TUNE_NEVER ? json_string("never") : json_integer((json_int_t)v[i]);
+    return json_pack(
+        "{s:o, s:o, s:i, s:I, s:I, s:o, s:o}", "file", *u->path ? cli_json_text(u->path) : json_null(),
+        "error", *u->why ? cli_json_text(u->why) : json_null(), "ranks", u->t.ranks, "together",
+        (json_int_t)u->t.together, "slot", (json_int_t)u->t.slot, "stream_push", j[0], "stream_copy", j[1]);
+}
+
 int cli_info(int argc, char **argv) {
     arguments a = {.probe = 1};
     cli_parse(&argp, argc, argv, &a);
@@ -71,15 +110,18 @@ int cli_info(int argc, char **argv) {
     char mpi[MPI_MAX_LIBRARY_VERSION_STRING];
     int n = 0;
     unsigned h[3];
+    tuning u;
+    find_tuning(&u);
     MPI_Get_library_version(mpi, &n);
     mpi[strcspn(mpi, ",\n")] = 0;
     H5get_libversion(&h[0], &h[1], &h[2]);
     if (a.json) {
-        json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:f, s:f, s:s, s:i, s:b}",
-                              "weft", weft_version(), "processor", d.model, "backend", d.name, "isa", d.isa,
-                              "cores", d.cores, "threads", threads, "l1d", (json_int_t)d.l1d, "l2",
-                              (json_int_t)d.l2, "l3", (json_int_t)d.l3, "peak_fp32", flops[0], "peak_bf16",
-                              flops[1], "mpi", mpi, "kernels_contract", (int)d.contract, "cuda", 0);
+        json_t *j =
+            json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:f, s:f, s:s, s:i, s:b, s:o}", "weft",
+                      weft_version(), "processor", d.model, "backend", d.name, "isa", d.isa, "cores", d.cores,
+                      "threads", threads, "l1d", (json_int_t)d.l1d, "l2", (json_int_t)d.l2, "l3",
+                      (json_int_t)d.l3, "peak_fp32", flops[0], "peak_bf16", flops[1], "mpi", mpi,
+                      "kernels_contract", (int)d.contract, "cuda", 0, "tuning", json_tuning(&u));
         return cli_json_print(j);
     }
     printf("weft          %s\nprocessor     %s, %d cores allowed\n", weft_version(), d.model, d.cores);
@@ -89,6 +131,7 @@ int cli_info(int argc, char **argv) {
         printf("peak          %.1f Gflop/s fp32, %.1f bf16, measured with %d thread%s\n", flops[0] / 1e9,
                flops[1] / 1e9, threads, threads == 1 ? "" : "s");
     printf("carriers      %s (WEFT_CARRIER chooses; mpi if unset)\n", p2p_known());
+    print_tuning(&u);
     printf("GPU           not used: this weft has no GPU backend yet\n");
     printf("MPI           %s\nHDF5          %u.%u.%u\n", mpi, h[0], h[1], h[2]);
     return 0;
