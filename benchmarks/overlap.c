@@ -26,7 +26,7 @@ static const struct argp_option options[] = {
     {"steps", 'n', "N", 0, "measured steps of each way (10)", 0},
     {"threads", 't', "N", 0, "threads of a rank (1)", 0},
     {"dtype", 'd', "TYPE", 0, "fp32 or bf16", 0},
-    {"model", 'm', "NAME", 0, "gpt2 (124M), llama (110M) or small", 0},
+    {"model", 'm', "NAME", 0, "gpt2 (124M), llama (110M), small or deep", 0},
     {"ways", 'w', "LIST", 0, "of overlap, blocking, mpi, none (all)", 0},
     {"json", 'j', 0, 0, "one JSON object a way", 0},
     {0}};
@@ -58,6 +58,10 @@ static double slowest(double t) {
     return worst;
 }
 
+static double hidden(double none, double blocking, double overlap) {
+    return 1 - (overlap - none) / (blocking - none);
+}
+
 static void report(const arguments *a, const bench_step *s, double *const seconds[BENCH_WAYS]) {
     struct bench_stats t[BENCH_WAYS] = {{0}};
     if (!a->json)
@@ -74,12 +78,11 @@ static void report(const arguments *a, const bench_step *s, double *const second
                 : "  %-9s min %.4f   median %.4f   p99 %.4f\n",
             bench_way_name[w], t[w].min, t[w].median, t[w].p99);
     }
-    if (seconds[BENCH_NONE] && seconds[BENCH_BLOCKING] && seconds[BENCH_OVERLAP]) {
-        const double none = t[BENCH_NONE].median;
-        const double fraction = 1 - (t[BENCH_OVERLAP].median - none) / (t[BENCH_BLOCKING].median - none);
-        printf(a->json ? "{\"bench\":\"overlap\",\"fraction\":%.3f}\n" : "  overlap fraction %.3f\n",
-               fraction);
-    }
+    if (seconds[BENCH_NONE] && seconds[BENCH_BLOCKING] && seconds[BENCH_OVERLAP])
+        printf(a->json ? "{\"bench\":\"overlap\",\"fraction_min\":%.3f,\"fraction_median\":%.3f}\n"
+                       : "  overlap fraction %.3f by the minima, %.3f by the medians\n",
+               hidden(t[BENCH_NONE].min, t[BENCH_BLOCKING].min, t[BENCH_OVERLAP].min),
+               hidden(t[BENCH_NONE].median, t[BENCH_BLOCKING].median, t[BENCH_OVERLAP].median));
 }
 
 int main(int argc, char **argv) {
@@ -91,7 +94,7 @@ int main(int argc, char **argv) {
     bench_begin("bench_overlap");
     argp_parse(&argp, argc, argv, 0, NULL, &a);
     if (!bench_model(a.model, &d)) {
-        fprintf(stderr, "bench_overlap: model '%s', expected gpt2, llama or small\n", a.model);
+        fprintf(stderr, "bench_overlap: model '%s', expected gpt2, llama, small or deep\n", a.model);
         MPI_Finalize();
         return 64;
     }

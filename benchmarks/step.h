@@ -36,7 +36,7 @@ typedef struct bench_step {
     double comm, update; /* seconds of the last step after the backward pass */
 } bench_step;
 
-/* "gpt2" (124M), "llama" (110M) or "small"; 0: unknown name. */
+/* "gpt2" (124M), "llama" (110M), "small" (3M) or "deep" (10M in 12 layers); 0: unknown name. */
 int bench_model(const char *name, weft_model_desc *d);
 /* After MPI_Init_thread; ends the program on errors. batch: sequences of all ranks. */
 void bench_step_open(bench_step *s, const weft_model_desc *d, weft_dtype t, int64_t batch, int64_t context,

@@ -27,7 +27,7 @@ static const struct argp_option options[] = {
     {"steps", 'n', "N", 0, "measured steps (10)", 0},
     {"threads", 't', "N", 0, "threads of a rank (1)", 0},
     {"dtype", 'd', "TYPE", 0, "fp32 or bf16", 0},
-    {"model", 'm', "NAME", 0, "gpt2 (124M), llama (110M) or small", 0},
+    {"model", 'm', "NAME", 0, "gpt2 (124M), llama (110M), small or deep", 0},
     {"json", 'j', 0, 0, "one JSON object", 0},
     {0}};
 
@@ -45,7 +45,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         return 0;
     case 'm':
         a->model = arg;
-        if (!bench_model(arg, &d)) argp_error(state, "model '%s', expected gpt2, llama or small", arg);
+        if (!bench_model(arg, &d)) argp_error(state, "model '%s', expected gpt2, llama, small or deep", arg);
         return 0;
     case ARGP_KEY_END:
         if (a->batch < 1 || a->context < 1 || a->steps < 1 || a->threads < 1)

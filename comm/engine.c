@@ -127,6 +127,19 @@ weft_status weft_progress(weft_ctx *c, int64_t usec) {
     return group_usable(c->all);
 }
 
+weft_status weft_poll(weft_ctx *c, int64_t usec) {
+    if (!c) return weft_fail(WEFT_ERR_ARG, "poll without a context");
+    const engine *e = &c->engine;
+    if (!e->urgent && !e->bulk) return group_usable(c->all);
+    const uint64_t until = weft_now_ns() + (usec > 0 ? (uint64_t)usec * 1000u : 0);
+    int moved;
+    do {
+        moved = 0;
+        engine_poll(c, 1, &moved);
+    } while (moved && weft_now_ns() < until);
+    return group_usable(c->all);
+}
+
 weft_status weft_quiet(weft_ctx *c, int on) {
     if (!c) return weft_fail(WEFT_ERR_ARG, "quiet without a context");
     if (!on && !c->engine.quiet) return weft_fail(WEFT_ERR_STATE, "weft_quiet ended more often than begun");

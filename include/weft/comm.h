@@ -171,6 +171,8 @@ WEFT_API weft_status weft_bulk_test(weft_bulk *b, int i);
 /* Makes progress for about `usec` microseconds (0: one look), or until nothing is left to do. NULL: of all contexts of
  * the process; IN_PROGRESS if something is left, else OK. */
 WEFT_API weft_status weft_progress(weft_ctx *c, int64_t usec);
+/* Moves what can be moved without waiting, for about `usec` microseconds at most: for a moment within a computation. */
+WEFT_API weft_status weft_poll(weft_ctx *c, int64_t usec);
 /* on != 0: this rank begins no piece of a bulk inside the waits of other lanes, until as many calls with 0. A wait of
  * more than 2 ms resumes them (or two ranks could wait for each other for ever). Local. */
 WEFT_API weft_status weft_quiet(weft_ctx *c, int on);

@@ -10,6 +10,9 @@
 #include "base/rng.h"
 #include "io/exchange/hf.h"
 
+#define BUCKETS     32
+#define BUCKET_MIN  ((size_t)256 << 10)
+#define BUCKET_MAX  ((size_t)25 << 20)
 #define GROUP_ALIGN 64 /* elements: 64-byte lines in bf16 and fp32 */
 
 static int ends_with(const char *s, const char *end) {
@@ -58,6 +61,11 @@ weft_status weft_params_create(const weft_model_desc *m, weft_params *p) {
 void weft_params_destroy(weft_params *p) {
     free(p->item);
     memset(p, 0, sizeof *p);
+}
+
+size_t weft_params_bucket(const weft_params *p) {
+    const size_t part = p->elements * sizeof(float) / BUCKETS;
+    return part < BUCKET_MIN ? BUCKET_MIN : part > BUCKET_MAX ? BUCKET_MAX : part;
 }
 
 void weft_params_of_layer(const weft_params *p, int64_t l, size_t *first, size_t *end) {

@@ -35,6 +35,8 @@ void weft_params_destroy(weft_params *p);
 void weft_params_of_layer(const weft_params *p, int64_t l, size_t *first, size_t *end);
 /* NULL: no such tensor. */
 const weft_param *weft_params_find(const weft_params *p, const char *name);
+/* Bytes of a gradient bucket: small enough that most of the gradients leave before the backward pass is over. */
+size_t weft_params_bucket(const weft_params *p);
 /* Sets values as HuggingFace initialises both families: normal(0, init_std) for matrices and embeddings
  * (GPT-2: o and down divided by sqrt(2 layers)), norms 1, biases 0. A value is a pure function of (seed,
  * name, index). */

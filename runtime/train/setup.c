@@ -163,9 +163,9 @@ static void release(void *arg, void *p) {
 #define TRACE_EVENTS ((size_t)1 << 17) /* the last ones; 5 MiB */
 #define TICK_US      100               /* a piece of a bulk takes about 20 */
 
-/* Between the blocks of a long op: one look at the engine. Its errors stay with their group and are seen at the wait. */
+/* Between the blocks of a long op: what can move moves. Errors stay with their group and are seen at the wait. */
 static void progress(void *arg) {
-    (void)weft_progress(((weft_trainer *)arg)->o.ctx, 0);
+    (void)weft_poll(((weft_trainer *)arg)->o.ctx, TICK_US);
 }
 
 static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
@@ -221,7 +221,7 @@ static weft_status plan_allreduce(weft_trainer *t) {
                                 .t = WEFT_F32,
                                 .prio = (int)i,
                                 .name = p->item[i].name};
-    weft_bulk_opts bo = {.size = sizeof bo};
+    const weft_bulk_opts bo = {.size = sizeof bo, .bucket = weft_params_bucket(p)};
     weft_status s = weft_bulk_create(t->o.group, WEFT_BULK_ALLREDUCE, (int)p->n, list, &bo, &t->allreduce);
     free(list);
     return s;
