@@ -12,6 +12,13 @@ static inline uint64_t weft_now_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* n units of `unit` ns each; negative: none. No overflow: centuries at most. */
+static inline uint64_t weft_span_ns(int64_t n, uint64_t unit) {
+    const uint64_t most = (uint64_t)INT64_MAX / 2;
+    if (n <= 0) return 0;
+    return (uint64_t)n > most / unit ? most : (uint64_t)n * unit;
+}
+
 /* Seconds of CLOCK_MONOTONIC. Any thread. */
 static inline double weft_now(void) {
     return (double)weft_now_ns() * 1e-9;

@@ -49,8 +49,7 @@ typedef struct belt {
     slot slot[WINDOW];
 } belt;
 
-/* --- making one
- * ------------------------------------------------------------------------------------------------ */
+/* --- making one ------------------------------------------------------------------------------------------ */
 
 static int most_children(const belt *b) {
     int most = 0;
@@ -145,8 +144,7 @@ static void belt_destroy(mover *v) {
     if (can_free) free(b);
 }
 
-/* --- a round
- * --------------------------------------------------------------------------------------------------- */
+/* --- a round --------------------------------------------------------------------------------------------- */
 
 static int any_of(const uint64_t *bits, int lo, int hi) {
     for (int r = lo; r < hi; r++)
@@ -236,8 +234,7 @@ static int travels_wide(const plan_message *msg, int lo, int hi) {
     return msg->type == WEFT_BF16 && hi - lo > 1;
 }
 
-/* --- sums
- * ------------------------------------------------------------------------------------------------------ */
+/* --- sums ------------------------------------------------------------------------------------------------ */
 
 /* sum = sum (+) part, in tree order; the first part is copied. */
 static weft_status merge(belt *b, weft_dtype t, size_t n, void *sum, const void *part, int part_is_right,
@@ -293,8 +290,7 @@ static weft_status sum_up(belt *b, int m) {
     return sum_in_place(b, m);
 }
 
-/* --- the five stages
- * ------------------------------------------------------------------------------------------- */
+/* --- the five stages ------------------------------------------------------------------------------------- */
 
 static weft_status post(belt *b, int m) {
     const plan_message *msg = message_of(b, m);

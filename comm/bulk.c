@@ -59,8 +59,7 @@ static const char *const kind_name[KINDS] = {"allreduce", "bcast", "reduce-scatt
 
 static weft_status advance_round(engine_item *i, int *moved, int *waits_for);
 
-/* --- plans
- * ----------------------------------------------------------------------------------------------------- */
+/* --- plans ----------------------------------------------------------------------------------------------- */
 
 static void bulk_destroy(weft_bulk *b) {
     engine_remove(b->group->ctx, &b->item);
@@ -152,8 +151,7 @@ weft_status weft_bulk_create(weft_group *g, weft_bulk_kind kind, int nt, const w
     return WEFT_OK;
 }
 
-/* --- commit
- * ------------------------------------------------------------------------------------------------------ */
+/* --- commit ---------------------------------------------------------------------------------------------- */
 
 /* What must be equal on all ranks. */
 typedef struct plan_head {
@@ -240,8 +238,7 @@ weft_status bulk_commit(weft_group *g) {
     return s < 0 ? group_break(g, weft_context(s, "group '%s'", g->name)) : s;
 }
 
-/* --- a round
- * ------------------------------------------------------------------------------------------------------ */
+/* --- a round --------------------------------------------------------------------------------------------- */
 
 static void round_over(weft_bulk *b) {
     b->phase = BULK_IDLE;
@@ -269,9 +266,8 @@ static weft_status advance_round(engine_item *i, int *moved, int *waits_for) {
 }
 
 /* One look, no waiting. */
-static weft_status nudge(weft_group *g) {
-    int moved = 0;
-    engine_poll(g->ctx, !g->ctx->engine.quiet, &moved);
+static weft_status nudge(weft_group *g, int bulks) {
+    engine_glance(g->ctx, bulks);
     return group_usable(g);
 }
 
@@ -309,7 +305,7 @@ weft_status weft_bulk_start(weft_bulk *b, double weight) {
     const weft_status s = begin_round(b);
     if (s < 0) return group_break(g, weft_context(s, "group '%s', %s", g->name, b->what));
     engine_add(g->ctx, LANE_BULK, &b->item);
-    return nudge(g);
+    return nudge(g, !g->ctx->engine.quiet);
 }
 
 static void mark_ready(weft_bulk *b, int i) {
@@ -331,11 +327,10 @@ weft_status weft_bulk_ready(weft_bulk *b, int i) {
     } else {
         for (int k = 0; k < b->nt; k++) mark_ready(b, k);
     }
-    return nudge(b->group);
+    return nudge(b->group, !b->group->ctx->engine.quiet);
 }
 
-/* --- waiting
- * ------------------------------------------------------------------------------------------------------- */
+/* --- waiting --------------------------------------------------------------------------------------------- */
 
 typedef struct bulk_wait {
     comm_op op;
@@ -374,7 +369,7 @@ static weft_status check_wait(const weft_bulk *b, int i, int *messages) {
 weft_status weft_bulk_test(weft_bulk *b, int i) {
     bulk_wait w = {.bulk = b};
     WEFT_TRY(check_wait(b, i, &w.messages));
-    if (!enough(&w)) WEFT_TRY(nudge(b->group));
+    if (!enough(&w)) WEFT_TRY(nudge(b->group, 1));
     if (!enough(&w)) return WEFT_IN_PROGRESS;
     return b->mover->ops->contributors(b->mover) ? WEFT_OK : WEFT_NO_CONTRIB;
 }

@@ -54,8 +54,7 @@ typedef struct request {
     size_t bytes;     /* of n elements */
 } request;
 
-/* --- commit
- * ------------------------------------------------------------------------------------------------------ */
+/* --- commit ---------------------------------------------------------------------------------------------- */
 
 /* One mover per kind, for the largest plan of it. */
 static weft_status make_movers(weft_group *g, struct coll *c) {
@@ -105,8 +104,7 @@ void coll_destroy(weft_group *g) {
     g->calls = NULL;
 }
 
-/* --- waiting
- * ----------------------------------------------------------------------------------------------------- */
+/* --- waiting --------------------------------------------------------------------------------------------- */
 
 static void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -138,8 +136,7 @@ static weft_status advance_pipe(comm_op *op, int *moved) {
     return v->ops->advance(v, &ready, moved, &op->waits_for);
 }
 
-/* --- on one node
- * -------------------------------------------------------------------------------------------------- */
+/* --- on one node ----------------------------------------------------------------------------------------- */
 
 static size_t part_bytes(const weft_group *g, const request *q, int r) {
     size_t lo, hi;
@@ -227,8 +224,7 @@ static weft_status on_node(weft_group *g, const request *q) {
     return s < 0 ? group_break(g, weft_context(s, "group '%s', %s", g->name, q->what)) : s;
 }
 
-/* --- between nodes
- * ------------------------------------------------------------------------------------------------ */
+/* --- between nodes --------------------------------------------------------------------------------------- */
 
 /* All ranks call what rank 0 calls. */
 static weft_status agree_on(weft_group *g, const request *q) {
@@ -282,8 +278,7 @@ static weft_status between_nodes(weft_group *g, const request *q) {
     return s < 0 ? group_break(g, weft_context(s, "group '%s', %s", g->name, q->what)) : s;
 }
 
-/* --- alone
- * -------------------------------------------------------------------------------------------------------- */
+/* --- alone ----------------------------------------------------------------------------------------------- */
 
 /* All elements are this rank's part. */
 static weft_status alone(const request *q) {
@@ -291,8 +286,7 @@ static weft_status alone(const request *q) {
     return WEFT_OK;
 }
 
-/* --- the calls
- * --------------------------------------------------------------------------------------------------- */
+/* --- the calls ------------------------------------------------------------------------------------------- */
 
 static weft_status run(weft_group *g, request *q) {
     if (!g) return weft_fail(WEFT_ERR_ARG, "%s without a group", q->what);

@@ -18,8 +18,7 @@
 #define GATHER_OPEN 32 /* receives that the root of a gather keeps open */
 #define TEXT_BYTES  480
 
-/* --- the vote
- * ------------------------------------------------------------------------------------------------ */
+/* --- the vote -------------------------------------------------------------------------------------------- */
 
 typedef struct vote_wait {
     comm_op op;
@@ -46,8 +45,7 @@ weft_status weft_ctrl_barrier(weft_group *g) {
     return ballot(g, "barrier", (vote_call){.op = VOTE_BARRIER}, NULL, 0, WEFT_U8, WEFT_SUM);
 }
 
-/* --- bcast: pieces down the binomial tree that begins at root
- * -------------------------------------------------- */
+/* --- bcast: pieces down the binomial tree that begins at root -------------------------------------------- */
 
 typedef struct bcast_wait {
     comm_op op;
@@ -127,8 +125,7 @@ weft_status weft_ctrl_bcast(weft_group *g, void *buf, size_t bytes, int root) {
     return bcast_payload(g, "bcast", buf, bytes, root);
 }
 
-/* --- gather: straight to the root, which keeps a window of receives open
- * ---------------------------------------- */
+/* --- gather: straight to the root, which keeps a window of receives open --------------------------------- */
 
 typedef struct gather_wait {
     comm_op op;
@@ -201,8 +198,7 @@ weft_status weft_ctrl_gather(weft_group *g, const void *send, size_t bytes, void
     return WEFT_OK;
 }
 
-/* --- allreduce and agree
- * ---------------------------------------------------------------------------------------- */
+/* --- allreduce and agree --------------------------------------------------------------------------------- */
 
 weft_status weft_ctrl_allreduce(weft_group *g, void *buf, size_t n, weft_dtype t, weft_redop op) {
     size_t bytes;
@@ -228,7 +224,7 @@ weft_status weft_ctrl_allreduce(weft_group *g, void *buf, size_t n, weft_dtype t
     return WEFT_OK;
 }
 
-weft_status weft_ctrl_agree(weft_group *g, weft_status mine) {
+weft_status weft_ctrl_settle(weft_group *g, weft_status mine) {
     if (!g) return weft_fail(WEFT_ERR_ARG, "agree without a group");
     char text[TEXT_BYTES] = "";
     if (mine < 0) snprintf(text, sizeof text, "%s", weft_last_error());

@@ -15,6 +15,11 @@ weft_status weft_ctrl_gather(weft_group *g, const void *send, size_t bytes, void
 weft_status weft_ctrl_allreduce(weft_group *g, void *buf, size_t n, weft_dtype t, weft_redop op);
 /* All ranks learn the worst status: if any rank passes an error, every rank returns that error (the lowest rank's that
  * failed) and has its text, prefixed with the rank. The way a failure on one rank stops all of them cleanly. */
-weft_status weft_ctrl_agree(weft_group *g, weft_status mine);
+weft_status weft_ctrl_settle(weft_group *g, weft_status mine);
+static inline weft_status weft_ctrl_agree(weft_group *g, weft_status mine) {
+    const weft_status all = weft_ctrl_settle(g, mine);
+    return mine < 0 && all >= 0 ? mine
+                                : all; /* never: but now the compiler knows that an error here is not lost */
+}
 
 #endif

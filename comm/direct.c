@@ -39,8 +39,7 @@ typedef struct direct {
     slot slot[WINDOW];
 } direct;
 
-/* --- making one
- * ----------------------------------------------------------------------------------------------------- */
+/* --- making one ------------------------------------------------------------------------------------------ */
 
 static int blocks_of(int size) {
     return (size + WEFT_PUSH_MAX - 1) / WEFT_PUSH_MAX;
@@ -105,8 +104,7 @@ static void direct_destroy(mover *v) {
     free(d);
 }
 
-/* --- a round
- * -------------------------------------------------------------------------------------------------------- */
+/* --- a round --------------------------------------------------------------------------------------------- */
 
 static int gives(const direct *d, int r) {
     return d->gives[r / 64] >> (r % 64) & 1;
@@ -188,8 +186,7 @@ static weft_status send(direct *d, int m) {
     return WEFT_OK;
 }
 
-/* --- sums
- * ------------------------------------------------------------------------------------------------------------ */
+/* --- sums ------------------------------------------------------------------------------------------------ */
 
 static weft_status push(direct *d, weft_dtype t, int p, const void *const *source, void *to, size_t n) {
     weft_ctx *x = d->group->ctx;
@@ -241,8 +238,7 @@ static weft_status sum(direct *d, int m) {
     return push(d, msg.type, d->group->size, d->source, mine.at, n);
 }
 
-/* --- the four stages
- * ---------------------------------------------------------------------------------------------------- */
+/* --- the four stages ------------------------------------------------------------------------------------- */
 
 /* Are all requests complete? Those below *tested are. */
 static weft_status all_done(const direct *d, p2p_request *r, int *tested, int *done, int *waits_for) {

@@ -20,8 +20,6 @@
 #define CLOCK_PERIOD  16         /* spins between looks at the clock */
 #define OTHERS_PERIOD 64         /* spins between looks at what is not this context's */
 #define NOTE_NS       1000000u   /* a wait of this long is put on the board */
-#define QUIET_GRACE_NS                                                                                       \
-    2000000u /* a wait of this long ends weft_quiet: the peer may be waiting for our bulk */
 
 static void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -60,6 +58,7 @@ weft_status comm_drive(comm_op *op, uint64_t deadline) {
     engine *e = &g->ctx->engine;
     int held = e->quiet && !op->bulk; /* by weft_quiet, for a while */
     int noted = 0, reported = 0;
+    uint64_t patience = g->ctx->stall_ns;
     for (uint32_t spins = 0;; spins++) {
         int moved = 0;
         op->waits_for = g->waits_for = -1;
@@ -89,11 +88,11 @@ weft_status comm_drive(comm_op *op, uint64_t deadline) {
             stall_enter(op);
             noted = 1;
         }
-        if (!reported && now - began >= g->ctx->stall_ns) {
-            stall_report(op, now - began);
-            reported = 1;
+        if (!reported && now - began >= patience) {
+            reported = stall_report(op, now - began);
+            patience += g->ctx->stall_ns; /* another rank had the word */
         }
-        if (held && now - began >= QUIET_GRACE_NS) held = 0;
+        if (held && now - began >= DRIVE_QUIET_NS) held = 0;
         if (now >= look_at) {
             s = peers_check(g);
             if (s < 0) break;

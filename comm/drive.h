@@ -18,6 +18,9 @@ typedef struct comm_op {
     int bulk;         /* it waits for a bulk: weft_quiet does not hold pieces back */
 } comm_op;
 
+/* A wait of this long ends weft_quiet: the peer may be waiting for our bulk. */
+#define DRIVE_QUIET_NS 2000000u
+
 /* Advances op until it is complete. Any error breaks the group. deadline: CLOCK_MONOTONIC in ns. */
 weft_status comm_drive(comm_op *op, uint64_t deadline);
 

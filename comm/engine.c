@@ -71,6 +71,29 @@ void engine_poll(weft_ctx *c, int bulks, int *moved) {
     e->in_poll = 0;
 }
 
+/* Peers of all that is under way. An error breaks the group, and is seen there. */
+static void look_at_peers(const engine_item *list) {
+    for (const engine_item *i = list; i; i = i->next) {
+        if (i->group->broken != WEFT_OK) continue;
+        const weft_status s = peers_check(i->group);
+        if (s < 0) group_break(i->group, weft_context(s, "group '%s'", i->group->name));
+    }
+}
+
+void engine_glance(weft_ctx *c, int bulks) {
+    engine *e = &c->engine;
+    int moved = 0;
+    engine_poll(c, bulks, &moved);
+    if (moved || (!e->urgent && !e->bulk)) return;
+    const uint64_t now = weft_now_ns();
+    if (now < e->look_at) return;
+    if (e->look_at) {
+        look_at_peers(e->urgent);
+        look_at_peers(e->bulk);
+    }
+    e->look_at = now + PEERS_PERIOD_NS;
+}
+
 static weft_ctx *contexts;
 
 void engine_join(weft_ctx *c) {
@@ -121,8 +144,7 @@ weft_status weft_progress(weft_ctx *c, int64_t usec) {
     if (!c) return progress_of_all(until);
     engine *e = &c->engine;
     do {
-        int moved = 0;
-        engine_poll(c, 1, &moved);
+        engine_glance(c, 1);
     } while ((e->urgent || e->bulk) && weft_now_ns() < until);
     return group_usable(c->all);
 }

@@ -35,6 +35,7 @@ typedef struct engine {
     lane_record lane[LANES];
     weft_hist loaded; /* LAT with a bulk beside it */
     uint64_t records, entries, quanta, pulses, longest_quantum;
+    uint64_t look_at; /* when a glance looks at the peers */
 } engine;
 
 /* Puts an item on its list. Main thread. */
@@ -51,6 +52,9 @@ void engine_poll_others(const weft_ctx *c);
 
 /* One look. bulks = 0: no piece of a bulk. *moved = 1 if anything did. */
 void engine_poll(weft_ctx *c, int bulks, int *moved);
+
+/* One look by a caller that does not wait: the same, and now and then at the peers, since nobody else does. */
+void engine_glance(weft_ctx *c, int bulks);
 
 /* An operation of the lane that took `ns` is complete (ns = 0: not timed). */
 void engine_count(weft_ctx *c, engine_lane lane, uint64_t ns, uint64_t bytes);

@@ -13,16 +13,17 @@ static weft_group *carrier(const weft_ctx *c) {
 
 uint32_t flags_take(weft_ctx *c, const weft_group *g, uint64_t seq) {
     step_flags *f = &c->flags;
-    if (!f->step || f->of[f->step % FLAGS_STEPS].seq || g != carrier(c)) return 0;
-    f->of[f->step % FLAGS_STEPS].seq = seq;
+    const int now = (int)(f->step % FLAGS_STEPS);
+    if (!f->step || f->of[now].group || g != carrier(c)) return 0;
+    f->of[now].group = g;
+    f->of[now].seq = seq;
     return f->leaving;
 }
 
 void flags_arrived(weft_ctx *c, const weft_group *g, uint64_t seq, uint32_t agreed) {
     step_flags *f = &c->flags;
-    if (!f->step || g != carrier(c)) return;
-    for (int i = 0; i < FLAGS_STEPS; i++) {
-        if (f->of[i].seq != seq) continue;
+    for (int i = 0; f->step && i < FLAGS_STEPS; i++) {
+        if (f->of[i].group != g || f->of[i].seq != seq) continue;
         f->of[i].agreed = agreed;
         f->of[i].here = 1;
     }
@@ -41,18 +42,18 @@ weft_status weft_step(weft_ctx *c, uint32_t *agreed) {
     const void *site = __builtin_return_address(0);
     *agreed = 0;
     WEFT_TRY(group_usable(g));
-    if (f->step && !f->of[f->step % FLAGS_STEPS].seq) {
+    if (f->step && !f->of[f->step % FLAGS_STEPS].group) {
         c->engine.pulses++;
         WEFT_TRY(lat_pulse(g, site));
     }
     f->step++;
     f->leaving = f->raised;
     f->raised = 0;
-    f->of[f->step % FLAGS_STEPS].seq = 0;
+    f->of[f->step % FLAGS_STEPS].group = NULL;
     f->of[f->step % FLAGS_STEPS].here = 0;
     if (f->step < 3) return WEFT_OK;
     const int before = (int)((f->step - 2) % FLAGS_STEPS);
-    if (!f->of[before].here) WEFT_TRY(lat_wait(g, f->of[before].seq, site));
+    if (!f->of[before].here) WEFT_TRY(lat_wait(f->of[before].group, f->of[before].seq, site));
     *agreed = f->of[before].agreed;
     return WEFT_OK;
 }

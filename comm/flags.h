@@ -16,7 +16,8 @@ typedef struct step_flags {
     uint64_t step;            /* calls of weft_step */
     uint32_t raised, leaving; /* leaving: raised before the last step */
     struct {
-        uint64_t seq; /* of the carrier's record that took them; 0: none yet */
+        const weft_group *group; /* the carrier whose record took them; NULL: none yet */
+        uint64_t seq;            /* of that record */
         uint32_t agreed;
         int here;
     } of[FLAGS_STEPS]; /* by step */

@@ -39,12 +39,11 @@ const char *weft_group_peer(const weft_group *g, int r) {
 }
 
 uint64_t group_deadline(const weft_group *g, int64_t timeout_ms) {
-    const uint64_t ns = timeout_ms < 0 ? g->ctx->timeout_ns : (uint64_t)timeout_ms * 1000000u;
+    const uint64_t ns = timeout_ms < 0 ? g->ctx->timeout_ns : weft_span_ns(timeout_ms, 1000000);
     return weft_now_ns() + ns;
 }
 
-/* --- errors that stay
- * ------------------------------------------------------------------------------------------- */
+/* --- errors that stay ------------------------------------------------------------------------------------ */
 
 weft_status group_usable(weft_group *g) {
     return g->broken == WEFT_OK ? WEFT_OK : weft_fail(g->broken, "%s", g->broken_text);
@@ -64,8 +63,7 @@ weft_status group_break(weft_group *g, weft_status s) {
     return s;
 }
 
-/* --- private communicators
- * --------------------------------------------------------------------------------------- */
+/* --- private communicators ------------------------------------------------------------------------------- */
 
 typedef struct dup_wait {
     comm_op op;
@@ -90,15 +88,14 @@ static weft_status open_lane(weft_group *g, p2p_kind kind, MPI_Comm from, p2p_la
 
 /* The lanes whose carrier depends on who shares a node. */
 static weft_status open_lanes(weft_group *g) {
-    const MPI_Comm from = p2p_comm(g->ctrl);
+    MPI_Comm from = p2p_comm(g->ctrl);
     WEFT_TRY(weft_ctrl_agree(g, open_lane(g, P2P_LAT, from, &g->lat)));
     WEFT_TRY(weft_ctrl_agree(g, open_lane(g, P2P_HALO, from, &g->halo)));
     WEFT_TRY(weft_ctrl_agree(g, open_lane(g, P2P_BULK, from, &g->bulk)));
     return lat_create(g, &g->small);
 }
 
-/* --- groups
- * -------------------------------------------------------------------------------------------------------- */
+/* --- groups ---------------------------------------------------------------------------------------------- */
 
 static void group_destroy(weft_group *g, int healthy) {
     device_close_group(g, healthy);
@@ -237,21 +234,30 @@ weft_status weft_group_create(weft_ctx *c, MPI_Comm comm, const char *name, weft
     return group_new(c, comm, name, g);
 }
 
+static weft_status commit_group(weft_group *g) {
+    WEFT_TRY(coll_commit(g));
+    WEFT_TRY(bulk_commit(g));
+    return halo_commit(g);
+}
+
 weft_status weft_commit(weft_ctx *c) {
     if (!c) return weft_fail(WEFT_ERR_ARG, "commit without a context");
     weft_status s = WEFT_OK;
-    for (int i = 0; i < GROUP_MAX && s >= 0; i++) {
+    char text[sizeof c->all->broken_text] = "";
+    /* All groups, also after an error: their other members may know nothing of it. */
+    for (int i = 0; i < GROUP_MAX; i++) {
         if (!c->groups[i]) continue;
-        s = coll_commit(c->groups[i]);
-        if (s >= 0) s = bulk_commit(c->groups[i]);
-        if (s >= 0) s = halo_commit(c->groups[i]);
+        const weft_status one = commit_group(c->groups[i]);
+        if (one >= 0 || s < 0) continue;
+        s = one;
+        snprintf(text, sizeof text, "%s", weft_last_error());
     }
+    if (s < 0) weft_fail(s, "%s", text);
     s = weft_ctrl_agree(c->all, s);
     return s < 0 ? s : device_commit(c);
 }
 
-/* --- contexts
- * ------------------------------------------------------------------------------------------------------ */
+/* --- contexts -------------------------------------------------------------------------------------------- */
 
 static weft_status check_mpi(void) {
     int up = 0, down = 0, level = 0, main_thread = 0;
@@ -283,7 +289,7 @@ static weft_status read_options(weft_ctx *c, const weft_comm_opts *o) {
                          CHUNK_MIN, CHUNK_MAX);
     c->timeout_ns = (uint64_t)ms * 1000000u;
     const int64_t patience = o && o->stall_ms ? o->stall_ms : STALL_MS;
-    c->stall_ns = patience > 0 ? (uint64_t)patience * 1000000u : UINT64_MAX;
+    c->stall_ns = patience > 0 ? weft_span_ns(patience, 1000000) : UINT64_MAX;
     return WEFT_OK;
 }
 
@@ -351,7 +357,7 @@ weft_status weft_finalize(weft_ctx **cp, int64_t timeout_ms) {
     if (!cp || !*cp) return weft_fail(WEFT_ERR_ARG, "weft_finalize without a context");
     weft_ctx *c = *cp;
     *cp = NULL;
-    if (timeout_ms >= 0) c->timeout_ns = (uint64_t)timeout_ms * 1000000u;
+    if (timeout_ms >= 0) c->timeout_ns = weft_span_ns(timeout_ms, 1000000);
     weft_status s = WEFT_OK;
     for (int i = 0; i < GROUP_MAX && s == WEFT_OK; i++)
         if (c->groups[i]) s = group_usable(c->groups[i]);

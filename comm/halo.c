@@ -21,8 +21,7 @@ static int tag_of(const weft_halo *h, const halo_message *m) {
     return h->id * HALO_LABELS + m->label;
 }
 
-/* --- copies
- * --------------------------------------------------------------------------------------------------------- */
+/* --- copies ---------------------------------------------------------------------------------------------- */
 
 static weft_status pack(weft_ctx *x, const halo_message *m, char *to) {
     for (int i = 0; i < m->nboxes; i++) {
@@ -63,8 +62,7 @@ static weft_status copy_to_self(weft_ctx *x, const halo_message *out, const halo
     return WEFT_OK;
 }
 
-/* --- making one
- * ----------------------------------------------------------------------------------------------------- */
+/* --- making one ------------------------------------------------------------------------------------------ */
 
 static void halo_destroy(weft_halo *h) {
     weft_ctx *x = h->item.group->ctx;
@@ -148,8 +146,7 @@ weft_status halo_commit(weft_group *g) {
     return s < 0 ? group_break(g, weft_context(s, "group '%s'", g->name)) : s;
 }
 
-/* --- a round
- * -------------------------------------------------------------------------------------------------------- */
+/* --- a round --------------------------------------------------------------------------------------------- */
 
 /* May this round overwrite what the last but one sent? */
 static weft_status is_free(const weft_halo *h, halo_message *m, int *done) {
@@ -207,7 +204,8 @@ weft_status weft_halo_start(weft_halo *h) {
     if (h->under_way) return weft_fail(WEFT_ERR_STATE, "%s: started again before its wait", h->what);
     h->began = weft_now_ns();
     h->round++;
-    halo_op room = {{.group = g, .what = h->what, .advance = advance_room}, h};
+    halo_op room = {
+        {.group = g, .what = h->what, .advance = advance_room, .site = __builtin_return_address(0)}, h};
     int moved = 0;
     weft_status s = advance_room(&room.op, &moved);
     if (s == WEFT_IN_PROGRESS) WEFT_TRY(comm_drive(&room.op, group_deadline(g, -1)));
@@ -277,7 +275,8 @@ weft_status weft_halo_wait(weft_halo *h, int64_t timeout_ms) {
     weft_group *g = h->item.group;
     WEFT_TRY(group_usable(g));
     if (!h->under_way) return weft_fail(WEFT_ERR_STATE, "%s: wait without a start", h->what);
-    halo_op w = {{.group = g, .what = h->what, .advance = advance_wait}, h};
+    halo_op w = {{.group = g, .what = h->what, .advance = advance_wait, .site = __builtin_return_address(0)},
+                 h};
     WEFT_TRY(comm_drive(&w.op, group_deadline(g, timeout_ms)));
     h->under_way = 0;
     uint64_t bytes = 0;

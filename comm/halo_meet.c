@@ -40,8 +40,7 @@ typedef struct meeting {
     char text[TEXT_BYTES];
 } meeting;
 
-/* --- what a message is, in numbers and in words
- * ------------------------------------------------------------------------------------------- */
+/* --- what a message is, in numbers and in words ---------------------------------------------------------- */
 
 static uint64_t digest(const halo_message *m) {
     uint64_t h = 0xcbf29ce484222325u; /* FNV-1a, word by word */
@@ -102,8 +101,7 @@ static int64_t write_notes(meeting *w) {
     return (int64_t)at;
 }
 
-/* --- comparing
- * ------------------------------------------------------------------------------------------------------ */
+/* --- comparing ------------------------------------------------------------------------------------------- */
 
 static void object(meeting *w, int sender, int receiver, int label, const char *sent, const char *expected) {
     weft_group *g = w->op.group;
@@ -160,8 +158,7 @@ static void find_unknown(meeting *w) {
     }
 }
 
-/* --- the letters
- * ---------------------------------------------------------------------------------------------------- */
+/* --- the letters ----------------------------------------------------------------------------------------- */
 
 static weft_status listen(meeting *w) {
     return p2p_recv(w->op.group->ctrl, w->letter, MOST_NOTES * sizeof(note), MPI_ANY_SOURCE, TAG_LETTER,
@@ -209,8 +206,7 @@ static weft_status exchange(meeting *w) {
     return weft_ctrl_agree(g, w->verdict < 0 ? weft_fail(w->verdict, "%s", w->text) : WEFT_OK);
 }
 
-/* --- buffers
- * -------------------------------------------------------------------------------------------------------- */
+/* --- buffers --------------------------------------------------------------------------------------------- */
 
 static size_t place_buffers(halo_message *m, int n, char *memory, size_t at) {
     for (int i = 0; i < n; i++) {
@@ -244,8 +240,7 @@ static void place_own_slots(meeting *w) {
     }
 }
 
-/* --- all of it
- * ---------------------------------------------------------------------------------------------------- */
+/* --- all of it ------------------------------------------------------------------------------------------- */
 
 /* sizes[r]: letters that rank r gets; sizes[size + r]: bytes of its region. In the sum over the ranks, both are known. */
 static weft_status share_sizes(meeting *w, int64_t *sizes, int64_t region) {

@@ -37,6 +37,6 @@ weft_status lat_pulse(weft_group *g, const void *site);
 /* What `rank` posted last; NULL if it is on another node. Racy: for a person's eyes. */
 const struct stall_note *lat_last(const weft_group *g, int rank);
 /* Until record seq is complete. */
-weft_status lat_wait(weft_group *g, uint64_t seq, const void *site);
+weft_status lat_wait(const weft_group *g, uint64_t seq, const void *site);
 
 #endif

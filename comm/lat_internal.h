@@ -68,6 +68,7 @@ struct lat {
     stall_note *note;
     unsigned char *slot;
     uint64_t closed, started, done; /* records */
+    uint64_t missed;                /* ns: since when weft_test says no; 0: it does not */
     uint32_t hash;
     lat_phase phase;
     int seen; /* ranks of the node whose record is here */

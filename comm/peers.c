@@ -62,8 +62,7 @@ struct peers {
     p2p_request alarm_recv, *alarm_send;
 };
 
-/* --- who are we
- * -------------------------------------------------------------------------------------------------- */
+/* --- who are we ------------------------------------------------------------------------------------------ */
 
 /* The start time of a process, which tells it from a later one with the same pid. Returns 0 if it is gone or
  * a zombie. *start = 0 if /proc cannot tell. */
@@ -159,8 +158,7 @@ static void find_nodes(peers *p) {
     for (int r = 0; r < p->n; r++) p->node_size += p->node[r] == p->node[p->me];
 }
 
-/* --- the boards of a node
- * --------------------------------------------------------------------------------------- */
+/* --- the boards of a node -------------------------------------------------------------------------------- */
 
 static void write_board(const peers *p) {
     board *b = &p->boards[p->slot[p->me]];
@@ -190,8 +188,7 @@ static weft_status attach(peers *p) {
     return weft_ctrl_agree(all, check_boards(p));
 }
 
-/* --- making and ending
- * ------------------------------------------------------------------------------------------- */
+/* --- making and ending ----------------------------------------------------------------------------------- */
 
 static weft_status listen_for_alarms(peers *p) {
     return p2p_recv(p->ctx->alarm, &p->alarm_in, sizeof p->alarm_in, MPI_ANY_SOURCE, 0, &p->alarm_recv);
@@ -257,8 +254,7 @@ void peers_name(const peers *p, int r, int shown, char *text, size_t n) {
     snprintf(text, n, "rank %d (%s, pid %lld)", shown, p->id[r].host, (long long)p->id[r].pid);
 }
 
-/* --- bad news
- * ---------------------------------------------------------------------------------------------------- */
+/* --- bad news -------------------------------------------------------------------------------------------- */
 
 void peers_tell(weft_group *g) {
     peers *p = g->ctx->peers;

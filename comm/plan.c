@@ -1,6 +1,7 @@
 /* Tensors -> buckets -> messages; see plan.h. */
 #include "comm/plan.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,10 +70,10 @@ static weft_status check_overlap(int nt, const weft_tensor *t, int senders) {
     return s;
 }
 
-/* --- parts of ranks
- * ------------------------------------------------------------------------------------------------ */
+/* --- parts of ranks -------------------------------------------------------------------------------------- */
 
 static size_t ceil_div(size_t a, size_t b) {
+    assert(b > 0);
     return a / b + (a % b != 0);
 }
 
@@ -93,13 +94,11 @@ static int by_parts(weft_bulk_kind k) {
 
 /* Pieces of a rank's part so that `size` of them fit into a message, if that is possible at all. */
 static size_t part_pieces(size_t n, int size, size_t unit, size_t message) {
-    size_t most = message / unit / (size_t)size / UNIT * UNIT;
-    if (most < UNIT) most = UNIT;
-    return ceil_div(part_of(n, size), most);
+    const size_t most = message / unit / (size_t)size / UNIT * UNIT;
+    return ceil_div(part_of(n, size), most > UNIT ? most : UNIT);
 }
 
-/* --- arrays: counted first, so that each is allocated once
- * --------------------------------------------- */
+/* --- arrays: counted first, so that each is allocated once ----------------------------------------------- */
 
 typedef struct builder {
     plan *p;
@@ -150,8 +149,7 @@ static void add_span(plan *p, plan_message *m, char *at, const char *in, size_t 
     if (m->n * weft_dtype_size(m->type) > p->most) p->most = m->n * weft_dtype_size(m->type);
 }
 
-/* --- ALLREDUCE, BCAST
- * ---------------------------------------------------------------------------------------------- */
+/* --- ALLREDUCE, BCAST ------------------------------------------------------------------------------------ */
 
 static void add_packed(plan *p, plan_message *m, char *at, size_t bytes) {
     plan_span *last = m->nspans ? &p->span[p->nspans - 1] : NULL;
@@ -197,8 +195,7 @@ static void cut_bucket(const builder *b, int bucket) {
         if (b->t[p->order[i]].n && !is_small(b, &b->t[p->order[i]])) cut(b, &b->t[p->order[i]], bucket);
 }
 
-/* --- REDUCE_SCATTER, ALLGATHER, ALLTOALLV
- * -------------------------------------------------------------------------- */
+/* --- REDUCE_SCATTER, ALLGATHER, ALLTOALLV ---------------------------------------------------------------- */
 
 static void cut_parts(const builder *b, const weft_tensor *t, int bucket) {
     const size_t unit = weft_dtype_size(t->t), pieces = messages_of(b, t);
@@ -234,8 +231,7 @@ static void cut_alltoallv(const builder *b) {
     for (int i = 0; i < b->nt; i++) p->order[i] = i;
 }
 
-/* --- all
- * ------------------------------------------------------------------------------------------------------- */
+/* --- all ------------------------------------------------------------------------------------------------- */
 
 typedef struct prio_index {
     int prio, index;
@@ -328,8 +324,7 @@ void plan_free(plan *p) {
     memset(p, 0, sizeof *p);
 }
 
-/* --- one buffer
- * --------------------------------------------------------------------------------------------------- */
+/* --- one buffer ------------------------------------------------------------------------------------------ */
 
 void plan_uniform(plan *p, weft_bulk_kind kind, int size, int rank, const void *in, void *out, size_t n,
                   weft_dtype t, size_t message) {

@@ -93,7 +93,7 @@ void stall_enter(const comm_op *op) {
     const stall *s = op->group->ctx->stall;
     if (!s) return;
     stall_board *b = own_board(s);
-    if (op->site) b->site = stall_site(op->group->ctx, op->site);
+    b->site = stall_site(op->group->ctx, op->site);
     snprintf(b->group, sizeof b->group, "%s", op->group->name);
     snprintf(b->what, sizeof b->what, "%s", op->what);
     b->waits_for = -1;
@@ -160,19 +160,20 @@ static void describe_board(const weft_group *g, int rank, uint64_t now, char *te
     }
 }
 
-/* Of all ranks of a node that wait, the lowest speaks. */
+/* Of all ranks of a node that wait in the group, the lowest speaks. */
 static int speaks(const weft_group *g) {
     for (int i = 0; i < g->node.me; i++) {
         const stall_board *b = board_of(g, g->node.rank[i]);
-        if (b && atomic_load_explicit(&b->waits, memory_order_relaxed)) return 0;
+        if (b && atomic_load_explicit(&b->waits, memory_order_acquire) && !strcmp(b->group, g->name))
+            return 0;
     }
     return 1;
 }
 
-void stall_report(const comm_op *op, uint64_t waited) {
+int stall_report(const comm_op *op, uint64_t waited) {
     weft_group *g = op->group;
     const uint64_t now = weft_now_ns();
-    if (!speaks(g)) return;
+    if (!speaks(g)) return 0;
     char text[512], ours[SITE_BYTES];
     const stall_board *b = board_of(g, g->rank);
     site_text(b, op->site ? stall_site(g->ctx, op->site) : 0, ours, sizeof ours);
@@ -186,4 +187,5 @@ void stall_report(const comm_op *op, uint64_t waited) {
         weft_log(WEFT_LOG_WARN, "  %s %s", weft_group_peer(g, r), text);
         told++;
     }
+    return 1;
 }

@@ -33,7 +33,8 @@ void stall_enter(const comm_op *op);
 void stall_leave(weft_ctx *c);
 /* "rank 1 (...) posts 3 reductions, first f64 sum of ..., at prog(main+0x12)". */
 void stall_describe(const weft_group *g, int rank, const stall_note *n, char *text, size_t bytes);
-/* Logs who keeps op waiting, after `waited` ns; on the lowest rank of the node that waits. */
-void stall_report(const comm_op *op, uint64_t waited);
+/* Logs who keeps op waiting, after `waited` ns, and returns 1; 0 if a lower rank of the node that waits in the group has
+ * the word: ask again. */
+int stall_report(const comm_op *op, uint64_t waited);
 
 #endif

@@ -77,8 +77,7 @@ int64_t tickets_find(const tickets *t, uint32_t plan, uint32_t bucket) {
     return -1;
 }
 
-/* --- what is posted here
- * ---------------------------------------------------------------------------------------------------- */
+/* --- what is posted here --------------------------------------------------------------------------------- */
 
 /* Rounds of slot i that were issued whole: the walk has passed it in this cycle, or not yet. */
 static uint32_t rounds_issued(const tickets *t, uint32_t i) {
@@ -135,8 +134,7 @@ int ticket_tell(tickets *t, uint32_t below, uint64_t now, uint32_t *value) {
     return 1;
 }
 
-/* --- what is issued here
- * ---------------------------------------------------------------------------------------------------- */
+/* --- what is issued here --------------------------------------------------------------------------------- */
 
 static void pass(tickets *t) {
     t->issued++;

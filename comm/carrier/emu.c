@@ -25,8 +25,7 @@ typedef struct emu {
     double ns_per_byte;
 } emu;
 
-/* --- the text
- * -------------------------------------------------------------------------------------------------------- */
+/* --- the text -------------------------------------------------------------------------------------------- */
 
 static weft_status refuse(const char *text, const char *why) {
     return weft_fail(WEFT_ERR_ARG, "WEFT_EMU_LINK=\"%.80s\": %s; expected like delay_us=13000,gbit=25", text,
@@ -56,8 +55,7 @@ weft_status emu_parse(const char *text, uint64_t *delay_ns, double *ns_per_byte)
     }
 }
 
-/* --- a lane
- * ----------------------------------------------------------------------------------------------------------- */
+/* --- a lane ---------------------------------------------------------------------------------------------- */
 
 static weft_status room_for_stamps(const p2p_lane *lane) {
     const int *most;

@@ -36,8 +36,7 @@ static ucx *of(const p2p_lane *lane) {
     return lane->group->ctx->ucx;
 }
 
-/* --- the worker of a context
- * ---------------------------------------------------------------------------------------------------- */
+/* --- the worker of a context ----------------------------------------------------------------------------- */
 
 static weft_status open_worker(ucx *u) {
     ucp_config_t *config;
@@ -98,8 +97,7 @@ static weft_status create(weft_ctx *c) {
     return s;
 }
 
-/* --- a lane
- * ----------------------------------------------------------------------------------------------------------- */
+/* --- a lane ---------------------------------------------------------------------------------------------- */
 
 static weft_status make_ends(p2p_lane *lane) {
     const weft_group *g = lane->group;
@@ -147,8 +145,7 @@ static void ucx_close(p2p_lane *lane, int healthy) {
     destroy(lane->group->ctx);
 }
 
-/* --- messages
- * -------------------------------------------------------------------------------------------------------- */
+/* --- messages -------------------------------------------------------------------------------------------- */
 
 /* 8 bits of the group, 3 of the lane, 15 of the sender, 15 of the tag. */
 static ucp_tag_t tag_of(const p2p_lane *lane, int sender, int tag) {

@@ -16,8 +16,7 @@
 
 #define CTAS_MOST 16 /* of a communicator: leaves most of the device to the application's kernels */
 
-/* --- whose memory
- * --------------------------------------------------------------------------------------------------------- */
+/* --- whose memory ---------------------------------------------------------------------------------------- */
 
 static int on_device(const nccl_api *a, const void *p) {
     struct cudaPointerAttributes at;
@@ -52,8 +51,7 @@ static int plan_holds(const plan *p) {
     return yes && no ? -1 : yes;
 }
 
-/* --- the device of a context
- * ---------------------------------------------------------------------------------------------- */
+/* --- the device of a context ----------------------------------------------------------------------------- */
 
 static weft_status advance_device(engine_item *item, int *moved, int *waits_for);
 
@@ -107,8 +105,7 @@ void device_destroy(weft_ctx *c) {
     c->device = NULL;
 }
 
-/* --- communicators
- * -------------------------------------------------------------------------------------------------------- */
+/* --- communicators --------------------------------------------------------------------------------------- */
 
 typedef struct comm_wait {
     comm_op op;
@@ -161,8 +158,7 @@ void device_close_group(weft_group *g, int healthy) {
     g->nccl = NULL;
 }
 
-/* --- movers
- * --------------------------------------------------------------------------------------------------------------- */
+/* --- movers ---------------------------------------------------------------------------------------------- */
 
 weft_status device_mover_create(const mover_spec *spec, mover **v) {
     weft_group *g = spec->group;
@@ -185,8 +181,7 @@ weft_status device_mover_create(const mover_spec *spec, mover **v) {
     return staged_mover_create(nccl_load(), spec, v);
 }
 
-/* --- commit
- * --------------------------------------------------------------------------------------------------------------- */
+/* --- commit ---------------------------------------------------------------------------------------------- */
 
 /* A slot as rank 0 hears of it from the lowest rank of its group. */
 typedef struct slot_note {
@@ -350,8 +345,7 @@ weft_status device_commit(weft_ctx *c) {
     return s;
 }
 
-/* --- running
- * -------------------------------------------------------------------------------------------------------------- */
+/* --- running --------------------------------------------------------------------------------------------- */
 
 /* The first error stands for all device bulks of this rank; its kernels are taken off the device. */
 weft_status device_fail(device *d, weft_status s) {

@@ -14,8 +14,7 @@
 
 static const mover_ops nccl_ops;
 
-/* --- types
- * ---------------------------------------------------------------------------------------------------------------- */
+/* --- types ----------------------------------------------------------------------------------------------- */
 
 static weft_status nccl_type(weft_dtype t, ncclDataType_t *out) {
     static const struct {
@@ -36,8 +35,7 @@ static ncclRedOp_t nccl_op(weft_redop op) {
     return op == WEFT_MIN ? ncclMin : op == WEFT_MAX ? ncclMax : ncclSum;
 }
 
-/* --- making one
- * ----------------------------------------------------------------------------------------------------------- */
+/* --- making one ------------------------------------------------------------------------------------------ */
 
 /* n copies of x with `op` unchanged. */
 static void fill_neutral(void *out, size_t n, weft_dtype t, weft_redop op) {
@@ -129,8 +127,7 @@ int nccl_mover_messages(const nccl_mover *v, int b) {
     return v->plan->bucket[b].end - (b ? v->plan->bucket[b - 1].end : 0);
 }
 
-/* --- calls
- * ---------------------------------------------------------------------------------------------------------------- */
+/* --- calls ----------------------------------------------------------------------------------------------- */
 
 typedef struct call {
     nccl_mover *v;
@@ -237,8 +234,7 @@ weft_status nccl_issue(nccl_mover *v, int m) {
     return nccl_check(c.a, end, "ncclGroupEnd");
 }
 
-/* --- a round
- * -------------------------------------------------------------------------------------------------------------- */
+/* --- a round --------------------------------------------------------------------------------------------- */
 
 static int count(const uint64_t *bits, int size) {
     int n = 0;

@@ -21,8 +21,7 @@ static size_t message_bytes(const plan_message *x) {
     return x->n * weft_dtype_size(x->type);
 }
 
-/* --- places
- * ------------------------------------------------------------------------------------------------------- */
+/* --- places ---------------------------------------------------------------------------------------------- */
 
 /* From the beginning of what a call line's place names to span i of message m. */
 static size_t blocking_offset(const pipe_state *v, int m, const plan_message *x, int i) {
@@ -81,8 +80,7 @@ void pieces_begin(pipe_state *v) {
     v->past = 2 * bytes >= (double)(copies ? t->stream_copy : t->stream_push);
 }
 
-/* --- copying
- * ------------------------------------------------------------------------------------------------------ */
+/* --- copying --------------------------------------------------------------------------------------------- */
 
 static weft_status copy(const pipe_state *v, void *to, const void *from, size_t bytes) {
     if (v->past && bytes >= STREAM_LEAST && bytes % sizeof(float) == 0) {
@@ -120,8 +118,7 @@ static void slice(const pipe_state *v, const plan_message *x, int r, size_t *lo,
     *hi *= unit;
 }
 
-/* --- STAGE_IN
- * ----------------------------------------------------------------------------------------------------- */
+/* --- STAGE_IN -------------------------------------------------------------------------------------------- */
 
 int pieces_copies_in(const pipe_state *v, int m) {
     if (!v->call[v->me].own || v->p == 1) return 0;
@@ -159,8 +156,7 @@ void pieces_in(pipe_state *v, int m) {
     }
 }
 
-/* --- STAGE_RED
- * ---------------------------------------------------------------------------------------------------- */
+/* --- STAGE_RED ------------------------------------------------------------------------------------------- */
 
 static weft_status sum(const pipe_state *v, const plan_message *x, const void *const *src, int d,
                        void *const *dst, size_t bytes) {
@@ -207,8 +203,7 @@ weft_status pieces_red(pipe_state *v, int m) {
     return v->kind == WEFT_BULK_ALLREDUCE ? sum_slice(v, m, &x) : sum_part(v, m, &x);
 }
 
-/* --- STAGE_OUT
- * ---------------------------------------------------------------------------------------------------- */
+/* --- STAGE_OUT ------------------------------------------------------------------------------------------- */
 
 int pieces_copies_out(const pipe_state *v, int m) {
     switch (v->kind) {

@@ -12,8 +12,7 @@
 
 int pipe_test_slots = PIPE_SLOTS;
 
-/* --- making one
- * ------------------------------------------------------------------------------------------------ */
+/* --- making one ------------------------------------------------------------------------------------------ */
 
 int pipe_serves(const weft_group *g) {
     return g->node.count == 1 && g->size <= WEFT_PUSH_MAX;
@@ -124,8 +123,7 @@ size_t pipe_message(const mover *m) {
     return v->slot - (size_t)v->p * PIPE_ALIGN; /* spans are rounded up */
 }
 
-/* --- counters
- * ----------------------------------------------------------------------------------------------------- */
+/* --- counters -------------------------------------------------------------------------------------------- */
 
 static uint64_t mark(const pipe_state *v, int n) {
     /* All of a round is as much as nothing of the next: ranks may have different numbers of messages. */
@@ -160,8 +158,7 @@ static int all_passed(pipe_state *v, pipe_stage s, int m, int *waits_for) {
     return 1;
 }
 
-/* --- a round
- * ------------------------------------------------------------------------------------------------------ */
+/* --- a round --------------------------------------------------------------------------------------------- */
 
 static void fresh_round(pipe_state *v) {
     for (int s = 0; s < PIPE_STAGES; s++) v->count[s] = v->known[s] = 0;

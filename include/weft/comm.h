@@ -11,7 +11,8 @@
  * moves) and CTRL (weft's own messages).
  *
  * Every wait has a timeout (ms; < 0: the context's) and watches its peers: a dead rank gives WEFT_ERR_PEER with the
- * rank's name, never a hang. Ranks that call different operations get WEFT_ERR_ORDER. After an error of these kinds the
+ * rank's name, never a hang (one that is alone on its node: the launcher's end of the job, or TIMEOUT). Ranks that differ
+ * within a lane get WEFT_ERR_ORDER, across lanes TIMEOUT and a report of who waits for what. After an error of these kinds the
  * group is unusable. Results are bit-identical on all ranks and from run to run, whatever the timing and the way it
  * took: an element is a fixed binary tree over the ranks (adjacent pairs first, an odd one carried up); a small reduction
  * is the tree over the ranks of each node, then over the nodes. bf16 is summed in f32 and rounded once. */
@@ -40,9 +41,9 @@ typedef struct weft_halo weft_halo;   /* a planned, repeatable neighbour exchang
 typedef struct weft_comm_opts {
     uint32_t size;      /* sizeof(weft_comm_opts) */
     int64_t timeout_ms; /* longest wait for peers in any call without a timeout of its own; 0: 600 000 */
-    int64_t
-        stall_ms; /* a wait longer than this reports on stderr who is late, with what, and where; 0: 10 000;
-                         * < 0: never. The environment's WEFT_LOG=off silences it */
+    /* a wait longer than this reports on stderr who is late, with what, and where; 0: 10 000; < 0: never. The
+     * environment's WEFT_LOG=off silences it */
+    int64_t stall_ms;
     size_t chunk; /* bytes that a bulk moves at a time, while a reduction may be waiting; 0: 128 KiB */
 } weft_comm_opts;
 
@@ -71,7 +72,8 @@ WEFT_API weft_status weft_commit(weft_ctx *c);
  * is written at the latest by the wait that completes it. STATE: too many posts in flight (1024). */
 WEFT_API weft_status weft_reduce_post(weft_group *g, const void *in, void *out, size_t n, weft_dtype t,
                                       weft_redop op, weft_req **r);
-/* Sends what was posted, without waiting. */
+/* Sends what was posted. With three messages on their way it first waits for the oldest, and so do posts and tests that
+ * send one: ranks begin such messages of several groups in one order. */
 WEFT_API weft_status weft_reduce_flush(weft_group *g);
 /* IN_PROGRESS, or as wait. */
 WEFT_API weft_status weft_test(weft_req **r);
@@ -133,8 +135,9 @@ typedef struct weft_tensor {
     void *ptr;    /* owned by the caller, fixed from create to finalize */
     size_t n;     /* elements */
     weft_dtype t; /* f32, f64, bf16, i32, i64 */
-    int prio; /* the next use: smaller is sooner. Orders BCAST and ALLGATHER; sums go in the order in which gradients
-                   * become final, the last tensor first */
+    /* the next use: smaller is sooner. Orders BCAST and ALLGATHER; sums go in the order in which gradients become final,
+     * the last tensor first */
+    int prio;
     const char *name;
 } weft_tensor;
 
@@ -191,8 +194,10 @@ WEFT_API weft_status weft_raise(weft_ctx *c, uint32_t flags);
 WEFT_API weft_status weft_step(weft_ctx *c, uint32_t *agreed);
 
 typedef struct weft_lane_stats {
-    uint64_t count, bytes;         /* operations completed by this rank, bytes of their payload */
-    double p50_us, p99_us, max_us; /* from start to completion; buckets of 2^(1/8) */
+    uint64_t count, bytes; /* operations completed by this rank, bytes of their payload */
+    /* from start to completion, in buckets of 1/16 octave. Of small reductions that neither have a bulk beside them nor
+     * take the long way of a wait, 1 in 16 is timed */
+    double p50_us, p99_us, max_us;
 } weft_lane_stats;
 
 typedef struct weft_stats_buf {

@@ -267,6 +267,63 @@ static void flags_are_agreed(void **state) {
     mpi_test_finalize(c);
 }
 
+/* The carrier of the flags changes when the first group of all ranks is made after weft_step has begun. */
+static void flags_survive_a_new_group(void **state) {
+    (void)state;
+    for (int late = 0; late < 6; late++) {
+        weft_ctx *c = mpi_test_context(60000, 0);
+        weft_group *g = NULL;
+        uint32_t agreed, seen = 0;
+        double one = 1, sum;
+        for (int step = 0; step < 10; step++) {
+            if (step == 2 && mpi_test_rank() == 0) assert_ok(weft_raise(c, WEFT_FLAG_STOP));
+            assert_ok(weft_step(c, &agreed));
+            seen |= agreed;
+            if (step == late) g = world_group(c);
+            for (int i = 0; g && i < step % 4; i++)
+                assert_ok(lat_allreduce(g, &one, &sum, 1, WEFT_F64, WEFT_SUM, NULL));
+        }
+        assert_int_equal(seen, WEFT_FLAG_STOP);
+        mpi_test_finalize(c);
+    }
+}
+
+/* One rank tests in a loop and is quiet, the other waits for the bulk first; and a timeout beyond all time. */
+static void quiet_tests_and_long_timeouts(void **state) {
+    (void)state;
+    if (mpi_test_size() < 2) return;
+    weft_ctx *c = mpi_test_context(20000, 4096);
+    weft_group *g;
+    weft_bulk *b;
+    weft_req *r;
+    static float v[100000];
+    double one = 1, sum = 0;
+    assert_ok(weft_group_create(c, MPI_COMM_WORLD, "all", &g));
+    const weft_tensor t = {.ptr = v, .n = 100000, .t = WEFT_F32, .name = "stream"};
+    assert_ok(weft_bulk_create(g, WEFT_BULK_ALLREDUCE, 1, &t, NULL, &b));
+    assert_ok(weft_commit(c));
+    assert_ok(weft_bulk_start(b, 1));
+    assert_ok(weft_bulk_ready(b, WEFT_ALL));
+    if (mpi_test_rank() % 2) {
+        weft_status s;
+        assert_ok(weft_quiet(c, 1));
+        assert_ok(weft_reduce_post(g, &one, &sum, 1, WEFT_F64, WEFT_SUM, &r));
+        do s = weft_test(&r);
+        while (s == WEFT_IN_PROGRESS);
+        assert_ok(s);
+        do s = weft_bulk_test(b, WEFT_ALL);
+        while (s == WEFT_IN_PROGRESS);
+        assert_ok(s);
+        assert_ok(weft_quiet(c, 0));
+    } else {
+        assert_ok(weft_bulk_wait(b, WEFT_ALL, INT64_MAX, NULL));
+        assert_ok(weft_reduce_post(g, &one, &sum, 1, WEFT_F64, WEFT_SUM, &r));
+        assert_ok(weft_wait(&r, INT64_MAX));
+    }
+    assert_true(sum == mpi_test_size());
+    mpi_test_finalize(c);
+}
+
 static void disagreements_are_named(void **state) {
     (void)state;
     if (mpi_test_size() < 2) return;
@@ -314,10 +371,16 @@ static void bad_arguments(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sums_are_the_tree),       cmocka_unit_test(a_left_fold_differs),
-        cmocka_unit_test(every_type_and_operator), cmocka_unit_test(many_posts),
-        cmocka_unit_test(beside_bulks_and_groups), cmocka_unit_test(quiet_ends_before_it_deadlocks),
-        cmocka_unit_test(flags_are_agreed),        cmocka_unit_test(disagreements_are_named),
+        cmocka_unit_test(sums_are_the_tree),
+        cmocka_unit_test(a_left_fold_differs),
+        cmocka_unit_test(every_type_and_operator),
+        cmocka_unit_test(many_posts),
+        cmocka_unit_test(beside_bulks_and_groups),
+        cmocka_unit_test(quiet_ends_before_it_deadlocks),
+        cmocka_unit_test(flags_are_agreed),
+        cmocka_unit_test(flags_survive_a_new_group),
+        cmocka_unit_test(quiet_tests_and_long_timeouts),
+        cmocka_unit_test(disagreements_are_named),
         cmocka_unit_test(bad_arguments),
     };
     return mpi_test_main(&argc, &argv, "lat", tests, sizeof tests / sizeof *tests);
