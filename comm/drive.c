@@ -88,7 +88,7 @@ weft_status comm_drive(comm_op *op, uint64_t deadline) {
             stall_enter(op);
             noted = 1;
         }
-        if (!reported && now - began >= patience) {
+        if (!reported && !moved && now - began >= patience) {
             reported = stall_report(op, now - began);
             patience += g->ctx->stall_ns; /* another rank had the word */
         }
