@@ -14,7 +14,6 @@
 #include "comm/group.h"
 #include "comm/vote.h"
 
-#define TAG_PAYLOAD 1  /* the vote has 0 */
 #define GATHER_OPEN 32 /* receives that the root of a gather keeps open */
 #define TEXT_BYTES  480
 
@@ -68,7 +67,7 @@ static weft_status advance_bcast(comm_op *op, int *moved) {
         }
         w->arrived = *moved = 1;
         for (int i = 0; i < w->nchild; i++)
-            WEFT_TRY(p2p_send(g->ctrl, w->buf, w->bytes, w->child[i], TAG_PAYLOAD, &w->out[i]));
+            WEFT_TRY(p2p_send(g->ctrl, w->buf, w->bytes, w->child[i], CTRL_TAG_PAYLOAD, &w->out[i]));
     }
     for (int i = 0; i < w->nchild; i++) {
         WEFT_TRY(p2p_test(&w->out[i], &done));
@@ -93,7 +92,8 @@ static weft_status bcast_piece(weft_group *g, const char *what, char *buf, size_
     for (int i = 0; i < w.nchild; i++) {
         w.child[i] = (place.child[w.nchild - 1 - i].rank + root) % g->size;
     }
-    weft_status s = w.parent >= 0 ? p2p_recv(g->ctrl, buf, bytes, w.parent, TAG_PAYLOAD, &w.in) : WEFT_OK;
+    weft_status s =
+        w.parent >= 0 ? p2p_recv(g->ctrl, buf, bytes, w.parent, CTRL_TAG_PAYLOAD, &w.in) : WEFT_OK;
     s = s < 0 ? group_break(g, weft_context(s, "group '%s', %s", g->name, what))
               : comm_drive(&w.op, group_deadline(g, -1));
     if (s < 0) { /* the buffer is the caller's: take it back from MPI as far as that goes */
@@ -148,7 +148,7 @@ static weft_status advance_gather(comm_op *op, int *moved) {
             if (w->next < g->size) {
                 char *to = w->recv + (size_t)w->next * w->bytes + w->at;
                 w->from[i] = w->next++;
-                WEFT_TRY(p2p_recv(g->ctrl, to, w->piece, w->from[i], TAG_PAYLOAD, &w->r[i]));
+                WEFT_TRY(p2p_recv(g->ctrl, to, w->piece, w->from[i], CTRL_TAG_PAYLOAD, &w->r[i]));
                 *moved = 1;
                 done = 0;
             }
@@ -174,7 +174,7 @@ static weft_status gather_piece(weft_group *g, const char *send, char *recv, siz
     if (g->rank == root)
         memcpy(recv + (size_t)root * bytes + at, send + at, piece);
     else
-        s = p2p_send(g->ctrl, send + at, piece, root, TAG_PAYLOAD, &w.r[0]);
+        s = p2p_send(g->ctrl, send + at, piece, root, CTRL_TAG_PAYLOAD, &w.r[0]);
     s = s < 0 ? group_break(g, weft_context(s, "group '%s', gather", g->name))
               : comm_drive(&w.op, group_deadline(g, -1));
     if (s < 0) p2p_abandon(w.r, GATHER_OPEN);

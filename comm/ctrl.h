@@ -6,6 +6,14 @@
 
 #include "weft/comm.h"
 
+/* Who sends what on the CTRL lane of a group. */
+enum ctrl_tag {
+    CTRL_TAG_VOTE,    /* votes and what they carry */
+    CTRL_TAG_PAYLOAD, /* bcast, gather */
+    CTRL_TAG_LETTER,  /* halo_meet.c */
+    CTRL_TAG_PAIR,    /* pairs.c */
+};
+
 weft_status weft_ctrl_barrier(weft_group *g);
 /* `bytes` of buf from root to all. */
 weft_status weft_ctrl_bcast(weft_group *g, void *buf, size_t bytes, int root);

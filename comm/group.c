@@ -198,7 +198,7 @@ static weft_status connect_group(weft_group *g, MPI_Comm comm) {
     weft_status local = fill_group(g, comm);
     if (local == WEFT_ERR_ARG || local == WEFT_ERR_UNSUPPORTED) return local;
     WEFT_TRY(open_lane(g, P2P_CTRL, comm, &g->ctrl));
-    g->vote = vote_create(g, g->ctrl, 0);
+    g->vote = vote_create(g, g->ctrl, CTRL_TAG_VOTE);
     if (!g->vote) return WEFT_ERR_NOMEM;
     WEFT_TRY(weft_ctrl_agree(g, local));
     int64_t id = g->ctx->next_id;

@@ -16,7 +16,6 @@
 #include "comm/group.h"
 #include "comm/halo.h"
 
-#define TAG_LETTER 2 /* of the CTRL lane; ctrl.c has 0 and 1 */
 #define TEXT_BYTES 480
 #define MOST_NOTES (2 * HALO_LABELS)
 
@@ -161,7 +160,7 @@ static void find_unknown(meeting *w) {
 /* --- the letters ----------------------------------------------------------------------------------------- */
 
 static weft_status listen(meeting *w) {
-    return p2p_recv(w->op.group->ctrl, w->letter, MOST_NOTES * sizeof(note), MPI_ANY_SOURCE, TAG_LETTER,
+    return p2p_recv(w->op.group->ctrl, w->letter, MOST_NOTES * sizeof(note), MPI_ANY_SOURCE, CTRL_TAG_LETTER,
                     &w->in);
 }
 
@@ -169,7 +168,7 @@ static weft_status send_letters(meeting *w) {
     for (int i = 0, end; i < w->nmine; i = end) {
         for (end = i + 1; end < w->nmine && w->mine[end].to == w->mine[i].to;) end++;
         WEFT_TRY(p2p_send(w->op.group->ctrl, &w->mine[i], (size_t)(end - i) * sizeof(note), w->mine[i].to,
-                          TAG_LETTER, &w->out[w->sent]));
+                          CTRL_TAG_LETTER, &w->out[w->sent]));
         w->sent++;
     }
     return WEFT_OK;

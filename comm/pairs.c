@@ -10,8 +10,6 @@
 #include "comm/drive.h"
 #include "comm/group.h"
 
-#define TAG_PAIR 3 /* of the CTRL lane: ctrl.c has 0 and 1, halo_meet.c 2 */
-
 typedef struct size_note {
     uint64_t n;
     int64_t type;
@@ -41,10 +39,12 @@ static weft_status exchange(pairs *p) {
     weft_group *g = p->op.group;
     weft_status s = WEFT_OK;
     for (int r = 0; r < g->size && s >= 0; r++)
-        if (r != g->rank) s = p2p_recv(g->ctrl, &p->comes[r], sizeof(size_note), r, TAG_PAIR, &p->request[r]);
+        if (r != g->rank)
+            s = p2p_recv(g->ctrl, &p->comes[r], sizeof(size_note), r, CTRL_TAG_PAIR, &p->request[r]);
     for (int r = 0; r < g->size && s >= 0; r++)
         if (r != g->rank)
-            s = p2p_send(g->ctrl, &p->sends[r], sizeof(size_note), r, TAG_PAIR, &p->request[g->size + r]);
+            s = p2p_send(g->ctrl, &p->sends[r], sizeof(size_note), r, CTRL_TAG_PAIR,
+                         &p->request[g->size + r]);
     return s < 0 ? group_break(g, s) : comm_drive(&p->op, group_deadline(g, -1));
 }
 
