@@ -43,25 +43,38 @@ static weft_status check_room(size_t bytes) {
                      kib / 1024);
 }
 
-static weft_status make(size_t bytes, char *name, int *fd) {
-    if (weft_fault_hit(WEFT_FAULT_ALLOC)) return weft_fail(WEFT_ERR_NOMEM, "shared memory: injected fault");
-    WEFT_TRY(check_room(bytes));
-    snprintf(name, NAME_BYTES, "/weft-%lld-%llx", (long long)getpid(), (unsigned long long)weft_now_ns());
-    *fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
-    if (*fd >= 0) {
-        if (grow(*fd, bytes) == 0) return WEFT_OK;
-        close(*fd);
-        shm_unlink(name);
+/* Memory without a name is gone with the processes that have it, however they end. The others open it through
+ * /proc, which some systems forbid: then it has a name until all have attached. */
+typedef enum segment_kind { NAMELESS, NAMED, KINDS } segment_kind;
+
+static int open_new(segment_kind kind, char *name) {
+    if (kind == NAMELESS) {
+        const int fd = memfd_create("weft", MFD_CLOEXEC);
+        snprintf(name, NAME_BYTES, "/proc/%lld/fd/%d", (long long)getpid(), fd);
+        return fd;
     }
-    *fd = memfd_create("weft", MFD_CLOEXEC);
-    if (*fd < 0) return weft_fail_errno(errno, "shared memory for the ranks of this node");
-    snprintf(name, NAME_BYTES, "/proc/%lld/fd/%d", (long long)getpid(), *fd);
-    const int e = grow(*fd, bytes);
-    return e ? weft_fail_errno(e, "%zu bytes of shared memory for the ranks of this node", bytes) : WEFT_OK;
+    snprintf(name, NAME_BYTES, "/weft-%lld-%llx", (long long)getpid(), (unsigned long long)weft_now_ns());
+    return shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
 }
 
 static int is_named(const char *name) {
     return strncmp(name, "/proc/", 6) != 0;
+}
+
+/* Of this kind, or of a later one if that cannot be had here. */
+static weft_status make(segment_kind kind, size_t bytes, char *name, int *fd) {
+    if (weft_fault_hit(WEFT_FAULT_ALLOC)) return weft_fail(WEFT_ERR_NOMEM, "shared memory: injected fault");
+    WEFT_TRY(check_room(bytes));
+    int e = 0;
+    for (; kind < KINDS; kind++) {
+        *fd = open_new(kind, name);
+        e = *fd < 0 ? errno : grow(*fd, bytes);
+        if (!e) return WEFT_OK;
+        if (*fd >= 0 && is_named(name)) shm_unlink(name);
+        if (*fd >= 0) close(*fd);
+        *fd = -1;
+    }
+    return weft_fail_errno(e, "%zu bytes of shared memory for the ranks of this node", bytes);
 }
 
 static weft_status join(const char *name, size_t bytes, int *fd) {
@@ -89,11 +102,12 @@ static weft_status exchange_names(weft_group *g, const char *mine, char *all) {
     return weft_ctrl_bcast(g, all, (size_t)g->size * NAME_BYTES, 0);
 }
 
-static weft_status share(weft_group *g, const int *leader, int alone, size_t bytes, char *names, segment *s) {
+static weft_status share(weft_group *g, const int *leader, int alone, segment_kind kind, size_t bytes,
+                         char *names, segment *s) {
     const int maker = leader[g->rank] == g->rank, shares = bytes && !alone;
     char mine[NAME_BYTES] = "";
     int fd = -1;
-    weft_status r = weft_ctrl_agree(g, maker && shares ? make(bytes, mine, &fd) : WEFT_OK);
+    weft_status r = weft_ctrl_agree(g, maker && shares ? make(kind, bytes, mine, &fd) : WEFT_OK);
     if (r >= 0) r = exchange_names(g, mine, names);
     if (r >= 0) {
         char *theirs = names + (size_t)leader[g->rank] * NAME_BYTES;
@@ -114,7 +128,11 @@ weft_status segment_share(weft_group *g, const int *leader, size_t bytes, segmen
     weft_status r = weft_ctrl_agree(g, names ? WEFT_OK : WEFT_ERR_NOMEM);
     int members = 0;
     for (int i = 0; i < g->size; i++) members += leader[i] == leader[g->rank];
-    if (r >= 0) r = share(g, leader, members == 1, bytes, names, s);
+    if (r >= 0) r = share(g, leader, members == 1, NAMELESS, bytes, names, s);
+    if (r < 0 && r != WEFT_ERR_NOMEM && r != WEFT_ERR_ORDER && group_usable(g) == WEFT_OK) {
+        segment_destroy(s); /* some rank was not let in */
+        r = share(g, leader, members == 1, NAMED, bytes, names, s);
+    }
     free(names);
     if (r < 0) segment_destroy(s);
     return r < 0 ? weft_context(r, "memory of a node") : r;

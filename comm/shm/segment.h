@@ -1,8 +1,8 @@
 /* Memory that the ranks of one node share.
  *
- * The lowest rank of a node makes it: named shared memory, or an anonymous file that the others open through /proc (a
- * full or missing /dev/shm). All of it is allocated when it is made: a file system that is full is an error there, and
- * never a SIGBUS later. The name is gone as soon as all ranks have attached, so nothing is left behind by a crash. */
+ * The lowest rank of a node makes it: an anonymous file that the others open through /proc, so nothing is left behind by
+ * a crash; where that is not possible, named shared memory, whose name is gone as soon as all ranks have attached. All of
+ * it is allocated when it is made: a file system that is full is an error there, and never a SIGBUS later. */
 #ifndef WEFT_COMM_SHM_SEGMENT_H
 #define WEFT_COMM_SHM_SEGMENT_H
 

@@ -228,13 +228,13 @@ static void a_rank_that_does_not_come_is_a_timeout(void **state) {
     MPI_Barrier(MPI_COMM_WORLD);
 }
 
-/* The heap: the same place on all ranks, zeroed, apart; without /dev/shm too; sizes that differ. */
+/* The heap: the same place on all ranks, zeroed, apart; without a memfd too; sizes that differ. */
 static void memory_of_a_node_means_the_same_on_all_ranks(void **state) {
     (void)state;
-    for (int full = 0; full < 2; full++) {
+    for (int named = 0; named < 2; named++) {
         ctx = mpi_test_context(20000, 4096);
         weft_group *g = ctx->all;
-        weft_fault_arm(WEFT_FAULT_WRITE, full);
+        weft_fault_arm(WEFT_FAULT_WRITE, named);
         int *m = weft_mem_alloc(g, 10 * sizeof *m);
         weft_fault_arm(WEFT_FAULT_WRITE, 0);
         assert_non_null(m);

@@ -1,4 +1,6 @@
 /* Segments: one memory per node, zeroed, and errors that all ranks learn. Fewer than two ranks share nothing. */
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,6 +12,24 @@
 #include "tests/support/mpi_test.h"
 
 #define BYTES 100001
+
+/* What the kernel says is mapped at `at`. */
+static void mapped_file(const void *at, char *text, size_t n) {
+    FILE *f = fopen("/proc/self/maps", "re");
+    assert_non_null(f);
+    text[0] = 0;
+    while (fgets(text, (int)n, f))
+        if (strtoull(text, NULL, 16) == (uintptr_t)at) break;
+    fclose(f);
+}
+
+/* The memory has never had a name that a kill could leave behind; `named`: it had to have one. */
+static void check_file(const segment *s, int named) {
+    char line[512];
+    mapped_file(s->at, line, sizeof line);
+    assert_int_equal(strstr(line, "/memfd:weft") != NULL, !named);
+    assert_int_equal(strstr(line, "/dev/shm/weft-") != NULL, named);
+}
 
 /* Every rank writes its number at its place; all see those of their own node and nobody else's. */
 static void check_sharing(weft_ctx *c) {
@@ -49,12 +69,20 @@ static void nodes_share_nothing(void **state) {
     unsetenv("WEFT_NODE_MAP");
 }
 
-static void a_full_dev_shm_is_no_error(void **state) {
+static void only_without_a_memfd_it_has_a_name(void **state) {
     (void)state;
     weft_ctx *c = mpi_test_context(20000, 1024);
-    weft_fault_arm(WEFT_FAULT_WRITE, 1);
-    check_sharing(c);
-    weft_fault_arm(WEFT_FAULT_WRITE, 0);
+    for (int named = 0; named < 2; named++) {
+        segment s;
+        weft_fault_arm(WEFT_FAULT_WRITE, named);
+        assert_ok(segment_create(c->all, BYTES, &s));
+        weft_fault_arm(WEFT_FAULT_WRITE, 0);
+        if (c->all->size > 1) check_file(&s, named);
+        segment_destroy(&s);
+        weft_fault_arm(WEFT_FAULT_WRITE, named);
+        check_sharing(c);
+        weft_fault_arm(WEFT_FAULT_WRITE, 0);
+    }
     mpi_test_finalize(c);
 }
 
@@ -96,7 +124,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranks_of_a_node_share_it),
         cmocka_unit_test(nodes_share_nothing),
-        cmocka_unit_test(a_full_dev_shm_is_no_error),
+        cmocka_unit_test(only_without_a_memfd_it_has_a_name),
         cmocka_unit_test(too_much_is_an_error_on_all_ranks),
         cmocka_unit_test(different_sizes_are_an_order_error),
         cmocka_unit_test(no_bytes_are_no_memory),
