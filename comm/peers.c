@@ -1,8 +1,8 @@
 /* Peers; see peers.h.
  *
  * A board has one writer, its rank. The text of a board is written before the first status is stored with
- * release and never again, so a reader that sees a status (acquire) may read the text. The segment has a name
- * only until all ranks of the node are attached. */
+ * release and never again, so a reader that sees a status (acquire) may read the text. The segment has a name,
+ * if any, only until all ranks of the node are attached. */
 #include "comm/peers.h"
 
 #include <assert.h>
@@ -39,6 +39,7 @@ typedef struct board {
     _Alignas(128) _Atomic uint64_t tag; /* SEGMENT_TAG once the board is written */
     _Atomic int32_t left;               /* gone in peace */
     int32_t said;                       /* text is set (owner only) */
+    int32_t said_of;                    /* the group the text is about, by id */
     cpu_set_t cores;
     char text[TEXT_BYTES];
     _Atomic int16_t gave_up[GROUP_MAX]; /* status by group id; 0: not */
@@ -256,13 +257,22 @@ void peers_name(const peers *p, int r, int shown, char *text, size_t n) {
 
 /* --- bad news -------------------------------------------------------------------------------------------- */
 
+/* For the ranks of this node. */
+static void write_words(const weft_group *g) {
+    const peers *p = g->ctx->peers;
+    board *b = &p->boards[p->slot[p->me]];
+    if (!b->said) {
+        snprintf(b->text, sizeof b->text, "%.*s", TEXT_BYTES - 1, g->broken_text);
+        b->said_of = g->id;
+        b->said = 1;
+    }
+    atomic_store_explicit(&b->gave_up[g->id], (int16_t)g->broken, memory_order_release);
+}
+
 void peers_tell(weft_group *g) {
     peers *p = g->ctx->peers;
     if (g->id < 0 || g->id >= GROUP_MAX) return; /* not made yet */
-    board *b = &p->boards[p->slot[p->me]];
-    if (!b->said) snprintf(b->text, sizeof b->text, "%.*s", TEXT_BYTES - 1, g->broken_text);
-    b->said = 1;
-    atomic_store_explicit(&b->gave_up[g->id], (int16_t)g->broken, memory_order_release);
+    write_words(g);
     int other_nodes = 0;
     for (int r = 0; r < g->size; r++) other_nodes += p->node[g->member[r]] != p->node[p->me];
     if (!other_nodes || !p2p_abandon(p->alarm_send, p->n)) return; /* the last alarm is still under way */
@@ -301,10 +311,18 @@ static weft_status hear_alarms(peers *p) {
             p->ctx->groups[m->group]) {
             weft_group *g = p->ctx->groups[m->group];
             const int from = rank_in(g, m->from);
-            if (from >= 0) group_break_quietly(g, news(g, from, (weft_status)m->status, m->text));
+            if (from >= 0) {
+                group_break_quietly(g, news(g, from, (weft_status)m->status, m->text));
+                write_words(g); /* this rank may leave before the alarm is heard by its neighbours */
+            }
         }
         WEFT_TRY(listen_for_alarms(p));
     }
+}
+
+/* The status by which the owner of b gave up on g; 0: it did not, or g has no id yet. */
+static int gave_up(const board *b, const weft_group *g) {
+    return g->id < 0 ? 0 : atomic_load_explicit(&b->gave_up[g->id], memory_order_acquire);
 }
 
 static weft_status check_deaths(const weft_group *g) {
@@ -315,10 +333,9 @@ static weft_status check_deaths(const weft_group *g) {
         const board *b = &p->boards[p->slot[m]];
         uint64_t start;
         const int lives = process_lives(p->id[m].pid, &start);
-        if (lives && (!start || !p->id[m].start || start == p->id[m].start)) continue;
-        if (atomic_load_explicit(&b->left, memory_order_acquire)) continue; /* in peace */
-        if (atomic_load_explicit(&b->gave_up[g->id], memory_order_acquire))
-            continue; /* check_words says why */
+        const int here = lives && (!start || !p->id[m].start || start == p->id[m].start);
+        if (here || atomic_load_explicit(&b->left, memory_order_acquire)) continue;
+        if (gave_up(b, g)) continue; /* check_words says why */
         return weft_fail(WEFT_ERR_PEER, "%s died", weft_group_peer(g, r));
     }
     return WEFT_OK;
@@ -330,17 +347,39 @@ static weft_status check_words(const weft_group *g) {
         const int m = g->member[r];
         if (m == p->me || p->node[m] != p->node[p->me]) continue;
         const board *b = &p->boards[p->slot[m]];
-        const int s = atomic_load_explicit(&b->gave_up[g->id], memory_order_acquire);
-        if (s) return news(g, r, (weft_status)s, b->text);
+        const int s = gave_up(b, g);
+        if (s && b->said_of == g->id) return news(g, r, (weft_status)s, b->text);
+        if (s)
+            return weft_fail((weft_status)s, "%s gave up group '%s' after an error in another group: %s",
+                             weft_group_peer(g, r), g->name, b->text);
+    }
+    return WEFT_OK;
+}
+
+/* weft_finalize begins with a barrier of all ranks: only there may others still be when a rank leaves in peace.
+ * Who waits for it in another group waits in vain. */
+static weft_status check_left(const weft_group *g) {
+    const peers *p = g->ctx->peers;
+    if (g == g->ctx->all) return WEFT_OK;
+    for (int r = 0; r < g->size; r++) {
+        const int m = g->member[r];
+        if (m == p->me || p->node[m] != p->node[p->me]) continue;
+        const board *b = &p->boards[p->slot[m]];
+        if (!atomic_load_explicit(&b->left, memory_order_acquire)) continue;
+        if (gave_up(b, g)) continue; /* said just before it left: the next look finds it */
+        const char *why = gave_up(b, g->ctx->all) ? b->text : "";
+        return weft_fail(WEFT_ERR_PEER, "%s has left weft%s%s", weft_group_peer(g, r), *why ? ": " : "", why);
     }
     return WEFT_OK;
 }
 
 weft_status peers_check(weft_group *g) {
     peers *p = g->ctx->peers;
-    if (!p || !g->member || g->id < 0) return WEFT_OK;
+    if (!p || !g->member) return WEFT_OK;
+    if (g->id < 0 && !g->node.count) return WEFT_OK; /* its members are not all known */
     WEFT_TRY(check_deaths(g));
     WEFT_TRY(check_words(g));
     WEFT_TRY(hear_alarms(p));
-    return group_usable(g);
+    WEFT_TRY(group_usable(g));
+    return check_left(g);
 }

@@ -3,10 +3,10 @@
  * Ranks of one node share a small memory segment with a board per rank: pid, start time, and a bit per group
  * that the rank gave up on, with the text of its first error. A waiter looks every PEERS_PERIOD: a process
  * that is gone (or has another start time: the pid was reused) gives WEFT_ERR_PEER, a peer that gave up gives
- * that peer's status. Between nodes the rank that breaks a group sends an alarm message to its members
- * elsewhere; every rank keeps one receive posted for it. A rank that dies alone on its node is noticed by
- * nobody but the launcher and the timeout. WEFT_NODE_MAP="0,0,1,1" overrides which ranks pretend to be a
- * node. */
+ * that peer's status, a peer that has left weft gives PEER to who still waits for it in a group. Between nodes
+ * the rank that breaks a group sends an alarm message to its members elsewhere; every rank keeps one receive
+ * posted for it. A rank that dies or leaves alone on its node is noticed by nobody but the launcher and the
+ * timeout. WEFT_NODE_MAP="0,0,1,1" overrides which ranks pretend to be a node. */
 #ifndef WEFT_COMM_PEERS_H
 #define WEFT_COMM_PEERS_H
 

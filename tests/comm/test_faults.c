@@ -186,7 +186,41 @@ static void bad_options_are_refused(void **state) {
     assert_error(weft_finalize(&ctx, 0), WEFT_ERR_ARG, NULL);
 }
 
-static void a_full_dev_shm_falls_back_to_a_memfd(void **state) {
+/* The last rank ends early, by mistake: weft_finalize of one rank waits in vain, and so would the others. */
+static void a_rank_that_left_is_missed_in_other_groups(void **state) {
+    (void)state;
+    open_group(20000);
+    if (guilty) {
+        assert_error(weft_finalize(&ctx, 300), WEFT_ERR_TIMEOUT, "weft_finalize");
+        MPI_Barrier(MPI_COMM_WORLD);
+        return;
+    }
+    const weft_status s = weft_ctrl_barrier(group);
+    assert_error(s, WEFT_ERR_PEER, culprit);
+    assert_error(s, WEFT_ERR_PEER, "has left weft: group 'all ranks', barrier: timed out");
+    assert_true(MPI_Wtime() - began < 3);
+    close_broken(WEFT_ERR_PEER);
+}
+
+/* A rank has one text on its board: it is not passed off as the reason of a second group. */
+static void a_second_group_is_not_given_up_for_the_reason_of_the_first(void **state) {
+    (void)state;
+    char buf[8] = {0};
+    weft_group *other;
+    open_group(20000);
+    assert_ok(weft_group_create(ctx, MPI_COMM_WORLD, "other", &other));
+    assert_error(guilty ? weft_ctrl_bcast(group, buf, sizeof buf, 0) : weft_ctrl_barrier(group),
+                 WEFT_ERR_ORDER, culprit);
+    if (guilty) weft_fault_arm(WEFT_FAULT_SEND, 1);
+    const weft_status s = weft_ctrl_barrier(other);
+    weft_fault_arm(WEFT_FAULT_SEND, 0);
+    assert_error(s, WEFT_ERR_LINK,
+                 guilty ? "injected fault" : "gave up group 'other' after an error in another group: ");
+    assert_error(weft_finalize(&ctx, 1000), WEFT_ERR_ORDER, "weft_finalize");
+    MPI_Barrier(MPI_COMM_WORLD);
+}
+
+static void no_memfd_falls_back_to_dev_shm(void **state) {
     (void)state;
     weft_fault_arm(WEFT_FAULT_WRITE, 1);
     open_group(20000);
@@ -234,7 +268,9 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_failing_send_is_told_across_nodes),
         cmocka_unit_test(a_bad_node_map_is_refused),
         cmocka_unit_test(bad_options_are_refused),
-        cmocka_unit_test(a_full_dev_shm_falls_back_to_a_memfd),
+        cmocka_unit_test(a_rank_that_left_is_missed_in_other_groups),
+        cmocka_unit_test(a_second_group_is_not_given_up_for_the_reason_of_the_first),
+        cmocka_unit_test(no_memfd_falls_back_to_dev_shm),
         cmocka_unit_test(failing_allocations_stop_all_ranks),
     };
     return mpi_test_main(&argc, &argv, "faults", tests, sizeof tests / sizeof *tests);

@@ -16,6 +16,8 @@
 /* --- a rank
  * ------------------------------------------------------------------------------------------------------- */
 
+#define DEATH 20 /* the round before which the victim dies */
+
 static float data[200000];
 
 static weft_status work(weft_group *g, weft_bulk *b, int bulk) {
@@ -36,7 +38,7 @@ static int be_a_rank(char **argv) {
     const weft_comm_opts o = {.size = sizeof o, .timeout_ms = 30000};
     const weft_tensor t = {data, 200000, WEFT_F32, 0, "data"};
     weft_ctx *c;
-    weft_group *g;
+    weft_group *g, *g2;
     weft_bulk *b;
     if (weft_init(MPI_COMM_WORLD, &o, &c) != WEFT_OK ||
         weft_group_create(c, MPI_COMM_WORLD, "test", &g) != WEFT_OK ||
@@ -44,13 +46,16 @@ static int be_a_rank(char **argv) {
         return 3;
     weft_status s = WEFT_OK;
     for (int i = 0; s == WEFT_OK; i++) {
-        if (i == 20 && rank == victim) {
+        if (i == DEATH && rank == victim) {
             snprintf(path, sizeof path, "%s/death", argv[2]);
             const int n = snprintf(line, sizeof line, "%.6f\n", weft_wall());
             weft_file_write(path, line, (size_t)n);
             kill(getpid(), SIGKILL);
         }
-        s = work(g, b, bulk);
+        if (i == DEATH && !strcmp(argv[4], "group"))
+            s = weft_group_create(c, MPI_COMM_WORLD, "late", &g2);
+        else
+            s = work(g, b, bulk);
     }
     const double at = weft_wall();
     char text[1024];
@@ -124,6 +129,12 @@ static void a_killed_root_is_named(void **state) {
     run(3, 0, "barrier", "");
 }
 
+/* The group has no number yet, so no rank can say that it gave it up. */
+static void a_rank_that_died_before_a_group_is_made_is_named(void **state) {
+    (void)state;
+    run(3, 1, "group", "");
+}
+
 static void a_rank_killed_on_another_node_is_named(void **state) {
     (void)state;
     run(4, 3, "bulk", "0,0,1,1");
@@ -135,6 +146,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_rank_killed_in_a_bulk_is_named),
         cmocka_unit_test(a_killed_root_is_named),
+        cmocka_unit_test(a_rank_that_died_before_a_group_is_made_is_named),
         cmocka_unit_test(a_rank_killed_on_another_node_is_named),
     };
     return cmocka_run_group_tests_name("killed", tests, NULL, NULL);
