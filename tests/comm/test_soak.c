@@ -239,6 +239,13 @@ static weft_status post_one(soak_group *g, uint64_t k) {
                             p->floats ? WEFT_F64 : WEFT_I64, p->op, &p->req);
 }
 
+/* In the control a value may be another operation's until the ranks differ in more than that. */
+static int misled;
+
+static void expect(int right) {
+    assert_true(right || misled);
+}
+
 static void check_post(const soak_group *g, const post *p) {
     for (size_t i = 0; i < p->n; i++) {
         int64_t want = value(g->world[0], p->k, i);
@@ -248,7 +255,7 @@ static void check_post(const soak_group *g, const post *p) {
                    : p->op == WEFT_MAX ? (v > want ? v : want)
                                        : want + v;
         }
-        assert_true((p->floats ? (int64_t)p->out.f[i] : p->out.i[i]) == want);
+        expect((p->floats ? (int64_t)p->out.f[i] : p->out.i[i]) == want);
     }
     counted[0]++;
 }
@@ -320,7 +327,7 @@ static void check_element(const soak_group *g, const soak_bulk *b, int t, size_t
         want = value(g->world[t - g->size], b->k + (uint64_t)g->rank, i);
         break;
     }
-    assert_true(b->x[t][i] == (float)want);
+    expect(b->x[t][i] == (float)want);
 }
 
 static void check_bulk(const soak_group *g, const soak_bulk *b, weft_status s) {
@@ -363,10 +370,10 @@ static weft_status block(soak_group *g, uint64_t k) {
     for (size_t i = 0; i < n; i++) {
         int64_t sum = 0;
         for (int r = 0; r < g->size; r++) sum += value(g->world[r], k, i);
-        if (what == 0) assert_true(out[i] == (double)sum);
-        if (what == 1 && i >= lo && i < hi) assert_true(out[i - lo] == (double)sum);
-        if (what == 2) assert_true(out[i] == (double)value(g->world[owner_of(n, g->size, i)], k, i));
-        if (what == 3) assert_true(in[i] == (double)value(g->world[root], k, i));
+        if (what == 0) expect(out[i] == (double)sum);
+        if (what == 1 && i >= lo && i < hi) expect(out[i - lo] == (double)sum);
+        if (what == 2) expect(out[i] == (double)value(g->world[owner_of(n, g->size, i)], k, i));
+        if (what == 3) expect(in[i] == (double)value(g->world[root], k, i));
     }
     counted[3]++;
     return WEFT_OK;
@@ -388,7 +395,7 @@ static weft_status wait_halo(soak_group *g) {
     for (int i = 0; i < 2; i++) {
         const int from = (g->rank + (i ? 1 : g->size - 1)) % g->size;
         for (size_t j = 0; j < FACE; j += 7)
-            assert_true(g->from[i][j] == (float)(value(g->world[from], g->halo_k, j) + 100 * i));
+            expect(g->from[i][j] == (float)(value(g->world[from], g->halo_k, j) + 100 * i));
     }
     g->exchanging = 0;
     counted[2]++;
@@ -487,11 +494,13 @@ static void a_missing_operation_is_noticed(void **state) {
     int64_t skip = 200;
     while (common((uint64_t)skip, 0, GROUPS) || common((uint64_t)skip, 1, 13) != 6) skip++;
     open_all(3000);
+    misled = 1;
     const weft_status s = walk((int)skip + 3000, mpi_test_rank() ? -1 : skip);
     if (s == WEFT_ERR_PEER) /* it waits in another group for a rank that noticed */
         assert_non_null(strstr(weft_last_error(), "has left weft"));
     else
         assert_true(s == WEFT_ERR_ORDER || s == WEFT_ERR_TIMEOUT);
+    misled = 0;
     weft_finalize(&ctx, 1000);
     free_all();
     MPI_Barrier(MPI_COMM_WORLD);
