@@ -126,9 +126,13 @@ weft_status segment_share(weft_group *g, const int *leader, size_t bytes, segmen
     *s = (segment){NULL, 0};
     char *names = weft_calloc((size_t)g->size, NAME_BYTES);
     weft_status r = weft_ctrl_agree(g, names ? WEFT_OK : WEFT_ERR_NOMEM);
+    if (r < 0) {
+        free(names);
+        return weft_context(r, "memory of a node");
+    }
     int members = 0;
     for (int i = 0; i < g->size; i++) members += leader[i] == leader[g->rank];
-    if (r >= 0) r = share(g, leader, members == 1, NAMELESS, bytes, names, s);
+    r = share(g, leader, members == 1, NAMELESS, bytes, names, s);
     if (r < 0 && r != WEFT_ERR_NOMEM && r != WEFT_ERR_ORDER && group_usable(g) == WEFT_OK) {
         segment_destroy(s); /* some rank was not let in */
         r = share(g, leader, members == 1, NAMED, bytes, names, s);
