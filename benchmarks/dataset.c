@@ -35,7 +35,7 @@ static void make_shard(const char *path, uint64_t tokens) {
     need(weft_shard_create(path, &info, &w));
     for (uint64_t at = 0; at < tokens; at += 4096) {
         for (uint64_t i = 0; i < 4096; i++) ids[i] = (uint32_t)(((at + i) * 2654435761u) % 50257);
-        need(weft_shard_append(w, ids, tokens - at < 4096 ? (size_t)(tokens - at) : 4096, 4096));
+        need(weft_shard_append(w, ids, NULL, tokens - at < 4096 ? (size_t)(tokens - at) : 4096, 4096));
     }
     need(weft_shard_finish(w, NULL));
 }

@@ -1,7 +1,8 @@
 /* Token data: the native shard (*.wtok.h5), its makers, and the deterministic global sampler.
  *
  * A shard is one HDF5 file written through io/container: /tokens (u16 or u32, contiguous, mmap-able), /doc (i64 document
- * starts and the total), attributes tokenizer fingerprint, vocab, eot, bytes of source text, source, licence, site.
+ * starts and the total), attributes tokenizer fingerprint, vocab, eot, bytes of source text, source, licence, site;
+ * where not every token is to be learnt (instruction data) also /mask (u8, one 0 or 1 a token: 1 is learnt).
  * The training stream is a pure function of (seed, global sample index g): the same for any number of ranks, restarts
  * and joins. Its position is one integer. The formula is frozen as perm=1 (io/dataset/README.md). */
 #ifndef WEFT_IO_DATASET_H
@@ -21,6 +22,8 @@ typedef struct weft_shard_info {
     int64_t eot;        /* -1: none */
     uint64_t tokenizer; /* weft_tok_fingerprint; 0: synthetic */
     int width;          /* bytes per token: 2 or 4 */
+    int masked;         /* 1: there is a mask; 0: every token counts in the loss */
+    uint64_t targets;   /* tokens that count in the loss: those with mask 1; without a mask all */
     double entropy;     /* synthetic: bits per token of the source; else NaN */
     char source[256], licence[64], site[64];
 } weft_shard_info;
@@ -33,10 +36,14 @@ weft_status weft_shard_verify(const char *path, weft_shard_info *info);
 
 typedef struct weft_shard_writer weft_shard_writer;
 /* Writes to a temporary file; nothing exists under `path` before finish. info: vocab, eot, tokenizer, source, licence,
- * site, entropy are taken from it. */
+ * site, entropy, masked are taken from it. A shard with a mask is format version 2, which a weft that would ignore the
+ * mask refuses; without one it is version 1, byte for byte. */
 weft_status weft_shard_create(const char *path, const weft_shard_info *info, weft_shard_writer **w);
-/* Appends one document's tokens (the caller adds eot) made from source_bytes bytes. VOCAB: an id >= vocab. */
-weft_status weft_shard_append(weft_shard_writer *w, const uint32_t *ids, size_t n, uint64_t source_bytes);
+/* Appends one document's tokens (the caller adds eot) made from source_bytes bytes. mask[i], 0 or 1: is token i to be
+ * predicted; NULL: all are. VOCAB: an id >= vocab. ARG: a mask for a shard that was created without masked; a value
+ * other than 0 and 1. */
+weft_status weft_shard_append(weft_shard_writer *w, const uint32_t *ids, const uint8_t *mask, size_t n,
+                              uint64_t source_bytes);
 /* Completes, syncs and renames; frees w in any case. */
 weft_status weft_shard_finish(weft_shard_writer *w, weft_shard_info *info);
 void weft_shard_abort(weft_shard_writer *w);
@@ -94,10 +101,15 @@ uint64_t weft_data_windows(const weft_data *d, size_t source); /* samples in one
 weft_status weft_data_locate(const weft_data *d, uint64_t g, uint32_t *source, uint64_t *window);
 /* n samples by global index into tok[n*(T+1)]. Any thread. CORRUPT: a token >= vocab. */
 weft_status weft_data_get(const weft_data *d, const uint64_t *g, size_t n, int32_t *tok);
+/* The loss masks of the same samples into mask[n*(T+1)]: mask[i] belongs to token i, so that the loss of the prediction
+ * of tok[i + 1] counts where mask[i + 1] is 1. Shards without a mask give 1. Any thread. CORRUPT: a value above 1. */
+weft_status weft_data_get_mask(const weft_data *d, const uint64_t *g, size_t n, uint8_t *mask);
 /* Window w of a source in file order, for evaluation; the last one may be short: *valid = targets that count, the rest
  * of tok is filled with -1. The windows of one source cover every token but a shard's first exactly once. */
 uint64_t weft_data_eval_windows(const weft_data *d, size_t source);
 weft_status weft_data_eval_get(const weft_data *d, size_t source, uint64_t w, int32_t *tok, int64_t *valid);
+/* The masks of that window into mask[T+1]; 0 behind its end. */
+weft_status weft_data_eval_mask(const weft_data *d, size_t source, uint64_t w, uint8_t *mask);
 /* Tells the kernel that these samples come next (MADV_WILLNEED). */
 void weft_data_prefetch(const weft_data *d, const uint64_t *g, size_t n);
 /* Appends a mixture change at global index g0 (a block edge): the append-only schedule of io.md 2.4. */

@@ -66,7 +66,7 @@ static weft_status add_document(prepare *p, weft_shard_writer *w, const char *s,
     WEFT_TRY(shard_begin_document(w));
     if (p->eot >= 0) {
         uint32_t eot = (uint32_t)p->eot;
-        WEFT_TRY(shard_put(w, &eot, 1, 0));
+        WEFT_TRY(shard_put(w, &eot, NULL, 1, 0));
     }
     while (n) {
         size_t m = piece_length(s, n), k;
@@ -77,7 +77,7 @@ static weft_status add_document(prepare *p, weft_shard_writer *w, const char *s,
             p->cap = m + 1;
         }
         WEFT_TRY(weft_tok_encode(p->tok, s, m, 0, p->ids, p->cap, &k));
-        WEFT_TRY(shard_put(w, p->ids, k, m));
+        WEFT_TRY(shard_put(w, p->ids, NULL, k, m));
         s += m;
         n -= m;
     }

@@ -56,6 +56,8 @@ static weft_status add_info(weft_data *d, const weft_shard *s, int first) {
     t->tokens += i->tokens;
     t->docs += i->docs;
     t->source_bytes += i->source_bytes;
+    t->masked |= i->masked;
+    t->targets += i->targets;
     if (t->entropy != i->entropy) t->entropy = NAN; /* also where one is NaN */
     if (strcmp(t->source, i->source)) snprintf(t->source, sizeof t->source, "several");
     if (strcmp(t->licence, i->licence)) snprintf(t->licence, sizeof t->licence, "several");
@@ -203,15 +205,49 @@ weft_status weft_data_get(const weft_data *d, const uint64_t *g, size_t n, int32
     return WEFT_OK;
 }
 
-weft_status weft_data_eval_get(const weft_data *d, size_t source, uint64_t w, int32_t *tok, int64_t *valid) {
+weft_status weft_data_get_mask(const weft_data *d, const uint64_t *g, size_t n, uint8_t *mask) {
+    schedule_block b;
+    b.entry = NULL;
+    const size_t row = (size_t)d->context + 1;
+    for (size_t k = 0; k < n; k++) {
+        uint32_t source = 0;
+        uint64_t w = 0;
+        WEFT_TRY(locate(d, &b, g[k], &source, &w));
+        const weft_shard *h = shard_of(&d->source[source], d->source[source].window, &w);
+        WEFT_TRY_CTX(shard_copy_mask(h, w * (uint64_t)d->context, row, mask + k * row), "sample %" PRIu64,
+                     g[k]);
+    }
+    return WEFT_OK;
+}
+
+/* Evaluation window w of a source: its shard, its first token, and its targets. */
+static weft_status eval_place(const weft_data *d, size_t source, uint64_t w, const weft_shard **h,
+                              uint64_t *at, int64_t *valid) {
     if (source >= d->nsources || w >= weft_data_eval_windows(d, source))
         return weft_fail(WEFT_ERR_ARG, "evaluation window %" PRIu64 " of source %zu does not exist", w,
                          source);
-    const weft_shard *h = shard_of(&d->source[source], d->source[source].eval, &w);
-    uint64_t at = w * (uint64_t)d->context, left = h->info.tokens - 1 - at;
+    *h = shard_of(&d->source[source], d->source[source].eval, &w);
+    *at = w * (uint64_t)d->context;
+    uint64_t left = (*h)->info.tokens - 1 - *at;
     *valid = left < (uint64_t)d->context ? (int64_t)left : d->context;
+    return WEFT_OK;
+}
+
+weft_status weft_data_eval_get(const weft_data *d, size_t source, uint64_t w, int32_t *tok, int64_t *valid) {
+    const weft_shard *h;
+    uint64_t at;
+    WEFT_TRY(eval_place(d, source, w, &h, &at, valid));
     for (int64_t i = *valid + 1; i <= d->context; i++) tok[i] = -1;
     return shard_copy(h, at, (size_t)*valid + 1, tok);
+}
+
+weft_status weft_data_eval_mask(const weft_data *d, size_t source, uint64_t w, uint8_t *mask) {
+    const weft_shard *h;
+    uint64_t at;
+    int64_t valid;
+    WEFT_TRY(eval_place(d, source, w, &h, &at, &valid));
+    memset(mask + valid + 1, 0, (size_t)(d->context - valid));
+    return shard_copy_mask(h, at, (size_t)valid + 1, mask);
 }
 
 void weft_data_prefetch(const weft_data *d, const uint64_t *g, size_t n) {

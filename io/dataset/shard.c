@@ -46,6 +46,8 @@ static weft_status read_info(weft_shard *s) {
     info->vocab = (uint32_t)vocab;
     info->eot = eot;
     info->source_bytes = (uint64_t)bytes;
+    const weft_attr *targets = weft_container_attr(c, "targets", WEFT_ATTR_I64);
+    info->targets = targets && targets->i >= 0 ? (uint64_t)targets->i : 0;
     const weft_attr *entropy = weft_container_attr(c, "entropy", WEFT_ATTR_F64);
     info->entropy = entropy ? entropy->f : NAN;
     get_text(c, "source", info->source, sizeof info->source);
@@ -78,11 +80,30 @@ static weft_status read_sets(weft_shard *s) {
     return WEFT_OK;
 }
 
+/* The mask goes with the tokens, one to one. Called after read_sets. */
+static weft_status read_mask(weft_shard *s) {
+    const weft_container_dataset *m = weft_container_find(s->file, "/mask");
+    if (!m) {
+        s->info.targets = s->info.tokens;
+        return WEFT_OK;
+    }
+    if (m->ndim != 1 || m->dtype != WEFT_U8 || m->shape[0] != s->tokens_set->shape[0])
+        return weft_fail(WEFT_ERR_CORRUPT, "%s: /mask is not u8 with one value a token",
+                         weft_container_path(s->file));
+    if (s->info.targets > s->info.tokens)
+        return weft_fail(WEFT_ERR_CORRUPT, "%s: attribute targets is above the number of tokens",
+                         weft_container_path(s->file));
+    s->mask_set = m;
+    s->info.masked = 1;
+    return WEFT_OK;
+}
+
 weft_status shard_open(const char *path, weft_shard *s) {
     memset(s, 0, sizeof *s);
     WEFT_TRY(weft_container_open(path, SHARD_FORMAT, SHARD_VERSION, &s->file));
     weft_status st = read_info(s);
     if (st == WEFT_OK) st = read_sets(s);
+    if (st == WEFT_OK) st = read_mask(s);
     if (st < 0) shard_close(s);
     return st;
 }
@@ -122,6 +143,24 @@ weft_status shard_copy(const weft_shard *s, uint64_t at, size_t n, int32_t *out)
     return top < s->info.vocab || !n ? WEFT_OK : bad_id(s, at, n, out);
 }
 
+weft_status shard_copy_mask(const weft_shard *s, uint64_t at, size_t n, uint8_t *out) {
+    if (!s->mask_set) {
+        memset(out, 1, n);
+        return WEFT_OK;
+    }
+    WEFT_TRY(weft_container_check(s->file, s->mask_set, (int64_t)at, (int64_t)(at + n)));
+    const uint8_t *m = (const uint8_t *)weft_container_data(s->file, s->mask_set) + at;
+    uint8_t seen = 0;
+    for (size_t i = 0; i < n; i++) {
+        seen |= m[i];
+        out[i] = m[i];
+    }
+    if (seen <= 1) return WEFT_OK;
+    return weft_fail(WEFT_ERR_CORRUPT,
+                     "%s: /mask has values other than 0 and 1 in tokens %" PRIu64 " to %" PRIu64,
+                     weft_container_path(s->file), at, at + n);
+}
+
 weft_status weft_shard_info_read(const char *path, weft_shard_info *info) {
     weft_shard s;
     WEFT_TRY(shard_open(path, &s));
@@ -148,12 +187,28 @@ static weft_status verify_ids(const weft_shard *s) {
     return WEFT_OK;
 }
 
+static weft_status verify_mask(const weft_shard *s) {
+    uint8_t out[4096];
+    uint64_t targets = 0;
+    if (!s->mask_set) return WEFT_OK;
+    for (uint64_t at = 0; at < s->info.tokens; at += sizeof out) {
+        uint64_t left = s->info.tokens - at;
+        size_t n = left < sizeof out ? (size_t)left : sizeof out;
+        WEFT_TRY(shard_copy_mask(s, at, n, out));
+        for (size_t i = 0; i < n; i++) targets += out[i];
+    }
+    if (targets == s->info.targets) return WEFT_OK;
+    return weft_fail(WEFT_ERR_CORRUPT, "%s: /mask has %" PRIu64 " ones, attribute targets says %" PRIu64,
+                     weft_container_path(s->file), targets, s->info.targets);
+}
+
 weft_status weft_shard_verify(const char *path, weft_shard_info *info) {
     weft_shard s;
     WEFT_TRY(shard_open(path, &s));
     weft_status st = weft_container_verify(s.file);
     if (st == WEFT_OK) st = verify_docs(&s);
     if (st == WEFT_OK) st = verify_ids(&s);
+    if (st == WEFT_OK) st = verify_mask(&s);
     if (st == WEFT_OK && info) *info = s.info;
     shard_close(&s);
     return st;

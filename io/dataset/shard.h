@@ -6,15 +6,15 @@
 #include "io/dataset/dataset.h"
 
 #define SHARD_FORMAT     "weft-tokens"
-#define SHARD_VERSION    1
+#define SHARD_VERSION    2                    /* with a mask; 1 without one */
 #define SHARD_SEGMENT    ((int64_t)256 << 10) /* digested once, by the first sample in it, in some 60 us */
 #define SHARD_MAX_TOKENS ((uint64_t)1 << 50)
 #define SHARD_MAX_VOCAB  ((uint32_t)1 << 30) /* ids fit int32 */
 
 typedef struct weft_shard {
     weft_container *file;
-    const weft_container_dataset *tokens_set, *doc_set;
-    const void *tokens; /* u16 or u32, mapped */
+    const weft_container_dataset *tokens_set, *doc_set, *mask_set; /* mask_set: NULL without a mask */
+    const void *tokens;                                            /* u16 or u32, mapped */
     weft_shard_info info;
 } weft_shard;
 
@@ -23,10 +23,13 @@ weft_status shard_open(const char *path, weft_shard *s);
 void shard_close(weft_shard *s);
 /* Tokens [at, at + n) as int32. CORRUPT: a damaged segment, an id >= vocab. Any thread. */
 weft_status shard_copy(const weft_shard *s, uint64_t at, size_t n, int32_t *out);
+/* The mask of tokens [at, at + n): 0 or 1; all 1 without a mask. CORRUPT. Any thread. */
+weft_status shard_copy_mask(const weft_shard *s, uint64_t at, size_t n, uint8_t *out);
 
 /* weft_shard_append in pieces: a document is one begin and any number of puts. */
 weft_status shard_begin_document(weft_shard_writer *w);
-weft_status shard_put(weft_shard_writer *w, const uint32_t *ids, size_t n, uint64_t source_bytes);
+weft_status shard_put(weft_shard_writer *w, const uint32_t *ids, const uint8_t *mask, size_t n,
+                      uint64_t source_bytes);
 
 /* Bytes a token takes for this vocabulary. */
 static inline int shard_width(uint32_t vocab) {

@@ -1,5 +1,5 @@
 /* Writing a token shard. How many tokens there will be is known only at the end, and HDF5 wants it at the
- * beginning: tokens and document starts go to two spool files first (already without a name, so that a killed
+ * beginning: tokens, document starts and the mask go to spool files first (already without a name, so that a killed
  * process leaves nothing) and are copied into the container when it is finished. Memory: two buffers, however
  * long the text. */
 #include <errno.h>
@@ -27,7 +27,7 @@ typedef struct spool {
 struct weft_shard_writer {
     char *path;
     weft_shard_info info;
-    spool tokens, doc;
+    spool tokens, doc, mask; /* mask: only if info.masked */
 };
 
 static weft_status spool_open(spool *s, const char *path, const char *part) {
@@ -96,13 +96,14 @@ weft_status weft_shard_create(const char *path, const weft_shard_info *info, wef
                          info->eot, info->vocab);
     weft_shard_writer *w = weft_calloc(1, sizeof *w);
     if (!w) return WEFT_ERR_NOMEM;
-    w->tokens.fd = w->doc.fd = -1;
+    w->tokens.fd = w->doc.fd = w->mask.fd = -1;
     w->info = *info;
-    w->info.tokens = w->info.docs = w->info.source_bytes = 0;
+    w->info.tokens = w->info.docs = w->info.source_bytes = w->info.targets = 0;
     w->info.width = shard_width(info->vocab);
     weft_status s = (w->path = weft_strdup(path)) ? WEFT_OK : WEFT_ERR_NOMEM;
     if (s == WEFT_OK) s = spool_open(&w->tokens, path, "tokens");
     if (s == WEFT_OK) s = spool_open(&w->doc, path, "doc");
+    if (s == WEFT_OK && info->masked) s = spool_open(&w->mask, path, "mask");
     if (s < 0) {
         weft_shard_abort(w);
         return s;
@@ -115,6 +116,7 @@ void weft_shard_abort(weft_shard_writer *w) {
     if (!w) return;
     spool_close(&w->tokens);
     spool_close(&w->doc);
+    spool_close(&w->mask);
     free(w->path);
     free(w);
 }
@@ -146,18 +148,43 @@ weft_status shard_begin_document(weft_shard_writer *w) {
     return WEFT_OK;
 }
 
-weft_status shard_put(weft_shard_writer *w, const uint32_t *ids, size_t n, uint64_t source_bytes) {
+/* mask NULL: all ones. At most SPOOL_BUFFER. */
+static weft_status put_mask(weft_shard_writer *w, const uint8_t *mask, size_t n) {
+    char *p;
+    uint8_t seen = 0;
+    if (!w->info.masked) {
+        w->info.targets += n;
+        return WEFT_OK;
+    }
+    WEFT_TRY(spool_room(&w->mask, n, w->path, &p));
+    memset(p, 1, n);
+    if (mask) memcpy(p, mask, n);
+    for (size_t i = 0; i < n; i++) {
+        seen |= (uint8_t)p[i];
+        w->info.targets += (uint8_t)p[i];
+    }
+    return seen <= 1 ? WEFT_OK : weft_fail(WEFT_ERR_ARG, "%s: a mask is 0 or 1", w->path);
+}
+
+weft_status shard_put(weft_shard_writer *w, const uint32_t *ids, const uint8_t *mask, size_t n,
+                      uint64_t source_bytes) {
+    if (mask && !w->info.masked)
+        return weft_fail(WEFT_ERR_ARG, "%s: a mask, but the shard was created without one", w->path);
     if (n > SHARD_MAX_TOKENS - w->info.tokens)
         return weft_fail(WEFT_ERR_ARG, "%s: too many tokens for one shard", w->path);
-    for (size_t i = 0; i < n; i += SPOOL_BUFFER / 4)
-        WEFT_TRY(put_ids(w, ids + i, n - i < SPOOL_BUFFER / 4 ? n - i : SPOOL_BUFFER / 4));
+    for (size_t i = 0; i < n; i += SPOOL_BUFFER / 4) {
+        size_t m = n - i < SPOOL_BUFFER / 4 ? n - i : SPOOL_BUFFER / 4;
+        WEFT_TRY(put_ids(w, ids + i, m));
+        WEFT_TRY(put_mask(w, mask ? mask + i : NULL, m));
+    }
     w->info.source_bytes += source_bytes;
     return WEFT_OK;
 }
 
-weft_status weft_shard_append(weft_shard_writer *w, const uint32_t *ids, size_t n, uint64_t source_bytes) {
+weft_status weft_shard_append(weft_shard_writer *w, const uint32_t *ids, const uint8_t *mask, size_t n,
+                              uint64_t source_bytes) {
     WEFT_TRY(shard_begin_document(w));
-    return shard_put(w, ids, n, source_bytes);
+    return shard_put(w, ids, mask, n, source_bytes);
 }
 
 /* Bytes of the valid UTF-8 character at p, or 0. */
@@ -195,7 +222,7 @@ static weft_status write_container(weft_shard_writer *w) {
     printable(i->source);
     printable(i->licence);
     printable(i->site);
-    const weft_attr attrs[] = {
+    weft_attr attrs[9] = {
         {.name = "vocab", .type = WEFT_ATTR_I64, .i = i->vocab},
         {.name = "eot", .type = WEFT_ATTR_I64, .i = i->eot},
         {.name = "source_bytes", .type = WEFT_ATTR_I64, .i = (int64_t)i->source_bytes},
@@ -203,25 +230,31 @@ static weft_status write_container(weft_shard_writer *w) {
         {.name = "source", .type = WEFT_ATTR_STRING, .s = i->source},
         {.name = "licence", .type = WEFT_ATTR_STRING, .s = i->licence},
         {.name = "site", .type = WEFT_ATTR_STRING, .s = i->site},
-        {.name = "entropy", .type = WEFT_ATTR_F64, .f = i->entropy}, /* last: left out unless known */
     };
+    size_t nattrs = 7; /* and what only some shards have */
+    if (isfinite(i->entropy))
+        attrs[nattrs++] = (weft_attr){.name = "entropy", .type = WEFT_ATTR_F64, .f = i->entropy};
+    if (i->masked)
+        attrs[nattrs++] = (weft_attr){.name = "targets", .type = WEFT_ATTR_I64, .i = (int64_t)i->targets};
     const weft_container_opts o = {.size = sizeof o,
                                    .format = SHARD_FORMAT,
-                                   .version = SHARD_VERSION,
+                                   .version = i->masked ? SHARD_VERSION : 1,
                                    .segment_bytes = SHARD_SEGMENT,
                                    .attrs = attrs,
-                                   .nattrs = sizeof attrs / sizeof *attrs - !isfinite(i->entropy)};
+                                   .nattrs = nattrs};
     weft_container_dataset sets[] = {
         {.name = "/tokens",
          .dtype = i->width == 2 ? WEFT_U16 : WEFT_U32,
          .ndim = 1,
          .shape = {(int64_t)i->tokens}},
         {.name = "/doc", .dtype = WEFT_I64, .ndim = 1, .shape = {(int64_t)i->docs + 1}},
+        {.name = "/mask", .dtype = WEFT_U8, .ndim = 1, .shape = {(int64_t)i->tokens}},
     };
     weft_container_writer *c;
-    WEFT_TRY(weft_container_create(w->path, &o, sets, 2, &c));
+    WEFT_TRY(weft_container_create(w->path, &o, sets, i->masked ? 3 : 2, &c));
     weft_status s = spool_copy(&w->tokens, w->path, c, 0);
     if (s == WEFT_OK) s = spool_copy(&w->doc, w->path, c, 1);
+    if (s == WEFT_OK && i->masked) s = spool_copy(&w->mask, w->path, c, 2);
     if (s == WEFT_OK) return weft_container_commit(c);
     weft_container_abort(c);
     return s;

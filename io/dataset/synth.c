@@ -15,7 +15,8 @@ static weft_status sample(const markov *m, uint64_t tokens, weft_shard_writer *w
     for (uint64_t t = 0; t < tokens;) {
         size_t n = tokens - t < DOCUMENT ? (size_t)(tokens - t) : DOCUMENT;
         for (size_t k = 0; k < n; k++) ids[k] = state = markov_step(m, state, t + k);
-        WEFT_TRY(weft_shard_append(w, ids, n, n)); /* a symbol counts as a byte: bits a byte = bits a token */
+        WEFT_TRY(weft_shard_append(w, ids, NULL, n,
+                                   n)); /* a symbol counts as a byte: bits a byte = bits a token */
         t += n;
     }
     return WEFT_OK;

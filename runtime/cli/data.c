@@ -25,6 +25,7 @@ static void print_shard(const char *path, const weft_shard_info *i, int json) {
         char fingerprint[32];
         snprintf(fingerprint, sizeof fingerprint, "%016llx", (unsigned long long)i->tokenizer);
         json_object_set_new(j, "tokenizer", json_string(fingerprint));
+        if (i->masked) json_object_set_new(j, "targets", json_integer((json_int_t)i->targets));
         if (isfinite(i->entropy)) json_object_set_new(j, "entropy_bits_per_token", json_real(i->entropy));
         cli_json_print(j);
         return;
@@ -36,6 +37,9 @@ static void print_shard(const char *path, const weft_shard_info *i, int json) {
                (double)i->source_bytes / (double)i->tokens);
     printf("  vocabulary    %u, end of text %lld, tokenizer %016llx\n", i->vocab, (long long)i->eot,
            (unsigned long long)i->tokenizer);
+    if (i->masked)
+        printf("  loss mask     %llu of the tokens are learnt (%.1f %%)\n", (unsigned long long)i->targets,
+               100.0 * (double)i->targets / (double)i->tokens);
     if (isfinite(i->entropy))
         printf("  entropy       %.6f bits per token (%.6f nats): the loss of a perfect model\n", i->entropy,
                i->entropy * M_LN2);

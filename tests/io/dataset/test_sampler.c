@@ -45,7 +45,7 @@ static char *make_shard(const char *name, uint64_t tokens, uint32_t vocab, uint3
     uint32_t *ids = malloc(tokens * sizeof *ids);
     for (uint64_t i = 0; i < tokens; i++) ids[i] = (uint32_t)((salt + i) % vocab);
     assert_int_equal(weft_shard_create(path, &info, &w), WEFT_OK);
-    assert_int_equal(weft_shard_append(w, ids, tokens, tokens), WEFT_OK);
+    assert_int_equal(weft_shard_append(w, ids, NULL, tokens, tokens), WEFT_OK);
     assert_int_equal(weft_shard_finish(w, NULL), WEFT_OK);
     free(ids);
     return path;

@@ -38,7 +38,7 @@ static weft_status write_shard(const char *path, uint32_t vocab, uint64_t tokens
         size_t n = (size_t)(weft_rng_u64(seed, 2, doc) % 10000);
         if (n > tokens - at) n = (size_t)(tokens - at);
         for (size_t k = 0; k < n; k++) ids[k] = id_of(at + k, vocab);
-        weft_status s = weft_shard_append(w, ids, n, 3 * n);
+        weft_status s = weft_shard_append(w, ids, NULL, n, 3 * n);
         if (s < 0) {
             weft_shard_abort(w);
             return s;
@@ -83,6 +83,71 @@ static void tokens_come_back(void **state) {
     }
 }
 
+/* A mask comes back token by token, in samples and in evaluation windows; a shard with one is version 2. */
+static void masks_come_back(void **state) {
+    (void)state;
+    scratch t;
+    assert_int_equal(scratch_open(&t), 0);
+    const char *path = scratch_path(&t, "a.wtok.h5");
+    weft_shard_info info = sample_info(100), read;
+    weft_shard_writer *w;
+    enum { N = 1000, T = 16 };
+    uint32_t ids[N];
+    uint8_t mask[N], got[T + 1];
+    uint64_t ones = 7; /* the tokens without a mask */
+    for (int i = 0; i < N; i++) {
+        ids[i] = id_of((uint64_t)i, 100);
+        mask[i] = (uint8_t)(weft_rng_u64(seed, 9, (uint64_t)i) & 1);
+        ones += mask[i];
+    }
+    info.masked = 1;
+    assert_int_equal(weft_shard_create(path, &info, &w), WEFT_OK);
+    assert_int_equal(weft_shard_append(w, ids, mask, N, N), WEFT_OK);
+    assert_int_equal(weft_shard_append(w, ids, NULL, 7, 7), WEFT_OK);
+    assert_int_equal(weft_shard_finish(w, NULL), WEFT_OK);
+    assert_int_equal(weft_shard_verify(path, &read), WEFT_OK);
+    assert_int_equal(read.masked, 1);
+    assert_int_equal(read.targets, ones);
+    weft_container *c;
+    assert_int_equal(weft_container_open(path, SHARD_FORMAT, 1, &c), WEFT_ERR_VERSION);
+    weft_data *d;
+    const weft_source_spec src = {"a", 1, &path, 1};
+    assert_int_equal(weft_data_open(&src, 1, T, 1, 0, &d), WEFT_OK);
+    assert_int_equal(weft_data_info(d)->targets, ones);
+    for (uint64_t g = 0; g < weft_data_windows(d, 0); g++) {
+        uint32_t s;
+        uint64_t at;
+        assert_int_equal(weft_data_locate(d, g, &s, &at), WEFT_OK);
+        assert_int_equal(weft_data_get_mask(d, &g, 1, got), WEFT_OK);
+        for (uint64_t i = 0; i <= T; i++) assert_int_equal(got[i], at * T + i < N ? mask[at * T + i] : 1);
+    }
+    uint64_t last = weft_data_eval_windows(d, 0) - 1, end = N + 7 - last * T;
+    assert_true(end <= T); /* it is a short one */
+    assert_int_equal(weft_data_eval_mask(d, 0, last, got), WEFT_OK);
+    for (uint64_t i = 0; i <= T; i++)
+        assert_int_equal(got[i], i >= end ? 0 : last * T + i < N ? mask[last * T + i] : 1);
+    weft_data_close(d);
+    scratch_close(&t);
+}
+
+static void wrong_masks_are_refused(void **state) {
+    (void)state;
+    scratch t;
+    assert_int_equal(scratch_open(&t), 0);
+    const char *path = scratch_path(&t, "a.wtok.h5");
+    weft_shard_info info = sample_info(100);
+    weft_shard_writer *w;
+    assert_int_equal(weft_shard_create(path, &info, &w), WEFT_OK);
+    assert_int_equal(weft_shard_append(w, (uint32_t[]){1}, (uint8_t[]){1}, 1, 1), WEFT_ERR_ARG);
+    weft_shard_abort(w);
+    info.masked = 1;
+    assert_int_equal(weft_shard_create(path, &info, &w), WEFT_OK);
+    assert_int_equal(weft_shard_append(w, (uint32_t[]){1}, (uint8_t[]){2}, 1, 1), WEFT_ERR_ARG);
+    weft_shard_abort(w);
+    assert_int_equal(scratch_files(&t), 0);
+    scratch_close(&t);
+}
+
 static void wrong_ids_are_refused(void **state) {
     (void)state;
     scratch t;
@@ -90,8 +155,8 @@ static void wrong_ids_are_refused(void **state) {
     weft_shard_info info = sample_info(100);
     weft_shard_writer *w;
     assert_int_equal(weft_shard_create(scratch_path(&t, "a.wtok.h5"), &info, &w), WEFT_OK);
-    assert_int_equal(weft_shard_append(w, (uint32_t[]){1, 99}, 2, 1), WEFT_OK);
-    assert_int_equal(weft_shard_append(w, (uint32_t[]){1, 100, 2}, 3, 1), WEFT_ERR_VOCAB);
+    assert_int_equal(weft_shard_append(w, (uint32_t[]){1, 99}, NULL, 2, 1), WEFT_OK);
+    assert_int_equal(weft_shard_append(w, (uint32_t[]){1, 100, 2}, NULL, 3, 1), WEFT_ERR_VOCAB);
     weft_shard_abort(w);
     assert_int_equal(scratch_files(&t), 0);
     assert_int_equal(weft_shard_create(t.path, &info, &w), WEFT_OK);
@@ -259,6 +324,8 @@ int main(int argc, char **argv) {
     print_message("seed %" PRIu64 "\n", seed);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokens_come_back),
+        cmocka_unit_test(masks_come_back),
+        cmocka_unit_test(wrong_masks_are_refused),
         cmocka_unit_test(wrong_ids_are_refused),
         cmocka_unit_test(forged_shards_are_refused),
         cmocka_unit_test(a_flipped_token_is_not_handed_out),
