@@ -203,7 +203,7 @@ static void forged_shards_are_refused(void **state) {
     } cases[] = {
         {"weft-tokens", 1, 5, 0, "0123456789abcdef", {0, 2, 5}, 2, WEFT_OK, WEFT_OK}, /* the control */
         {"weft-other", 1, 5, 0, "0123456789abcdef", {0, 2, 5}, 2, WEFT_ERR_FORMAT, WEFT_ERR_FORMAT},
-        {"weft-tokens", 2, 5, 0, "0123456789abcdef", {0, 2, 5}, 2, WEFT_ERR_VERSION, WEFT_ERR_VERSION},
+        {"weft-tokens", 3, 5, 0, "0123456789abcdef", {0, 2, 5}, 2, WEFT_ERR_VERSION, WEFT_ERR_VERSION},
         {"weft-tokens", 1, 0, 0, "0123456789abcdef", {0, 2, 5}, 2, WEFT_ERR_CORRUPT, WEFT_ERR_CORRUPT},
         {"weft-tokens", 1, 5, 5, "0123456789abcdef", {0, 2, 5}, 2, WEFT_ERR_CORRUPT, WEFT_ERR_CORRUPT},
         {"weft-tokens", 1, 70000, 0, "0123456789abcdef", {0, 2, 5}, 2, WEFT_ERR_CORRUPT, WEFT_ERR_CORRUPT},
