@@ -1,18 +1,11 @@
-/* Boxes: which part of a global tensor somebody holds, in global coordinates.
- * Layouts, checkpoints, resharding and RDPA all speak boxes. */
+/* Boxes (weft/types.h): what can be done with them. Layouts, checkpoints, resharding and RDPA all speak boxes. */
 #ifndef WEFT_BASE_BOX_H
 #define WEFT_BASE_BOX_H
 
 #include <stdint.h>
 #include <string.h>
 
-#define WEFT_MAX_DIMS 8
-
-typedef struct weft_box {
-    uint32_t ndim;
-    int64_t off[WEFT_MAX_DIMS]; /* first index of each dimension */
-    int64_t ext[WEFT_MAX_DIMS]; /* number of indices of each dimension */
-} weft_box;
+#include "weft/types.h"
 
 /* The box that is the whole of a tensor of this shape. */
 static inline weft_box weft_box_whole(uint32_t ndim, const int64_t *shape) {

@@ -35,6 +35,15 @@ typedef enum weft_redop {
     WEFT_REDOP_COUNT
 } weft_redop;
 
+#define WEFT_MAX_DIMS 8
+
+/* Which part of a global tensor somebody holds, in global coordinates. */
+typedef struct weft_box {
+    uint32_t ndim;
+    int64_t off[WEFT_MAX_DIMS]; /* first index of each dimension */
+    int64_t ext[WEFT_MAX_DIMS]; /* number of indices of each dimension */
+} weft_box;
+
 /* Bytes of one element; 0 for an unknown type. Any thread. */
 WEFT_API size_t weft_dtype_size(weft_dtype t);
 /* Lower-case name ("bf16"); "?" for an unknown type. Any thread. */

@@ -71,10 +71,22 @@ weft_status weft_container_create(const char *path, const weft_container_opts *o
                                   weft_container_dataset *sets, size_t n, weft_container_writer **w);
 /* Writes the next n bytes of dataset `set` (an index into sets) and digests them. ARG: more than it holds. */
 weft_status weft_container_append(weft_container_writer *w, size_t set, const void *data, size_t n);
-/* Writes digests and catalogue, syncs, renames; frees w in any case. STATE: a dataset is not full. On an
- * error nothing new is under the final name, unless the rename was done and only the directory could not be
- * synced: the message says so, and the file is complete. */
-weft_status weft_container_commit(weft_container_writer *w);
+/* Bytes that somebody else writes (another process, past this object) into the temporary file at sets[set].at:
+ * the file's name until commit (the writer's own), and the word that segment `segment` of dataset `set` is there,
+ * with its digest. A dataset is either appended or filled, segments in any order, each once. ARG. */
+const char *weft_container_tmp(const weft_container_writer *w);
+weft_status weft_container_filled(weft_container_writer *w, size_t set, int64_t segment,
+                                  const uint8_t digest[16]);
+
+typedef struct weft_container_id { /* what a finished file is */
+    uint8_t digest[16];            /* weft_container_digest */
+    int64_t bytes;
+} weft_container_id;
+
+/* Writes digests and catalogue, syncs, renames; frees w in any case. id may be NULL. STATE: a dataset is not
+ * full. On an error nothing new is under the final name, unless the rename was done and only the directory
+ * could not be synced: the message says so, and the file is complete. */
+weft_status weft_container_commit(weft_container_writer *w, weft_container_id *id);
 /* Removes the temporary file and frees w (NULL: nothing). */
 void weft_container_abort(weft_container_writer *w);
 
@@ -103,7 +115,27 @@ const void *weft_container_data(const weft_container *c, const weft_container_da
  * asks for it, then costs a few loads. CORRUPT names file, dataset and byte range. */
 weft_status weft_container_check(const weft_container *c, const weft_container_dataset *d, int64_t lo,
                                  int64_t hi);
-/* Every segment again, and every gap. */
+/* Copies bytes [lo, hi) of d to `to`, checked as by check, by read(2): whole segments go straight there and are
+ * digested in passing. CORRUPT, IO, ARG. */
+weft_status weft_container_read(const weft_container *c, const weft_container_dataset *d, int64_t lo,
+                                int64_t hi, void *to);
+/* Bytes fetched from the file by read and check so far, those only needed for a digest included. */
+int64_t weft_container_fetched(const weft_container *c);
+
+size_t weft_container_count(const weft_container *c); /* datasets, in file order; the last is /sys/xxh */
+const weft_container_dataset *weft_container_at(const weft_container *c, size_t i);
+int64_t weft_container_segment(const weft_container *c);
+/* The digest of all digests of d: equal bytes have equal roots (with equal segments). */
+void weft_container_root(const weft_container *c, const weft_container_dataset *d, uint8_t root[16]);
+
+/* Damage: bytes [lo, hi) of the file; d NULL: between datasets. Returns 0 to go on. */
+typedef int (*weft_container_damage_fn)(void *arg, const weft_container_dataset *d, int64_t lo, int64_t hi);
+/* Every segment again, and every gap; tells each that is damaged. CORRUPT if there was any. */
+weft_status weft_container_scan(const weft_container *c, weft_container_damage_fn fn, void *arg);
+/* The same, up to the first. */
 weft_status weft_container_verify(const weft_container *c);
+
+/* The digest of n bytes: XXH3-128, canonical. */
+void weft_container_hash(const void *p, size_t n, uint8_t digest[16]);
 
 #endif

@@ -24,10 +24,12 @@
 struct weft_container {
     char *path;
     const char *map;
+    int fd;
     int64_t file_bytes, block;
     uint8_t digest[16];
     catalogue k;
     _Atomic uint64_t *seen; /* a bit for every row */
+    _Atomic int64_t fetched;
 };
 
 static int digest_is(const void *p, size_t n, const uint8_t want[16]) {
@@ -134,9 +136,9 @@ weft_status weft_container_open(const char *path, const char *format, int32_t ma
         free(c);
         return WEFT_ERR_NOMEM;
     }
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    weft_status s = fd < 0 ? weft_fail_errno(errno, "opening %s", path) : open_fd(c, fd, format, max_version);
-    if (fd >= 0) close(fd); /* the mapping stays */
+    c->fd = open(path, O_RDONLY | O_CLOEXEC);
+    weft_status s =
+        c->fd < 0 ? weft_fail_errno(errno, "opening %s", path) : open_fd(c, c->fd, format, max_version);
     if (s < 0) {
         weft_container_close(c);
         return s;
@@ -148,6 +150,7 @@ weft_status weft_container_open(const char *path, const char *format, int32_t ma
 void weft_container_close(weft_container *c) {
     if (!c) return;
     if (c->map) munmap((void *)c->map, (size_t)c->file_bytes);
+    if (c->fd >= 0) close(c->fd);
     catalogue_free(&c->k);
     free(c->seen);
     free(c->path);
@@ -178,48 +181,159 @@ const void *weft_container_data(const weft_container *c, const weft_container_da
     return c->map + d->at;
 }
 
-static weft_status check_segment(const weft_container *c, const weft_container_dataset *d, int64_t segment) {
-    int64_t lo = segment * c->k.segment_bytes, hi = lo + c->k.segment_bytes;
-    if (hi > d->bytes) hi = d->bytes;
+/* Digest of segment `segment` of d as the file tells it, and the bytes [*lo, *hi) of d that it covers. */
+static const uint8_t *segment_of(const weft_container *c, const weft_container_dataset *d, int64_t segment,
+                                 int64_t *lo, int64_t *hi) {
     const char *rows = c->map + c->k.sets[c->k.nsets - 1].at;
-    if (!digest_is(c->map + d->at + lo, (size_t)(hi - lo), (const uint8_t *)rows + (d->row + segment) * 16))
-        return weft_fail(WEFT_ERR_CORRUPT,
-                         "%s: dataset %s is damaged between its bytes %" PRId64 " and %" PRId64
-                         " (file bytes %" PRId64 "..%" PRId64 "); copy the file again",
-                         c->path, d->name, lo, hi, d->at + lo, d->at + hi);
-    return WEFT_OK;
+    *lo = segment * c->k.segment_bytes;
+    *hi = d->bytes - *lo < c->k.segment_bytes ? d->bytes : *lo + c->k.segment_bytes;
+    return (const uint8_t *)rows + (d->row + segment) * 16;
+}
+
+static weft_status damaged(const weft_container *c, const weft_container_dataset *d, int64_t lo, int64_t hi) {
+    return weft_fail(WEFT_ERR_CORRUPT,
+                     "%s: dataset %s is damaged between its bytes %" PRId64 " and %" PRId64
+                     " (file bytes %" PRId64 "..%" PRId64 "); copy the file again",
+                     c->path, d->name, lo, hi, d->at + lo, d->at + hi);
+}
+
+static int segment_holds(const weft_container *c, const weft_container_dataset *d, int64_t segment) {
+    int64_t lo, hi;
+    const uint8_t *want = segment_of(c, d, segment, &lo, &hi);
+    return digest_is(c->map + d->at + lo, (size_t)(hi - lo), want);
+}
+
+static weft_status check_segment(const weft_container *c, const weft_container_dataset *d, int64_t segment) {
+    int64_t lo, hi;
+    segment_of(c, d, segment, &lo, &hi);
+    return segment_holds(c, d, segment) ? WEFT_OK : damaged(c, d, lo, hi);
+}
+
+static weft_status check_range(const weft_container *c, const weft_container_dataset *d, int64_t lo,
+                               int64_t hi) {
+    if (lo >= 0 && hi <= d->bytes && lo <= hi) return WEFT_OK;
+    return weft_fail(WEFT_ERR_ARG, "%s: bytes %" PRId64 "..%" PRId64 " of dataset %s, which has %" PRId64,
+                     c->path, lo, hi, d->name, d->bytes);
+}
+
+static int was_seen(const weft_container *c, int64_t row) {
+    return atomic_load_explicit(&c->seen[row >> 6], memory_order_relaxed) >> (row & 63) & 1;
+}
+
+static void note_seen(const weft_container *c, int64_t row, int64_t bytes) {
+    atomic_fetch_or_explicit(&c->seen[row >> 6], (uint64_t)1 << (row & 63), memory_order_relaxed);
+    atomic_fetch_add_explicit(&((weft_container *)c)->fetched, bytes, memory_order_relaxed);
 }
 
 weft_status weft_container_check(const weft_container *c, const weft_container_dataset *d, int64_t lo,
                                  int64_t hi) {
-    if (lo < 0 || hi > d->bytes || lo > hi)
-        return weft_fail(WEFT_ERR_ARG, "%s: bytes %" PRId64 "..%" PRId64 " of dataset %s, which has %" PRId64,
-                         c->path, lo, hi, d->name, d->bytes);
+    WEFT_TRY(check_range(c, d, lo, hi));
     if (lo == hi || !d->rows) return WEFT_OK; /* /sys/xxh was checked by open */
     int shift = __builtin_ctzll((unsigned long long)c->k.segment_bytes);
     for (int64_t segment = lo >> shift; segment <= (hi - 1) >> shift; segment++) {
-        int64_t row = d->row + segment;
-        uint64_t bit = (uint64_t)1 << (row & 63);
-        if (atomic_load_explicit(&c->seen[row >> 6], memory_order_relaxed) & bit) continue;
+        int64_t a, b;
+        segment_of(c, d, segment, &a, &b);
+        if (was_seen(c, d->row + segment)) continue;
         WEFT_TRY(check_segment(c, d, segment));
-        atomic_fetch_or_explicit(&c->seen[row >> 6], bit, memory_order_relaxed);
+        note_seen(c, d->row + segment, b - a);
     }
     return WEFT_OK;
 }
 
-weft_status weft_container_verify(const weft_container *c) {
-    const catalogue *k = &c->k;
-    int64_t end = c->block + k->meta_bytes;
-    WEFT_TRY(check_tables(c));
-    for (size_t i = 0; i <= k->nsets; i++) {
-        int64_t at = i < k->nsets ? k->sets[i].at : c->file_bytes;
-        for (; end < at; end++)
-            if (c->map[end])
-                return weft_fail(WEFT_ERR_CORRUPT, "%s: byte %" PRId64 ", between two datasets, is not zero",
-                                 c->path, end);
-        if (i == k->nsets) break;
-        for (int64_t s = 0; s < k->sets[i].rows; s++) WEFT_TRY(check_segment(c, &k->sets[i], s));
-        end = k->sets[i].at + k->sets[i].bytes;
+#define READ_PIECE ((int64_t)256 << 10) /* digested while it is still in the cache */
+
+/* A whole segment, straight to its place. */
+static weft_status read_segment(const weft_container *c, const weft_container_dataset *d, int64_t segment,
+                                char *to) {
+    int64_t lo, hi;
+    const uint8_t *want = segment_of(c, d, segment, &lo, &hi);
+    XXH3_state_t state;
+    XXH128_canonical_t found;
+    XXH3_128bits_reset(&state);
+    for (int64_t at = lo; at < hi; at += READ_PIECE) {
+        const size_t n = (size_t)(hi - at < READ_PIECE ? hi - at : READ_PIECE);
+        WEFT_TRY(weft_pread_all(c->fd, to + (at - lo), n, d->at + at, c->path));
+        XXH3_128bits_update(&state, to + (at - lo), n);
+    }
+    XXH128_canonicalFromHash(&found, XXH3_128bits_digest(&state));
+    if (memcmp(&found, want, sizeof found) != 0) return damaged(c, d, lo, hi);
+    note_seen(c, d->row + segment, hi - lo);
+    return WEFT_OK;
+}
+
+weft_status weft_container_read(const weft_container *c, const weft_container_dataset *d, int64_t lo,
+                                int64_t hi, void *to) {
+    WEFT_TRY(check_range(c, d, lo, hi));
+    for (int64_t at = lo; at < hi;) {
+        const int64_t segment = at / c->k.segment_bytes;
+        int64_t a, b;
+        segment_of(c, d, segment, &a, &b);
+        const int64_t end = hi < b ? hi : b;
+        char *dst = (char *)to + (at - lo);
+        if (d->rows && at == a && end == b) {
+            WEFT_TRY(read_segment(c, d, segment, dst));
+        } else { /* a part of it: known to be whole, then copied from the map */
+            WEFT_TRY(weft_container_check(c, d, at, end));
+            memcpy(dst, c->map + d->at + at, (size_t)(end - at));
+        }
+        at = end;
     }
     return WEFT_OK;
+}
+
+int64_t weft_container_fetched(const weft_container *c) {
+    return atomic_load_explicit(&((weft_container *)c)->fetched, memory_order_relaxed);
+}
+
+size_t weft_container_count(const weft_container *c) {
+    return c->k.nsets;
+}
+
+const weft_container_dataset *weft_container_at(const weft_container *c, size_t i) {
+    return &c->k.sets[i];
+}
+
+int64_t weft_container_segment(const weft_container *c) {
+    return c->k.segment_bytes;
+}
+
+void weft_container_root(const weft_container *c, const weft_container_dataset *d, uint8_t root[16]) {
+    memcpy(root, c->k.roots[d - c->k.sets], 16);
+}
+
+weft_status weft_container_scan(const weft_container *c, weft_container_damage_fn fn, void *arg) {
+    const catalogue *k = &c->k;
+    int64_t end = c->block + k->meta_bytes, found = 0;
+    WEFT_TRY(check_tables(c));
+    for (size_t i = 0; i <= k->nsets; i++) {
+        const int64_t at = i < k->nsets ? k->sets[i].at : c->file_bytes;
+        while (end < at && !c->map[end]) end++;
+        if (end < at) {
+            found++;
+            weft_fail(WEFT_ERR_CORRUPT, "%s: byte %" PRId64 ", between two datasets, is not zero", c->path,
+                      end);
+            if (fn(arg, NULL, end, at)) return WEFT_ERR_CORRUPT;
+        }
+        if (i == k->nsets) break;
+        const weft_container_dataset *d = &k->sets[i];
+        for (int64_t s = 0; s < d->rows; s++) {
+            if (segment_holds(c, d, s)) continue;
+            int64_t lo, hi;
+            segment_of(c, d, s, &lo, &hi);
+            found++;
+            damaged(c, d, lo, hi);
+            if (fn(arg, d, d->at + lo, d->at + hi)) return WEFT_ERR_CORRUPT;
+        }
+        end = d->at + d->bytes;
+    }
+    return found ? WEFT_ERR_CORRUPT : WEFT_OK; /* the text speaks of the last one */
+}
+
+static int stop_at_first(void *arg, const weft_container_dataset *d, int64_t lo, int64_t hi) {
+    (void)arg, (void)d, (void)lo, (void)hi;
+    return 1;
+}
+
+weft_status weft_container_verify(const weft_container *c) {
+    return weft_container_scan(c, stop_at_first, NULL);
 }

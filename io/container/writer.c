@@ -40,8 +40,8 @@ struct weft_container_writer {
     uint8_t (*rows)[16];
 };
 
-static void digest_of(const void *p, size_t n, uint8_t out[16]) {
-    XXH128_canonicalFromHash((XXH128_canonical_t *)out, XXH3_128bits(p, n));
+void weft_container_hash(const void *p, size_t n, uint8_t digest[16]) {
+    XXH128_canonicalFromHash((XXH128_canonical_t *)digest, XXH3_128bits(p, n));
 }
 
 static int by_name(const void *a, const void *b) {
@@ -281,16 +281,35 @@ weft_status weft_container_append(weft_container_writer *w, size_t set, const vo
     return WEFT_OK;
 }
 
+const char *weft_container_tmp(const weft_container_writer *w) {
+    return w->tmp;
+}
+
+weft_status weft_container_filled(weft_container_writer *w, size_t set, int64_t segment,
+                                  const uint8_t digest[16]) {
+    static const uint8_t none[16];
+    if (set >= w->n) return weft_fail(WEFT_ERR_ARG, "%s: no dataset %zu", w->path, set);
+    const weft_container_dataset *d = &w->k.sets[w->place[set]];
+    if (segment < 0 || segment >= d->rows || w->at[set].state ||
+        memcmp(w->rows[d->row + segment], none, sizeof none) != 0)
+        return weft_fail(WEFT_ERR_ARG, "%s: segment %lld of dataset %s is not there or was filled before",
+                         w->path, (long long)segment, d->name);
+    memcpy(w->rows[d->row + segment], digest, 16);
+    const int64_t room = d->bytes - segment * w->k.segment_bytes;
+    w->at[set].done += room < w->k.segment_bytes ? room : w->k.segment_bytes;
+    return WEFT_OK;
+}
+
 static weft_status digest_meta(weft_container_writer *w) {
     char *meta = weft_calloc((size_t)w->k.meta_bytes, 1);
     if (!meta) return WEFT_ERR_NOMEM;
     weft_status s = weft_pread_all(w->fd, meta, (size_t)w->k.meta_bytes, w->block, w->path);
-    if (s == WEFT_OK) digest_of(meta, (size_t)w->k.meta_bytes, w->k.meta_digest);
+    if (s == WEFT_OK) weft_container_hash(meta, (size_t)w->k.meta_bytes, w->k.meta_digest);
     free(meta);
     return s;
 }
 
-static weft_status write_front(weft_container_writer *w) {
+static weft_status write_front(weft_container_writer *w, weft_container_id *id) {
     char *text = NULL;
     size_t n = 0;
     WEFT_TRY(catalogue_format(&w->k, &text, &n));
@@ -310,34 +329,38 @@ static weft_status write_front(weft_container_writer *w) {
         /* the digest is of prefix and text without the digest: laid side by side first */
         memcpy(front, &p, offsetof(container_prefix, digest));
         memcpy(front + offsetof(container_prefix, digest), text, n);
-        digest_of(front, offsetof(container_prefix, digest) + n, p.digest);
+        weft_container_hash(front, offsetof(container_prefix, digest) + n, p.digest);
         memcpy(front, &p, sizeof p);
         memcpy(front + sizeof p, text, n);
         s = weft_pwrite_all(w->fd, front, (size_t)w->block, 0, w->path);
+        if (id) {
+            id->bytes = w->file_bytes;
+            memcpy(id->digest, p.digest, sizeof id->digest);
+        }
     }
     free(front);
     free(text);
     return s;
 }
 
-static weft_status complete(weft_container_writer *w) {
+static weft_status complete(weft_container_writer *w, weft_container_id *id) {
     for (size_t i = 0; i < w->n; i++) {
         const weft_container_dataset *d = &w->k.sets[w->place[i]];
         if (w->at[i].done != d->bytes)
             return weft_fail(WEFT_ERR_STATE, "%s: dataset %s has %lld of %lld bytes", w->path, d->name,
                              (long long)w->at[i].done, (long long)d->bytes);
-        digest_of(w->rows[d->row], (size_t)d->rows * 16, w->k.roots[w->place[i]]);
+        weft_container_hash(w->rows[d->row], (size_t)d->rows * 16, w->k.roots[w->place[i]]);
     }
     const weft_container_dataset *sys = &w->k.sets[w->n];
     WEFT_TRY(weft_pwrite_all(w->fd, w->rows, (size_t)sys->bytes, sys->at, w->path));
     WEFT_TRY(digest_meta(w));
-    WEFT_TRY(write_front(w));
+    WEFT_TRY(write_front(w, id));
     WEFT_TRY(weft_file_sync(w->fd, w->path));
     return WEFT_OK;
 }
 
-weft_status weft_container_commit(weft_container_writer *w) {
-    weft_status s = complete(w);
+weft_status weft_container_commit(weft_container_writer *w, weft_container_id *id) {
+    weft_status s = complete(w, id);
     if (s == WEFT_OK) {
         s = weft_rename_durable(w->tmp, w->path);
         if (s < 0 && access(w->tmp, F_OK) < 0) /* renamed: only the directory's sync failed */

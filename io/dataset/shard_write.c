@@ -255,7 +255,7 @@ static weft_status write_container(weft_shard_writer *w) {
     weft_status s = spool_copy(&w->tokens, w->path, c, 0);
     if (s == WEFT_OK) s = spool_copy(&w->doc, w->path, c, 1);
     if (s == WEFT_OK && i->masked) s = spool_copy(&w->mask, w->path, c, 2);
-    if (s == WEFT_OK) return weft_container_commit(c);
+    if (s == WEFT_OK) return weft_container_commit(c, NULL);
     weft_container_abort(c);
     return s;
 }

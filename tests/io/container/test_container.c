@@ -83,7 +83,7 @@ static weft_status write_sample(const char *path, weft_container_dataset *d) {
         weft_container_abort(w);
         return s;
     }
-    return weft_container_commit(w);
+    return weft_container_commit(w, NULL);
 }
 
 static void round_trip(void **state) {
@@ -212,7 +212,7 @@ static void thousands_of_datasets(void **state) {
         fill(buf, d[i].bytes, i);
         assert_int_equal(weft_container_append(w, i, buf, (size_t)d[i].bytes), WEFT_OK);
     }
-    assert_int_equal(weft_container_commit(w), WEFT_OK);
+    assert_int_equal(weft_container_commit(w, NULL), WEFT_OK);
     weft_container *c;
     assert_int_equal(weft_container_open(path, "test-file", 3, &c), WEFT_OK);
     assert_int_equal(weft_container_verify(c), WEFT_OK);
@@ -452,7 +452,7 @@ static void incomplete_is_not_committed(void **state) {
     assert_int_equal(weft_container_append(w, 0, "0123456789a", 11), WEFT_ERR_ARG);
     assert_int_equal(weft_container_append(w, 1, "0", 1), WEFT_ERR_ARG);
     assert_int_equal(weft_container_append(w, 0, "012345678", 9), WEFT_OK);
-    assert_int_equal(weft_container_commit(w), WEFT_ERR_STATE);
+    assert_int_equal(weft_container_commit(w, NULL), WEFT_ERR_STATE);
     assert_int_equal(scratch_files(&t), 0);
     scratch_close(&t);
 }

@@ -187,7 +187,7 @@ static weft_status write_forged(const char *path, const char *format, int32_t ve
     WEFT_TRY(weft_container_create(path, &o, d, 2, &w));
     WEFT_TRY(weft_container_append(w, 0, tok, sizeof tok));
     WEFT_TRY(weft_container_append(w, 1, doc, 3 * sizeof *doc));
-    return weft_container_commit(w);
+    return weft_container_commit(w, NULL);
 }
 
 static void forged_shards_are_refused(void **state) {
