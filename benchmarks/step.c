@@ -142,7 +142,7 @@ double bench_step_run(bench_step *s, bench_way way, uint64_t seed) {
     bench_check(s->ops->fill(s->exec, s->grads, 0, s->params->elements * sizeof *s->grads));
     weft_model_on_final(s->model, way == BENCH_OVERLAP ? tensors_final : NULL, s);
     if (way == BENCH_OVERLAP) bench_check(weft_bulk_start(s->bulk, 1));
-    bench_check(weft_model_train(s->model, s->tokens, s->grads, &loss, &count));
+    bench_check(weft_model_train(s->model, &(weft_model_input){.tok = s->tokens}, s->grads, &loss, &count));
     const double t1 = weft_now(), tokens = (double)(s->batch * s->context * s->ranks);
     if (way == BENCH_BLOCKING) {
         bench_check(weft_bulk_start(s->bulk, 1));

@@ -104,6 +104,24 @@ weft_status weft_data_get(const weft_data *d, const uint64_t *g, size_t n, int32
 /* The loss masks of the same samples into mask[n*(T+1)]: mask[i] belongs to token i, so that the loss of the prediction
  * of tok[i + 1] counts where mask[i + 1] is 1. Shards without a mask give 1. Any thread. CORRUPT: a value above 1. */
 weft_status weft_data_get_mask(const weft_data *d, const uint64_t *g, size_t n, uint8_t *mask);
+/* Samples as a model takes them; the memory is the caller's. */
+typedef struct weft_rows {
+    int32_t *tok; /* [rows, T + 1]; -1 behind the end of an evaluation window */
+    int32_t *
+        target; /* [rows, T]: tok one further, or -1 where it does not count: the shard's mask is 0, or, where
+                        start is wanted, another document begins with a token other than eot */
+    int32_t *
+        start; /* [rows, T]: where in its row the document of each token begins, 0 for one that began before it;
+                        NULL: not wanted, documents follow each other in one text */
+} weft_rows;
+/* Memory for n rows; documents: with start. NOMEM. Free with weft_rows_free, which takes an empty one, too. */
+weft_status weft_rows_alloc(size_t n, int64_t context, int documents, weft_rows *rows);
+void weft_rows_free(weft_rows *rows);
+/* n samples by global index. Any thread. CORRUPT: a damaged segment, a token >= vocab, documents out of order. */
+weft_status weft_data_rows(const weft_data *d, const uint64_t *g, size_t n, const weft_rows *rows);
+/* Evaluation window w (see below) as row number `row`. Any thread. */
+weft_status weft_data_eval_rows(const weft_data *d, size_t source, uint64_t w, size_t row,
+                                const weft_rows *rows);
 /* Window w of a source in file order, for evaluation; the last one may be short: *valid = targets that count, the rest
  * of tok is filled with -1. The windows of one source cover every token but a shard's first exactly once. */
 uint64_t weft_data_eval_windows(const weft_data *d, size_t source);

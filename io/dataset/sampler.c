@@ -191,16 +191,25 @@ static const weft_shard *shard_of(const data_source *s, const uint64_t *before, 
     return &s->shard[lo];
 }
 
+weft_status sampler_place(const weft_data *d, schedule_block *b, uint64_t g, const weft_shard **h,
+                          uint64_t *at) {
+    uint32_t source = 0;
+    uint64_t w = 0;
+    WEFT_TRY(locate(d, b, g, &source, &w));
+    *h = shard_of(&d->source[source], d->source[source].window, &w);
+    *at = w * (uint64_t)d->context;
+    return WEFT_OK;
+}
+
 weft_status weft_data_get(const weft_data *d, const uint64_t *g, size_t n, int32_t *tok) {
     schedule_block b;
     b.entry = NULL;
     const size_t row = (size_t)d->context + 1;
     for (size_t k = 0; k < n; k++) {
-        uint32_t source = 0;
-        uint64_t w = 0;
-        WEFT_TRY(locate(d, &b, g[k], &source, &w));
-        const weft_shard *h = shard_of(&d->source[source], d->source[source].window, &w);
-        WEFT_TRY_CTX(shard_copy(h, w * (uint64_t)d->context, row, tok + k * row), "sample %" PRIu64, g[k]);
+        const weft_shard *h = NULL;
+        uint64_t at = 0;
+        WEFT_TRY(sampler_place(d, &b, g[k], &h, &at));
+        WEFT_TRY_CTX(shard_copy(h, at, row, tok + k * row), "sample %" PRIu64, g[k]);
     }
     return WEFT_OK;
 }
@@ -210,19 +219,16 @@ weft_status weft_data_get_mask(const weft_data *d, const uint64_t *g, size_t n, 
     b.entry = NULL;
     const size_t row = (size_t)d->context + 1;
     for (size_t k = 0; k < n; k++) {
-        uint32_t source = 0;
-        uint64_t w = 0;
-        WEFT_TRY(locate(d, &b, g[k], &source, &w));
-        const weft_shard *h = shard_of(&d->source[source], d->source[source].window, &w);
-        WEFT_TRY_CTX(shard_copy_mask(h, w * (uint64_t)d->context, row, mask + k * row), "sample %" PRIu64,
-                     g[k]);
+        const weft_shard *h = NULL;
+        uint64_t at = 0;
+        WEFT_TRY(sampler_place(d, &b, g[k], &h, &at));
+        WEFT_TRY_CTX(shard_copy_mask(h, at, row, mask + k * row), "sample %" PRIu64, g[k]);
     }
     return WEFT_OK;
 }
 
-/* Evaluation window w of a source: its shard, its first token, and its targets. */
-static weft_status eval_place(const weft_data *d, size_t source, uint64_t w, const weft_shard **h,
-                              uint64_t *at, int64_t *valid) {
+weft_status sampler_eval_place(const weft_data *d, size_t source, uint64_t w, const weft_shard **h,
+                               uint64_t *at, int64_t *valid) {
     if (source >= d->nsources || w >= weft_data_eval_windows(d, source))
         return weft_fail(WEFT_ERR_ARG, "evaluation window %" PRIu64 " of source %zu does not exist", w,
                          source);
@@ -236,7 +242,7 @@ static weft_status eval_place(const weft_data *d, size_t source, uint64_t w, con
 weft_status weft_data_eval_get(const weft_data *d, size_t source, uint64_t w, int32_t *tok, int64_t *valid) {
     const weft_shard *h;
     uint64_t at;
-    WEFT_TRY(eval_place(d, source, w, &h, &at, valid));
+    WEFT_TRY(sampler_eval_place(d, source, w, &h, &at, valid));
     for (int64_t i = *valid + 1; i <= d->context; i++) tok[i] = -1;
     return shard_copy(h, at, (size_t)*valid + 1, tok);
 }
@@ -245,7 +251,7 @@ weft_status weft_data_eval_mask(const weft_data *d, size_t source, uint64_t w, u
     const weft_shard *h;
     uint64_t at;
     int64_t valid;
-    WEFT_TRY(eval_place(d, source, w, &h, &at, &valid));
+    WEFT_TRY(sampler_eval_place(d, source, w, &h, &at, &valid));
     memset(mask + valid + 1, 0, (size_t)(d->context - valid));
     return shard_copy_mask(h, at, (size_t)valid + 1, mask);
 }
@@ -255,12 +261,11 @@ void weft_data_prefetch(const weft_data *d, const uint64_t *g, size_t n) {
     b.entry = NULL;
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     for (size_t k = 0; k < n; k++) {
-        uint32_t source = 0;
-        uint64_t w = 0;
-        if (locate(d, &b, g[k], &source, &w) < 0) return; /* get will say what is wrong */
-        const weft_shard *h = shard_of(&d->source[source], d->source[source].window, &w);
+        const weft_shard *h = NULL;
+        uint64_t at = 0;
+        if (sampler_place(d, &b, g[k], &h, &at) < 0) return; /* get will say what is wrong */
         size_t width = (size_t)h->info.width, bytes = ((size_t)d->context + 1) * width;
-        uintptr_t p = (uintptr_t)h->tokens + w * (uint64_t)d->context * width, lo = p & ~(page - 1);
+        uintptr_t p = (uintptr_t)h->tokens + at * width, lo = p & ~(page - 1);
         madvise((void *)lo, p + bytes - lo, MADV_WILLNEED); /* a hint: it may fail */
     }
 }

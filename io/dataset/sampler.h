@@ -28,4 +28,11 @@ static inline uint64_t source_windows(const data_source *s) {
     return s->window[s->nshards];
 }
 
+/* The shard that sample g lies in, and its first token there. b as for schedule_locate. */
+weft_status sampler_place(const weft_data *d, schedule_block *b, uint64_t g, const weft_shard **h,
+                          uint64_t *at);
+/* The same of an evaluation window, and how many targets it has. */
+weft_status sampler_eval_place(const weft_data *d, size_t source, uint64_t w, const weft_shard **h,
+                               uint64_t *at, int64_t *valid);
+
 #endif

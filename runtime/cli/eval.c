@@ -11,12 +11,21 @@
 #include "runtime/train/session.h"
 #include "runtime/train/threads.h"
 
-enum { OPT_BATCH = 1000, OPT_CONTEXT, OPT_WINDOWS, OPT_DTYPE, OPT_DEVICE, OPT_JSON, OPT_THREADS };
+enum {
+    OPT_BATCH = 1000,
+    OPT_CONTEXT,
+    OPT_WINDOWS,
+    OPT_DTYPE,
+    OPT_DEVICE,
+    OPT_JSON,
+    OPT_THREADS,
+    OPT_DOCUMENTS
+};
 
 typedef struct arguments {
     const char *model, *shard, *device;
     int64_t batch, context, windows;
-    int bf16, json, threads;
+    int bf16, json, threads, documents;
 } arguments;
 
 static const struct argp_option options[] = {
@@ -25,6 +34,7 @@ static const struct argp_option options[] = {
     {"windows", OPT_WINDOWS, "N", 0, "only the first N windows", 0},
     {"dtype", OPT_DTYPE, "TYPE", 0, "fp32 (default) or bf16", 0},
     {"device", OPT_DEVICE, "NAME", 0, "auto (default), cpu or ref", 0},
+    {"documents", OPT_DOCUMENTS, 0, 0, "keep documents apart, as data.pack: doc does in training", 0},
     {"threads", OPT_THREADS, "N", 0, "threads of a rank (default: its share of the cores)", 0},
     {"json", OPT_JSON, 0, 0, "print one JSON object", 0},
     {0}};
@@ -37,6 +47,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case OPT_WINDOWS: a->windows = cli_int(state, "--windows", arg, 1, INT64_MAX); return 0;
     case OPT_THREADS: a->threads = (int)cli_int(state, "--threads", arg, 1, 1024); return 0;
     case OPT_DEVICE: a->device = arg; return 0;
+    case OPT_DOCUMENTS: a->documents = 1; return 0;
     case OPT_JSON: a->json = 1; return 0;
     case OPT_DTYPE:
         if (strcmp(arg, "fp32") && strcmp(arg, "bf16"))
@@ -102,7 +113,8 @@ static weft_status evaluate(const arguments *a, cli_job *job, weft_session *sess
         weft_tok_fingerprint(session->tok) != weft_data_info(*d)->tokenizer)
         s = weft_fail(WEFT_ERR_VOCAB, "%s was not made with the tokenizer of %s", a->shard, a->model);
     WEFT_TRY(weft_ctrl_agree(job->group, s));
-    return weft_evaluate(session->model, *d, job->group, session->batch, session->context, a->windows, e);
+    const weft_evaluate_opts eo = {session->batch, session->context, a->windows, a->documents};
+    return weft_evaluate(session->model, *d, job->group, &eo, e);
 }
 
 int cli_eval(int argc, char **argv) {

@@ -5,6 +5,7 @@
  *   n2 = norm2(x1);  GPT-2: h = gelu(n2 Wup^T + b)   Llama: h = silu(n2 Wgate^T) * (n2 Wup^T)
  *   y  = x1 + h Wdown^T (+ b)
  *
+ * Where a row holds several documents (m->docs), attention stays within each and positions count from its start.
  * The backward pass walks the same lines upwards; the residual path adds its gradient inside norm_bwd. Shapes
  * as in internal.h. Sources: Radford et al. 2019 (GPT-2); Touvron et al. 2023 (Llama). */
 #include "runtime/model/internal.h"
@@ -71,7 +72,8 @@ static weft_status attention_fwd(weft_model *m, layer_acts *a, int64_t batch, in
         d.q_pos0 = cache->position;
         for (int i = 0; i < 3; i++) d.sk[i] = d.sv[i] = i == 0 ? d.tk * kv : i == 1 ? kv : m->d.head_dim;
     }
-    TIMED(m, WEFT_TIME_ATTENTION, m->ops->attn_fwd(m->x, &d, q, k, v, NULL, a->att, a->lse));
+    TIMED(m, WEFT_TIME_ATTENTION,
+          m->ops->attn_fwd(m->x, &d, q, k, v, cache ? NULL : m->docs, a->att, a->lse));
     return WEFT_OK;
 }
 
@@ -136,7 +138,7 @@ weft_status block_bwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, in
     weft_attn_desc d = attn_desc(m, batch, tokens);
     int64_t kv = m->d.kv_heads * m->d.head_dim;
     TIMED(m, WEFT_TIME_ATTENTION,
-          m->ops->attn_bwd(m->x, &d, a->qkv, column(m, a->qkv, m->A), column(m, a->qkv, m->A + kv), NULL,
+          m->ops->attn_bwd(m->x, &d, a->qkv, column(m, a->qkv, m->A), column(m, a->qkv, m->A + kv), m->docs,
                            a->att, a->lse, m->datt, dqkv, column(m, dqkv, m->A), column(m, dqkv, m->A + kv)));
     WEFT_TRY(rope(m, n, dqkv, 1));
     /* qkv = n1 Wqkv^T + b */

@@ -49,9 +49,11 @@ struct weft_model {
     void *weights;
     float *cos_sin; /* [context, head_dim] */
     int32_t *pos, *ids, *targets;
-    layer_acts *acts; /* layers entries; with recomputation only .x differs */
-    void *x_last;     /* [N,C] residual stream behind the last layer */
-    void *final;      /* [N,C] final_norm(x_last) */
+    int32_t *start;      /* [N] */
+    const int32_t *docs; /* start, or NULL if every row is one document */
+    layer_acts *acts;    /* layers entries; with recomputation only .x differs */
+    void *x_last;        /* [N,C] residual stream behind the last layer */
+    void *final;         /* [N,C] final_norm(x_last) */
     float *final_mean, *final_rstd;
     float *loss_lse, *loss_target; /* [N] */
     void *logits;                  /* [chunk,V] */

@@ -101,6 +101,7 @@ static void visit_buffers(weft_model *m, visitor visit, void *arg) {
     visit(arg, "workspace", n * 4, (void **)&m->pos);
     visit(arg, "workspace", n * 4, (void **)&m->ids);
     visit(arg, "workspace", n * 4, (void **)&m->targets);
+    visit(arg, "workspace", n * 4, (void **)&m->start);
     int shared = m->o.recompute == WEFT_RECOMPUTE_LAYER || !m->o.training;
     for (int64_t l = 0; l < m->d.layers; l++) {
         layer_acts *a = &m->acts[l];
@@ -335,17 +336,23 @@ double weft_model_flops(const weft_model *m) {
  * -------------------------------------------------------------------------------------------------------------
  */
 
-/* Splits rows of context + 1 tokens into inputs and targets. */
-static void split_tokens(weft_model *m, const int32_t *tok) {
+/* Splits rows of context + 1 tokens into inputs and targets, and counts positions from the start of each document. */
+static weft_status take_input(weft_model *m, const weft_model_input *in) {
     int64_t T = m->o.context;
+    m->docs = in->start ? m->start : NULL;
     for (int64_t b = 0; b < m->o.batch; b++)
         for (int64_t t = 0; t < T; t++) {
-            int32_t id = tok[b * (T + 1) + t];
-            m->ids[b * T + t] =
-                id < 0 ? 0 : id; /* filler behind the end of the data; its target counts nothing */
-            m->targets[b * T + t] = tok[b * (T + 1) + t + 1];
-            m->pos[b * T + t] = (int32_t)t;
+            int64_t i = b * T + t;
+            int32_t id = in->tok[b * (T + 1) + t], start = in->start ? in->start[i] : 0;
+            if (start < 0 || start > t)
+                return weft_fail(WEFT_ERR_ARG, "token %lld of row %lld has its document begin at %d",
+                                 (long long)t, (long long)b, start);
+            m->ids[i] = id < 0 ? 0 : id; /* filler behind the end of the data; its target counts nothing */
+            m->targets[i] = in->target ? in->target[i] : in->tok[b * (T + 1) + t + 1];
+            m->start[i] = start;
+            m->pos[i] = (int32_t)t - start;
         }
+    return WEFT_OK;
 }
 
 static weft_status forward(weft_model *m) {
@@ -387,9 +394,10 @@ static weft_status backward(weft_model *m, float *grads) {
     return tell_final(m, 0, first);
 }
 
-weft_status weft_model_train(weft_model *m, const int32_t *tok, float *grads, double *loss, int64_t *count) {
+weft_status weft_model_train(weft_model *m, const weft_model_input *in, float *grads, double *loss,
+                             int64_t *count) {
     if (!m->o.training) return weft_fail(WEFT_ERR_STATE, "the model was planned without gradients");
-    split_tokens(m, tok);
+    WEFT_TRY(take_input(m, in));
     double t0 = weft_now();
     WEFT_TRY(forward(m));
     WEFT_TRY(head_loss(m, m->N, grads, loss, count));
@@ -400,9 +408,9 @@ weft_status weft_model_train(weft_model *m, const int32_t *tok, float *grads, do
     return WEFT_OK;
 }
 
-weft_status weft_model_eval(weft_model *m, const int32_t *tok, double *loss, int64_t *count,
+weft_status weft_model_eval(weft_model *m, const weft_model_input *in, double *loss, int64_t *count,
                             double *row_loss) {
-    split_tokens(m, tok);
+    WEFT_TRY(take_input(m, in));
     double t0 = weft_now();
     WEFT_TRY(forward(m));
     WEFT_TRY(head_loss(m, m->N, NULL, loss, count));
@@ -416,6 +424,7 @@ weft_status weft_model_eval(weft_model *m, const int32_t *tok, double *loss, int
 }
 
 weft_status weft_model_logits(weft_model *m, const int32_t *ids, void *out) {
+    m->docs = NULL;
     for (int64_t i = 0; i < m->N; i++) {
         m->ids[i] = ids[i];
         m->pos[i] = (int32_t)(i % m->o.context);

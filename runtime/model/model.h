@@ -60,16 +60,26 @@ void *weft_model_weights(weft_model *m);
  */
 weft_status weft_model_refresh(weft_model *m);
 
-/* tok: batch rows of context + 1 tokens; targets < 0 count nothing. Adds the gradient of the loss sum to
- * grads (f32 [params.elements]), sets *loss (nats, sum over targets, double) and *count (targets). VOCAB. */
-weft_status weft_model_train(weft_model *m, const int32_t *tok, float *grads, double *loss, int64_t *count);
+/* A micro-batch. Borrowed for the call. */
+typedef struct weft_model_input {
+    const int32_t *tok;    /* [batch, context + 1]; inputs < 0 are filler */
+    const int32_t *target; /* [batch, context]; < 0 counts nothing. NULL: tok, one further */
+    const int32_t
+        *start; /* [batch, context]: where in its row the document of each token begins (<= its own place):
+                              attention does not look behind it, and positions count from it. NULL: a row is one document */
+} weft_model_input;
+
+/* Adds the gradient of the loss sum to grads (f32 [params.elements]), sets *loss (nats, sum over targets, double) and
+ * *count (targets). VOCAB; ARG: a start behind its token. */
+weft_status weft_model_train(weft_model *m, const weft_model_input *in, float *grads, double *loss,
+                             int64_t *count);
 /* From now on weft_model_train calls final(arg, first, end) as soon as it has added all that it will add to the gradients
  * of parameters [first, end) (indices of weft_params): head and final norm, the layers from the last to the first, the
  * embeddings. NULL: no calls. An error ends the pass. */
 typedef weft_status weft_model_final(void *arg, size_t first, size_t end);
 void weft_model_on_final(weft_model *m, weft_model_final *final, void *arg);
 /* The same without gradients; row_loss[batch] (may be NULL) gets the sum of each sequence. */
-weft_status weft_model_eval(weft_model *m, const int32_t *tok, double *loss, int64_t *count,
+weft_status weft_model_eval(weft_model *m, const weft_model_input *in, double *loss, int64_t *count,
                             double *row_loss);
 /* Logits of every position of `ids` [batch, context] into out [batch * context, vocab_padded], in t: for
  * small models and tests only (materialises everything). */

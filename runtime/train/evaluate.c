@@ -11,48 +11,50 @@
 #include "base/mem.h"
 #include "comm/ctrl.h"
 
-/* Windows [first, first + batch) into tok, filled up with ignored rows behind `end`; their targets into
- * count[]. */
-static weft_status load(const weft_data *d, int64_t batch, int64_t context, int64_t first, int64_t end,
-                        int32_t *tok, double *count) {
-    for (int64_t i = 0; i < batch; i++, tok += context + 1) {
-        int64_t valid = 0;
+/* Windows [first, first + batch), filled up with ignored rows behind `end`; their targets into count[]. */
+static weft_status load(const weft_data *d, const weft_evaluate_opts *o, int64_t first, int64_t end,
+                        const weft_rows *rows, double *count) {
+    const int64_t T = o->context;
+    for (int64_t i = 0; i < o->batch; i++) {
         if (first + i < end) {
-            WEFT_TRY(weft_data_eval_get(d, 0, (uint64_t)(first + i), tok, &valid));
-            count[first + i] = (double)valid;
+            WEFT_TRY(weft_data_eval_rows(d, 0, (uint64_t)(first + i), (size_t)i, rows));
+            for (int64_t t = 0; t < T; t++) count[first + i] += rows->target[i * T + t] >= 0;
         } else {
-            for (int64_t k = 0; k <= context; k++) tok[k] = -1;
+            for (int64_t t = 0; t <= T; t++) rows->tok[i * (T + 1) + t] = -1;
+            for (int64_t t = 0; t < T; t++) rows->target[i * T + t] = -1;
+            for (int64_t t = 0; rows->start && t < T; t++) rows->start[i * T + t] = 0;
         }
     }
     return WEFT_OK;
 }
 
 /* This rank's share; sums[w] and sums[windows + w] are loss and targets of window w. */
-static weft_status evaluate_share(weft_model *m, const weft_data *d, weft_group *g, int64_t batch,
-                                  int64_t context, int64_t windows, double *sums) {
-    int32_t *tok = weft_calloc((size_t)(batch * (context + 1)), sizeof *tok);
-    double *rows = weft_calloc((size_t)batch, sizeof *rows);
-    weft_status s = tok && rows ? WEFT_OK : WEFT_ERR_NOMEM;
-    for (int64_t first = weft_group_rank(g) * batch; s >= 0 && first < windows;
-         first += weft_group_size(g) * batch) {
-        double sum;
+static weft_status evaluate_share(weft_model *m, const weft_data *d, weft_group *g,
+                                  const weft_evaluate_opts *o, int64_t windows, double *sums) {
+    weft_rows rows = {0};
+    double *loss = weft_calloc((size_t)o->batch, sizeof *loss), sum;
+    weft_status s = weft_rows_alloc((size_t)o->batch, o->context, o->documents, &rows);
+    if (!loss) s = WEFT_ERR_NOMEM;
+    const weft_model_input in = {rows.tok, rows.target, rows.start};
+    for (int64_t first = weft_group_rank(g) * o->batch; s >= 0 && first < windows;
+         first += weft_group_size(g) * o->batch) {
         int64_t count;
-        s = load(d, batch, context, first, windows, tok, sums + windows);
-        if (s >= 0) s = weft_model_eval(m, tok, &sum, &count, rows);
-        for (int64_t i = 0; s >= 0 && i < batch && first + i < windows; i++) sums[first + i] = rows[i];
+        s = load(d, o, first, windows, &rows, sums + windows);
+        if (s >= 0) s = weft_model_eval(m, &in, &sum, &count, loss);
+        for (int64_t i = 0; s >= 0 && i < o->batch && first + i < windows; i++) sums[first + i] = loss[i];
     }
-    free(tok);
-    free(rows);
+    weft_rows_free(&rows);
+    free(loss);
     return s;
 }
 
-weft_status weft_evaluate(weft_model *m, const weft_data *d, weft_group *g, int64_t batch, int64_t context,
-                          int64_t windows, weft_evaluation *e) {
+weft_status weft_evaluate(weft_model *m, const weft_data *d, weft_group *g, const weft_evaluate_opts *o,
+                          weft_evaluation *e) {
     double begin = weft_now();
-    int64_t total = (int64_t)weft_data_eval_windows(d, 0);
+    int64_t total = (int64_t)weft_data_eval_windows(d, 0), windows = o->windows;
     if (windows <= 0 || windows > total) windows = total;
     double *sums = weft_calloc(2 * (size_t)windows, sizeof *sums);
-    weft_status s = sums ? evaluate_share(m, d, g, batch, context, windows, sums) : WEFT_ERR_NOMEM;
+    weft_status s = sums ? evaluate_share(m, d, g, o, windows, sums) : WEFT_ERR_NOMEM;
     s = weft_ctrl_agree(g, s);
     assert(sums || s < 0);
     if (s >= 0) s = weft_ctrl_allreduce(g, sums, 2 * (size_t)windows, WEFT_F64, WEFT_SUM);
@@ -63,9 +65,8 @@ weft_status weft_evaluate(weft_model *m, const weft_data *d, weft_group *g, int6
             nats += sums[i];
             targets += sums[windows + i];
         }
-        /* a part of the windows stands for the whole text by its share of the tokens */
-        double bytes =
-            (double)info->source_bytes * (windows == total ? 1 : targets / (double)(info->tokens - 1));
+        /* a part of the windows, or of the targets, stands for the whole text by its share of the tokens */
+        double bytes = (double)info->source_bytes * (targets / (double)(info->tokens - 1));
         *e = (weft_evaluation){.loss = nats / targets,
                                .bits_per_byte = info->source_bytes ? nats / M_LN2 / bytes : NAN,
                                .tokens = targets,

@@ -15,10 +15,15 @@ typedef struct weft_evaluation {
     double seconds;
 } weft_evaluation;
 
-/* Predicts every token of d's first source but the first, in windows of `context` tokens that do not overlap,
- * `batch` at a time (the model's planned shape); windows > 0: only that many. Collective; the figures do not
- * depend on the number of ranks. */
-weft_status weft_evaluate(weft_model *m, const weft_data *d, weft_group *g, int64_t batch, int64_t context,
-                          int64_t windows, weft_evaluation *e);
+typedef struct weft_evaluate_opts {
+    int64_t batch, context; /* windows computed at once, and tokens of one: the model's planned shape */
+    int64_t windows;        /* > 0: only that many */
+    int documents;          /* documents are kept apart (data.pack: doc) */
+} weft_evaluate_opts;
+
+/* Predicts every token of d's first source but the first and those that its loss mask leaves out, in windows that do
+ * not overlap. Collective; the figures do not depend on the number of ranks. */
+weft_status weft_evaluate(weft_model *m, const weft_data *d, weft_group *g, const weft_evaluate_opts *o,
+                          weft_evaluation *e);
 
 #endif

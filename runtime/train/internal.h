@@ -45,7 +45,7 @@ struct weft_trainer {
     int levels;
     float *grads, *level[TREE_LEVELS]; /* partial sums of the fixed tree, reproducible runs only */
     weft_bulk *allreduce;
-    int32_t *batch;    /* [micro_batch, context + 1] */
+    weft_rows rows;    /* of a micro-batch */
     uint64_t *samples; /* [micro_batch] */
     double *losses;    /* [2 micro_total + 2]: loss and count of every micro-batch, stop flag, clock */
 
@@ -67,9 +67,6 @@ typedef struct step_result {
     weft_verdict verdict;
 } step_result;
 
-/* setup.c */
-weft_status trainer_tokens(weft_trainer *t, int64_t micro,
-                           int32_t *tok); /* micro-batch of the current step */
 /* startup.c */
 weft_status trainer_startup(weft_trainer *t);
 weft_status trainer_write_run_json(weft_trainer *t, const char *sample);

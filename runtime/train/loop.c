@@ -110,9 +110,8 @@ static weft_status save(weft_trainer *t) {
 static weft_status evaluate(weft_trainer *t, int64_t windows, meter *m) {
     if (!t->valid) return WEFT_OK;
     weft_evaluation e;
-    WEFT_TRY_CTX(
-        weft_evaluate(t->model, t->valid, t->o.group, t->layout.micro_batch, t->context, windows, &e),
-        "evaluating %s", t->c->data.valid);
+    const weft_evaluate_opts o = {t->layout.micro_batch, t->context, windows, t->c->data.pack};
+    WEFT_TRY_CTX(weft_evaluate(t->model, t->valid, t->o.group, &o, &e), "evaluating %s", t->c->data.valid);
     weft_metric_set(t->id_valid, e.loss);
     weft_metric_set(t->id_bpb, e.bits_per_byte);
     if (t->rank == 0 && !t->o.quiet) {

@@ -10,6 +10,7 @@ static const char *const devices[] = {"auto", "cpu", "ref", NULL};
 static const char *const families[] = {"gpt2", "llama", NULL};
 static const char *const dtypes[] = {"fp32", "bf16", NULL};
 static const char *const recomputes[] = {"none", "layer", NULL};
+static const char *const packs[] = {"none", "doc", NULL};
 static const char *const optims[] = {"adamw", "muon", NULL};
 static const char *const schedules[] = {"cosine", "linear", "wsd", "constant", NULL};
 
@@ -57,6 +58,8 @@ const weft_config_key weft_run_keys[] = {
            "tokenizer directory or file; needed for samples and export"),
     STRING("data.baselines", data.baselines, NULL,
            "JSON object {\"gzip -9\": bits per byte, ...} to print beside ours"),
+    ENUM("data.pack", data.pack, "none", packs,
+         "doc: no attention across documents, and positions begin anew with each"),
 
     INT("train.steps", train.steps, "1000", 1, 1e12, "optimiser steps"),
     FLOAT("train.time_limit", train.time_limit, "0", 0, 1e9,

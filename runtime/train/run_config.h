@@ -4,6 +4,7 @@
 
 #include "base/config.h"
 
+enum { WEFT_PACK_NONE, WEFT_PACK_DOC };
 enum { WEFT_DEVICE_AUTO, WEFT_DEVICE_CPU, WEFT_DEVICE_REF };
 
 typedef struct weft_run_config {
@@ -23,6 +24,7 @@ typedef struct weft_run_config {
     struct {
         weft_strlist train;
         const char *valid, *tokenizer, *baselines;
+        int pack;
     } data;
     struct {
         int64_t steps, batch, micro_batch, context;

@@ -200,10 +200,10 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     WEFT_TRY(weft_exec_create(t->backend, &xo, &t->x));
     WEFT_TRY(weft_arena_commit(&t->memory, allocate, release, t));
     for (int i = 0; i < t->levels; i++) t->level[i] = weft_arena_at(&t->memory, t->level_at[i]);
-    t->batch = weft_calloc((size_t)(t->layout.micro_batch * (t->context + 1)), sizeof *t->batch);
+    WEFT_TRY(weft_rows_alloc((size_t)t->layout.micro_batch, t->context, c->data.pack, &t->rows));
     t->samples = weft_calloc((size_t)t->layout.micro_batch, sizeof *t->samples);
     t->losses = weft_calloc((size_t)(2 * t->layout.micro_total + 2), sizeof *t->losses);
-    if (!t->batch || !t->samples || !t->losses) return WEFT_ERR_NOMEM;
+    if (!t->samples || !t->losses) return WEFT_ERR_NOMEM;
     return weft_model_bind(t->model, &t->memory, t->x);
 }
 
@@ -427,7 +427,7 @@ void weft_trainer_destroy(weft_trainer *t) {
     if (t->data) weft_data_close(t->data);
     if (t->tok) weft_tok_destroy(t->tok);
     if (t->lock >= 0) close(t->lock);
-    free(t->batch);
+    weft_rows_free(&t->rows);
     free(t->samples);
     free(t->losses);
     free(t->checkpoints);

@@ -94,6 +94,9 @@ static void data_table(const weft_trainer *t, json_t *tables) {
         t->c->data.train.item[0]);
     double per_epoch = (double)weft_data_windows(t->data, 0);
     row(r, "one epoch", "%.0f samples, %.1f steps", per_epoch, per_epoch / (double)t->layout.batch);
+    if (t->c->data.pack) row(r, "packing", "documents kept apart: %s of them", si((double)i->docs, a));
+    if (i->masked)
+        row(r, "loss mask", "%.1f %% of the tokens count", 100 * (double)i->targets / (double)i->tokens);
     if (t->valid) {
         const weft_shard_info *v = weft_data_info(t->valid);
         row(r, "held out", "%s tokens, %s bytes, %s", si((double)v->tokens, a),

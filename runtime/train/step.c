@@ -29,10 +29,10 @@ static void spend(weft_trainer *t, int phase, double *since) {
     spend_until(t, phase, since, weft_now());
 }
 
-weft_status trainer_tokens(weft_trainer *t, int64_t micro, int32_t *tok) {
+static weft_status load(weft_trainer *t, int64_t micro) {
     uint64_t first = t->st.g + (uint64_t)(micro * t->layout.micro_batch);
     for (int64_t i = 0; i < t->layout.micro_batch; i++) t->samples[i] = first + (uint64_t)i;
-    return weft_data_get(t->data, t->samples, (size_t)t->layout.micro_batch, tok);
+    return weft_data_rows(t->data, t->samples, (size_t)t->layout.micro_batch, &t->rows);
 }
 
 /* grads holds the gradient of micro-batch i; merges it with the finished left neighbours. */
@@ -66,12 +66,13 @@ static weft_status gradients(weft_trainer *t, double *since) {
     for (int64_t i = 0; i < t->layout.micro_count; i++) {
         int64_t micro = t->layout.micro_first + i, count = 0;
         double loss = 0;
-        WEFT_TRY(trainer_tokens(t, micro, t->batch));
+        WEFT_TRY(load(t, micro));
         spend(t, PHASE_DATA, since);
         if (i == 0 || t->c->train.reproducible) WEFT_TRY(t->ops->fill(t->x, t->grads, 0, bytes));
         passes[0] = passes[1] = 0;
         weft_model_on_final(t->model, overlaps(t, i) ? parameters_final : NULL, t);
-        WEFT_TRY(weft_model_train(t->model, t->batch, t->grads, &loss, &count));
+        const weft_model_input in = {t->rows.tok, t->rows.target, t->rows.start};
+        WEFT_TRY(weft_model_train(t->model, &in, t->grads, &loss, &count));
         if (t->c->train.reproducible) WEFT_TRY(merge_subtrees(t, i));
         double turn = *since + passes[0];
         spend_until(t, PHASE_FORWARD, since, turn);

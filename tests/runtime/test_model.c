@@ -151,7 +151,7 @@ static void parity(const char *model, const char *backend, weft_dtype t, double 
     printf("%-12s %s %s: largest logit error %.2e, mean square %.2e of the logits'\n", model, backend,
            weft_dtype_name(t), e, rms);
     assert_true(e <= logits && rms <= mean);
-    OK(weft_model_train(f.model, g.tok, f.grads, &loss, &count));
+    OK(weft_model_train(f.model, &(weft_model_input){.tok = g.tok}, f.grads, &loss, &count));
     assert_int_equal(count, g.batch * (g.context - 1));
     assert_true(fabs(loss / (double)count - g.loss) <= (t == WEFT_F32 ? 1e-5 : 0.02) * g.loss);
     check_gradients(&g, &f, gradients);
@@ -223,7 +223,7 @@ static double loss_at(fixture *f, const float *base, const float *direction, dou
     double loss;
     int64_t count;
     for (size_t i = 0; i < f->elements; i++) w[i] = (float)((double)base[i] + step * (double)direction[i]);
-    OK(weft_model_eval(f->model, tok, &loss, &count, NULL));
+    OK(weft_model_eval(f->model, &(weft_model_input){.tok = tok}, &loss, &count, NULL));
     return loss;
 }
 
@@ -269,7 +269,7 @@ static void finite_differences(const weft_model_desc *d, const char *backend) {
     fixture_randomise(&f, seed, 0.15);
     random_tokens(tok, 3 * 18, d->vocab, seed);
     tok[5] = -1; /* an ignored target (and a filler input) */
-    OK(weft_model_train(f.model, tok, f.grads, &loss, &count));
+    OK(weft_model_train(f.model, &(weft_model_input){.tok = tok}, f.grads, &loss, &count));
     assert_int_equal(count, 3 * 17 - 1);
     float *base = malloc(f.elements * 4);
     memcpy(base, weft_model_masters(f.model), f.elements * 4);
@@ -311,7 +311,7 @@ static outcome train_once(const weft_model_desc *d, weft_dtype t, weft_recompute
             .backend = "cpu", .threads = threads, .t = t, .batch = 4, .context = 20, .recompute = r});
     fixture_randomise(&f, 5, 0.1);
     random_tokens(tok, 4 * 21, d->vocab, 5);
-    OK(weft_model_train(f.model, tok, f.grads, &o.loss, &count));
+    OK(weft_model_train(f.model, &(weft_model_input){.tok = tok}, f.grads, &o.loss, &count));
     o.n = f.elements;
     o.grads = malloc(o.n * 4);
     memcpy(o.grads, f.grads, o.n * 4);
@@ -427,7 +427,7 @@ static void test_planned_scratch_suffices(void **state) {
         fixture_open(&f, &d, &o);
         fixture_randomise(&f, i, 0.02);
         random_tokens(tok, 2 * (d.context + 1), d.vocab, i);
-        OK(weft_model_train(f.model, tok, f.grads, &loss, &count));
+        OK(weft_model_train(f.model, &(weft_model_input){.tok = tok}, f.grads, &loss, &count));
         assert_true(isfinite(loss));
         fixture_close(&f);
     }
