@@ -15,6 +15,9 @@ target_link_libraries(weft PRIVATE PkgConfig::fyaml PkgConfig::jansson PkgConfig
 if(ucx_FOUND)
   target_link_libraries(weft PRIVATE PkgConfig::ucx)
 endif()
+if(microhttpd_FOUND)
+  target_link_libraries(weft PRIVATE PkgConfig::microhttpd)
+endif()
 set_target_properties(weft PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR} LINKER_LANGUAGE C
   LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib)
 target_include_directories(weft INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)

@@ -26,6 +26,7 @@
 #include "base/mem.h"
 #include "io/metrics/append.h"
 #include "io/metrics/registry.h"
+#include "io/metrics/state.h"
 #include "io/metrics/tensorboard.h"
 
 enum {
@@ -47,6 +48,7 @@ struct weft_metrics {
     /* under lock */
     int stop, dirty;
     int sync_errno; /* of a failed fdatasync, until an emit has returned it */
+    metrics_state state;
     char line[LINE_MAX_BYTES];
 };
 
@@ -111,6 +113,7 @@ static size_t format_record(weft_metrics *m, double wall, int64_t step, uint64_t
         if (p > first) *p++ = ',';
         p += sprintf(p, "\"%s\":", metric_name(id));
         p = put_number(p, v);
+        metric_said(id, v);
         if (m->tb) tb_scalar(m->tb, metric_name(id), (float)v);
     }
     return (size_t)(stpcpy(p, "}}\n") - m->line);
@@ -119,21 +122,23 @@ static size_t format_record(weft_metrics *m, double wall, int64_t step, uint64_t
 weft_status weft_metrics_emit(weft_metrics *m, int64_t step, uint64_t g, uint64_t tokens) {
     pthread_mutex_lock(&m->lock);
     locale_t before = uselocale(m->c_locale);
-    size_t n = format_record(m, weft_wall(), step, g, tokens);
+    const double wall = weft_wall();
+    size_t n = format_record(m, wall, step, g, tokens);
     uselocale(before);
+    state_record(&m->state, wall, step, g, tokens);
     weft_status s = append_line(m, m->line, n);
     if (s == WEFT_OK && m->tb) s = tb_end(m->tb);
     pthread_mutex_unlock(&m->lock);
     return s;
 }
 
-/* One line of JSON, as a reader will see it; 0 if the members do not make one. */
-static int is_one_object(const char *line, size_t n) {
-    if (memchr(line, '\n', n)) return 0;
+/* One line of JSON, as a reader will see it; NULL if the members do not make one. */
+static json_t *one_object(const char *line, size_t n) {
+    if (memchr(line, '\n', n)) return NULL;
     json_t *j = json_loadb(line, n, JSON_REJECT_DUPLICATES, NULL);
-    int ok = json_is_object(j);
+    if (json_is_object(j)) return j;
     json_decref(j);
-    return ok;
+    return NULL;
 }
 
 weft_status weft_metrics_event(weft_metrics *m, const char *name, const char *json) {
@@ -149,16 +154,20 @@ weft_status weft_metrics_event(weft_metrics *m, const char *name, const char *js
     if (s == WEFT_OK) {
         int members = json && *json;
         locale_t before = uselocale(m->c_locale);
-        int n = snprintf(line, cap, "{\"v\":1,\"t\":%.3f,\"ev\":%s%s%s}\n", weft_wall(), text,
-                         members ? "," : "", members ? json : "");
+        const double wall = weft_wall();
+        int n = snprintf(line, cap, "{\"v\":1,\"t\":%.3f,\"ev\":%s%s%s}\n", wall, text, members ? "," : "",
+                         members ? json : "");
         uselocale(before);
-        if (!is_one_object(line, (size_t)n - 1)) {
+        json_t *object = one_object(line, (size_t)n - 1);
+        if (!object) {
             s = weft_fail(WEFT_ERR_ARG, "event %s: its members are not JSON on one line: %.200s", text, json);
         } else {
             pthread_mutex_lock(&m->lock);
+            state_note_event(&m->state, wall, name, object);
             s = append_line(m, line, (size_t)n);
             pthread_mutex_unlock(&m->lock);
         }
+        json_decref(object);
     }
     free(line);
     free(text);
@@ -204,6 +213,7 @@ weft_status weft_metrics_open(const char *dir, const char *site, int tensorboard
     weft_metrics *m = weft_calloc(1, sizeof *m);
     if (!m) return WEFT_ERR_NOMEM;
     m->file.fd = -1;
+    state_init(&m->state);
     weft_status s = start(m, dir, site ? site : "", tensorboard);
     if (s < 0) {
         weft_metrics_close(m);
@@ -211,6 +221,10 @@ weft_status weft_metrics_open(const char *dir, const char *site, int tensorboard
     }
     *out = m;
     return WEFT_OK;
+}
+
+const metrics_state *metrics_state_of(const weft_metrics *m) {
+    return &m->state;
 }
 
 void weft_metrics_close(weft_metrics *m) {

@@ -17,7 +17,7 @@ typedef struct metric {
     char name[METRIC_NAME_MAX];
     const char *unit;
     int kind;
-    _Atomic double value;
+    _Atomic double value, last;
 } metric;
 
 static metric table[METRICS_MAX];
@@ -48,6 +48,7 @@ uint32_t weft_metric(const char *name, int kind, const char *unit) {
         table[i].kind = kind;
         table[i].unit = unit;
         atomic_store_explicit(&table[i].value, kind == WEFT_METRIC_COUNTER ? 0.0 : NAN, memory_order_relaxed);
+        atomic_store_explicit(&table[i].last, NAN, memory_order_relaxed);
         atomic_store_explicit(&count, n + 1, memory_order_release);
     }
     pthread_mutex_unlock(&registering);
@@ -76,4 +77,22 @@ uint32_t metric_count(void) {
 
 const char *metric_name(uint32_t id) {
     return table[id].name;
+}
+
+int metric_kind(uint32_t id) {
+    return table[id].kind;
+}
+
+const char *metric_unit(uint32_t id) {
+    return table[id].unit;
+}
+
+double metric_last(uint32_t id) {
+    return table[id].kind == WEFT_METRIC_COUNTER
+               ? weft_metric_get(id)
+               : atomic_load_explicit(&table[id].last, memory_order_relaxed);
+}
+
+void metric_said(uint32_t id, double v) {
+    atomic_store_explicit(&table[id].last, v, memory_order_relaxed);
 }

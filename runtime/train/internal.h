@@ -19,6 +19,9 @@
 /* Seconds of the current step by kind; the pictures of the report. */
 enum { PHASE_DATA, PHASE_FORWARD, PHASE_BACKWARD, PHASE_COMM, PHASE_OPTIM, PHASE_OTHER, PHASES };
 
+/* The engine's lanes as the records show them. */
+enum { TRAINER_LANES = 5, TRAINER_LANE_FIGURES = 5 };
+
 struct weft_trainer {
     weft_trainer_opts o;
     const weft_run_config *c;
@@ -57,6 +60,9 @@ struct weft_trainer {
 
     weft_metrics *metrics; /* rank 0 */
     uint32_t id_loss, id_valid, id_bpb, id_rate, id_mfu, id_norm, id_lr, id_phase[PHASES];
+    uint32_t id_lane[TRAINER_LANES][TRAINER_LANE_FIGURES];
+    double lanes_at; /* weft_now() of the last look at them */
+    struct weft_export *exporter;
 };
 
 /* What one step found; equal on all ranks. */
@@ -70,6 +76,11 @@ typedef struct step_result {
 /* startup.c */
 weft_status trainer_startup(weft_trainer *t);
 weft_status trainer_write_run_json(weft_trainer *t, const char *sample);
+/* watch.c; rank 0 */
+weft_status trainer_watch_open(weft_trainer *t);
+/* Before a record: sets the lanes' metrics if it is their turn, or the last record. */
+void trainer_watch_lanes(weft_trainer *t, int last);
+void trainer_watch_close(weft_trainer *t);
 /* step.c */
 weft_status trainer_step(weft_trainer *t, step_result *r);
 #endif

@@ -57,7 +57,7 @@ static void show_progress(weft_trainer *t, meter *m, const step_result *r, int l
     *m = (meter){.printed = now, .terminal = m->terminal};
 }
 
-static weft_status record(weft_trainer *t, const step_result *r) {
+static weft_status record(weft_trainer *t, const step_result *r, int last) {
     if (!t->metrics) return WEFT_OK;
     double rate = (double)r->tokens / r->seconds;
     double per_token = weft_model_flops(t->model) / (double)(t->layout.micro_batch * t->context);
@@ -72,6 +72,7 @@ static weft_status record(weft_trainer *t, const step_result *r) {
         other -= t->phase[i];
     }
     weft_metric_set(t->id_phase[PHASE_OTHER], other > 0 ? other : 0);
+    trainer_watch_lanes(t, last);
     weft_status s = weft_metrics_emit(t->metrics, t->st.step, t->st.g, t->st.tokens);
     weft_metric_set(t->id_valid, NAN);
     weft_metric_set(t->id_bpb, NAN);
@@ -173,6 +174,7 @@ static void record_evaluation(weft_trainer *t) {
     uint32_t others[] = {t->id_loss, t->id_rate, t->id_mfu, t->id_norm, t->id_lr};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) weft_metric_set(others[i], NAN);
     for (int i = 0; i < PHASES; i++) weft_metric_set(t->id_phase[i], NAN);
+    trainer_watch_lanes(t, 0);
     if (t->metrics && weft_metrics_emit(t->metrics, t->st.step, t->st.g, t->st.tokens) < 0)
         weft_warn("%s", weft_last_error());
 }
@@ -221,7 +223,7 @@ weft_status weft_trainer_run(weft_trainer *t, int *outcome) {
         if (due(t->st.step, t->c->eval.every) && !last) WEFT_TRY(evaluate(t, t->c->eval.windows, &m));
         int evaluated = t->valid && due(t->st.step, t->c->eval.every); /* belongs to this step's record */
         if (due(t->st.step, t->c->log.every) || evaluated || last || r.verdict != WEFT_ACCEPT) {
-            weft_status s = record(t, &r);
+            weft_status s = record(t, &r, last);
             if (s < 0) weft_warn("metrics: %s", weft_last_error());
         }
         weft_status verdict = guard_report(t, &r);

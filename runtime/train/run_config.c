@@ -107,6 +107,12 @@ const weft_config_key weft_run_keys[] = {
     BOOL("log.trace", log.trace, "false",
          "also write trace.<rank>.json: who did what when, for ui.perfetto.dev"),
     BOOL("log.tensorboard", log.tensorboard, "false", "also write a TensorBoard event file"),
+    INT("log.metrics_port", log.metrics_port, "0", 0, 65535,
+        "TCP port of rank 0's OpenMetrics endpoint, /metrics and /healthz; 0: none"),
+    STRING("log.metrics_bind", log.metrics_bind, "127.0.0.1",
+           "numeric address that the endpoint listens on; it has no password"),
+    STRING("log.textfile", log.textfile, NULL,
+           "*.prom file for node exporter's textfile collector, replaced every 5 s"),
 
     STRING("sample.prompt", sample.prompt, "", "text that the sample at the end goes on from"),
     INT("sample.tokens", sample.tokens, "0", 0, 1e6, "tokens of the sample at the end; 0: none"),

@@ -46,6 +46,8 @@ typedef struct weft_run_config {
     struct {
         int64_t every;
         int tensorboard, trace;
+        int64_t metrics_port;
+        const char *metrics_bind, *textfile;
     } log;
     struct {
         const char *prompt;

@@ -383,6 +383,7 @@ static weft_status build(weft_trainer *t) {
     register_metrics(t);
     s = t->rank == 0 ? write_config(t) : WEFT_OK;
     if (s >= 0 && t->rank == 0) s = weft_metrics_open(t->dir, "main", t->c->log.tensorboard, &t->metrics);
+    if (s >= 0 && t->rank == 0) s = trainer_watch_open(t);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
     return trainer_startup(t);
 }
@@ -417,6 +418,7 @@ static void write_trace(const weft_trainer *t) {
 void weft_trainer_destroy(weft_trainer *t) {
     if (!t) return;
     if (t->dir && t->c->log.trace) write_trace(t);
+    trainer_watch_close(t);
     if (t->metrics) weft_metrics_close(t->metrics);
     weft_optim_destroy(t->optim);
     weft_model_destroy(t->model);
