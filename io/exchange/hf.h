@@ -5,7 +5,7 @@
 #ifndef WEFT_IO_HF_H
 #define WEFT_IO_HF_H
 
-#include "io/exchange/model_desc.h"
+#include "io/exchange/format.h"
 
 /* Reads and checks DIR/config.json. */
 weft_status weft_hf_config_read(const char *dir, weft_model_desc *m);
@@ -23,5 +23,8 @@ weft_status weft_hf_import(const char *dir, const weft_model_desc *m, const weft
  * tokenizer_dir: its tokenizer files are copied (NULL: none). */
 weft_status weft_hf_export(const char *dir, const weft_model_desc *m, const weft_named *t, size_t n,
                            const char *tokenizer_dir, uint64_t shard_bytes);
+/* The same in a dtype of its own (f32, bf16, f16), with a report of how far it is; o->version is ignored. */
+weft_status weft_hf_export_as(const char *dir, const weft_model_desc *m, const weft_named *t, size_t n,
+                              const weft_export_opts *o);
 
 #endif

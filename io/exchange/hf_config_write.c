@@ -108,7 +108,7 @@ char *weft_hf_config_text(const weft_model_desc *m, weft_dtype t) {
     put_token(o, "eos_token_id", m->eos);
     put_bool(o, "tie_word_embeddings", m->tied);
     put_real(o, "initializer_range", m->init_std);
-    put_text(o, "torch_dtype", t == WEFT_BF16 ? "bfloat16" : "float32");
+    put_text(o, "torch_dtype", t == WEFT_BF16 ? "bfloat16" : t == WEFT_F16 ? "float16" : "float32");
     const double real[] = {m->norm_eps,    m->rope_theta,    m->init_std,
                            m->rope_factor, m->rope_low_freq, m->rope_high_freq};
     return finish(o, digits(real, sizeof real / sizeof *real));

@@ -17,10 +17,12 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "base/status.h"
+#include "io/exchange/elements.h"
 #include "io/exchange/hf_internal.h"
 #include "io/exchange/safetensors_internal.h"
 
 #define SHARD_BYTES   5000000000u
+#define SCRATCH       (1u << 20) /* bytes of a tensor on its way to another dtype, more only if a row is longer */
 #define TOKENIZER_MAX (256u << 20)
 
 typedef struct job {
@@ -33,11 +35,16 @@ typedef struct job {
     uint32_t nshards;
     uint64_t bytes; /* of all tensors */
     size_t first;   /* the entry behind the first source of the shard that is being written */
+    weft_dtype to;  /* of the files; the tensors may have another */
+    char *scratch;  /* where `to` is another: rows before they are converted */
+    size_t scratch_bytes;
+    uint64_t done; /* bytes produced */
+    void (*progress)(void *arg, uint64_t done, uint64_t total);
+    void *progress_arg;
 } job;
 
 static uint64_t entry_bytes(const job *j, const hf_entry *e) {
-    return (uint64_t)e->shape[0] * (uint64_t)(e->ndim == 2 ? e->shape[1] : 1) *
-           weft_dtype_size(j->t[e->part[0]].t);
+    return (uint64_t)e->shape[0] * (uint64_t)(e->ndim == 2 ? e->shape[1] : 1) * weft_dtype_size(j->to);
 }
 
 /* Greedy, in the order of the model: a shard is closed when the next tensor would not fit. */
@@ -66,9 +73,7 @@ static void shard_name(const job *j, uint32_t k, char *buffer, size_t cap) {
 /* ---- weights ---- */
 
 /* Rows of a tensor that is put together from parts: Conv1D weights (transposed), and c_attn's bias. */
-static weft_status produce(void *arg, size_t i, int64_t row, int64_t rows, void *dst) {
-    const job *j = arg;
-    const hf_entry *e = &j->e[j->first + i];
+static void assemble(const job *j, const hf_entry *e, int64_t row, int64_t rows, void *dst) {
     size_t size = weft_dtype_size(j->t[e->part[0]].t);
     char *to = dst;
     for (uint32_t p = 0; p < e->nparts; p++) {
@@ -88,7 +93,50 @@ static weft_status produce(void *arg, size_t i, int64_t row, int64_t rows, void 
         row -= skip;
         rows -= k;
     }
+}
+
+/* The same in another dtype, as many rows at a time as the scratch holds. */
+static weft_status convert(const job *j, const hf_entry *e, int64_t row, int64_t rows, char *dst) {
+    weft_dtype from = j->t[e->part[0]].t;
+    size_t cols = (size_t)(e->ndim == 2 ? e->shape[1] : 1);
+    int64_t most = (int64_t)(j->scratch_bytes / (cols * weft_dtype_size(from)));
+    for (int64_t k; rows; row += k, rows -= k) {
+        k = rows < most ? rows : most;
+        size_t n = (size_t)k * cols;
+        assemble(j, e, row, k, j->scratch);
+        elements_convert(from, j->to, n, j->scratch, dst);
+        size_t bad = elements_overflow(from, j->to, n, j->scratch, dst);
+        if (bad < n)
+            return weft_fail(WEFT_ERR_NONFINITE,
+                             "%s%s, element %llu is too large for f16, which ends at 65504; use bf16 or f32",
+                             e->prefix, e->name, (unsigned long long)row * cols + bad);
+        dst += n * weft_dtype_size(j->to);
+    }
     return WEFT_OK;
+}
+
+static weft_status produce(void *arg, size_t i, int64_t row, int64_t rows, void *dst) {
+    job *j = arg;
+    const hf_entry *e = &j->e[j->first + i];
+    weft_status s = WEFT_OK;
+    if (j->t[e->part[0]].t == j->to)
+        assemble(j, e, row, rows, dst);
+    else
+        s = convert(j, e, row, rows, dst);
+    j->done += (uint64_t)rows * (uint64_t)(e->ndim == 2 ? e->shape[1] : 1) * weft_dtype_size(j->to);
+    if (j->progress) j->progress(j->progress_arg, j->done, j->bytes);
+    return s;
+}
+
+/* Room for at least one row of every entry. */
+static weft_status make_scratch(job *j) {
+    j->scratch_bytes = SCRATCH;
+    for (size_t i = 0; i < j->n; i++) {
+        size_t row = (size_t)(j->e[i].ndim == 2 ? j->e[i].shape[1] : 1) * weft_dtype_size(WEFT_F32);
+        if (row > j->scratch_bytes) j->scratch_bytes = row;
+    }
+    j->scratch = weft_calloc(j->scratch_bytes, 1);
+    return j->scratch ? WEFT_OK : WEFT_ERR_NOMEM;
 }
 
 /* Entries of one shard are neighbours, so source i is entry first + i. */
@@ -107,8 +155,8 @@ static weft_status write_shard(job *j, uint32_t k) {
         const weft_named *w = &j->t[e->part[0]];
         snprintf(name[i], sizeof name[i], "%s%s", e->prefix, e->name);
         src[i] = (weft_st_source){
-            .name = name[i], .t = w->t, .ndim = e->ndim, .shape = {e->shape[0], e->shape[1]}};
-        if (!e->transposed && e->nparts == 1) src[i].ptr = w->ptr;
+            .name = name[i], .t = j->to, .ndim = e->ndim, .shape = {e->shape[0], e->shape[1]}};
+        if (!e->transposed && e->nparts == 1 && w->t == j->to && !j->progress) src[i].ptr = w->ptr;
     }
     if (s == WEFT_OK) s = weft_st_write_from(path, src, n, NULL, 0, produce, j);
     free(src);
@@ -238,7 +286,7 @@ static weft_status write_card(const job *j) {
         m->family == WEFT_GPT2 ? "GPT-2" : "Llama", (long long)weft_model_parameters(m), (long long)m->layers,
         (long long)m->hidden, (long long)m->heads, (long long)m->kv_heads, (long long)m->ffn,
         (long long)m->context, (long long)m->vocab, m->tied ? "tied to the embedding" : "of its own",
-        weft_dtype_name(j->t[j->e[0].part[0]].t));
+        weft_dtype_name(j->to));
     return write_text(j, "README.md", text, (size_t)n);
 }
 
@@ -249,7 +297,7 @@ static weft_status write_all(job *j, const char *tokenizer_dir) {
     if (tokenizer_dir) WEFT_TRY(copy_tokenizer(j, tokenizer_dir));
     WEFT_TRY(write_card(j));
     WEFT_TRY(write_json(j, "generation_config.json", weft_hf_generation_text(j->m)));
-    return write_json(j, "config.json", weft_hf_config_text(j->m, j->t[j->e[0].part[0]].t));
+    return write_json(j, "config.json", weft_hf_config_text(j->m, j->to));
 }
 
 /* ---- the directory ---- */
@@ -296,15 +344,18 @@ static weft_status export_into(job *j, char *dir, const char *tokenizer_dir) {
     return write_all(j, tokenizer_dir);
 }
 
-weft_status weft_hf_export(const char *dir, const weft_model_desc *m, const weft_named *t, size_t n,
-                           const char *tokenizer_dir, uint64_t shard_bytes) {
-    job j = {.m = m, .t = t};
+weft_status weft_hf_export_as(const char *dir, const weft_model_desc *m, const weft_named *t, size_t n,
+                              const weft_export_opts *o) {
+    job j = {.m = m, .t = t, .to = o->t, .progress = o->progress, .progress_arg = o->progress_arg};
     hf_entry *e = NULL;
     char *to = NULL;
     weft_status s;
     for (size_t i = 0; i < n; i++)
         if (!t[i].ptr)
             return weft_fail(WEFT_ERR_ARG, "tensor %s has no memory to be written from", t[i].name);
+    if (o->t != WEFT_F32 && o->t != WEFT_BF16 && o->t != WEFT_F16)
+        return weft_fail(WEFT_ERR_ARG, "weights as %s; f32, bf16 and f16 are possible",
+                         weft_dtype_name(o->t));
     WEFT_GOTO(weft_hf_map(m, t, n, &e, &j.n), done);
     j.e = e;
     j.shard = weft_calloc(j.n, sizeof *j.shard);
@@ -313,15 +364,24 @@ weft_status weft_hf_export(const char *dir, const weft_model_desc *m, const weft
         s = WEFT_ERR_NOMEM;
         goto done;
     }
-    plan_shards(&j, shard_bytes ? shard_bytes : SHARD_BYTES);
+    WEFT_GOTO(make_scratch(&j), done);
+    plan_shards(&j, o->shard_bytes ? o->shard_bytes : SHARD_BYTES);
     if (j.nshards > 99999)
         s = weft_fail(WEFT_ERR_ARG, "shards of %llu bytes would make %u files",
-                      (unsigned long long)shard_bytes, j.nshards);
+                      (unsigned long long)o->shard_bytes, j.nshards);
     else
-        s = export_into(&j, to, tokenizer_dir);
+        s = export_into(&j, to, o->tokenizer);
 done:
     free(e);
     free(j.shard);
+    free(j.scratch);
     free(to);
     return s < 0 ? weft_context(s, "exporting to %s", dir) : s;
+}
+
+weft_status weft_hf_export(const char *dir, const weft_model_desc *m, const weft_named *t, size_t n,
+                           const char *tokenizer_dir, uint64_t shard_bytes) {
+    const weft_export_opts o = {
+        .size = sizeof o, .t = n ? t[0].t : WEFT_F32, .tokenizer = tokenizer_dir, .shard_bytes = shard_bytes};
+    return weft_hf_export_as(dir, m, t, n, &o);
 }

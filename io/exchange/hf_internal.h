@@ -15,6 +15,10 @@
  */
 weft_status weft_model_check(const weft_model_desc *m);
 
+/* Where the caller's list t[0..n) has each of the canonical tensors c[0..nc): t[order[i]] is c[i]. SHAPE if one is
+ * missing, unexpected or has another shape; UNSUPPORTED if one is neither f32 nor bf16. Free *order with free(). */
+weft_status weft_model_order(const weft_named *c, size_t nc, const weft_named *t, size_t n, size_t **order);
+
 /* One tensor of a HuggingFace file and the weft tensors that are its parts: side by side along the output
  * dimension. */
 typedef struct hf_entry {

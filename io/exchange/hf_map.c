@@ -62,31 +62,6 @@ static const struct {
     {"head.weight", "lm_head.weight", "lm_head.weight"},
 };
 
-static int same_shape(const weft_named *a, const weft_named *b) {
-    if (a->ndim != b->ndim) return 0;
-    for (uint32_t d = 0; d < a->ndim; d++)
-        if (a->shape[d] != b->shape[d]) return 0;
-    return 1;
-}
-
-/* Where the caller has canonical tensor c; lists are mostly in the same order, so the search starts at
- * `hint`. */
-static weft_status locate(const weft_named *c, const weft_named *t, size_t n, size_t hint, size_t *at) {
-    for (size_t k = 0; k < n; k++) {
-        size_t i = (hint + k) % n;
-        if (strcmp(t[i].name, c->name) != 0) continue;
-        if (!same_shape(&t[i], c))
-            return weft_fail(WEFT_ERR_SHAPE, "the model's tensor %s has another shape than its description",
-                             c->name);
-        if (t[i].t != WEFT_F32 && t[i].t != WEFT_BF16)
-            return weft_fail(WEFT_ERR_UNSUPPORTED, "the model's tensor %s is %s; files hold f32 or bf16",
-                             c->name, weft_dtype_name(t[i].t));
-        *at = i;
-        return WEFT_OK;
-    }
-    return weft_fail(WEFT_ERR_SHAPE, "the model's tensor %s is not in the list", c->name);
-}
-
 static const rule *rule_of(const weft_model_desc *m, const char *leaf) {
     const rule *r = m->family == WEFT_GPT2 ? gpt2_rules : llama_rules;
     while (r->weft && strcmp(r->weft, leaf) != 0) r++;
@@ -119,10 +94,10 @@ static weft_status name_entry(const weft_model_desc *m, const char *c, hf_entry 
 }
 
 /* The entry's parts and, from them, its shape in the file. */
-static weft_status fill_entry(const weft_named *c, const weft_named *t, size_t n, size_t hint, hf_entry *e) {
+static weft_status fill_entry(const weft_named *c, const weft_named *t, const size_t *order, hf_entry *e) {
     int64_t out = 0;
     for (uint32_t p = 0; p < e->nparts; p++) {
-        WEFT_TRY(locate(&c[p], t, n, hint + p, &e->part[p]));
+        e->part[p] = order[p];
         if (t[e->part[p]].t != t[e->part[0]].t)
             return weft_fail(WEFT_ERR_ARG, "%s and %s are one tensor in the file and must have one dtype",
                              c[0].name, c[p].name);
@@ -139,21 +114,20 @@ weft_status weft_hf_map(const weft_model_desc *m, const weft_named *t, size_t n,
     *map = NULL;
     *count = 0;
     weft_named *c;
-    size_t nc, k = 0;
+    size_t nc, k = 0, *order = NULL;
     WEFT_TRY(weft_model_tensors(m, &c, &nc));
-    weft_status s = WEFT_OK;
-    hf_entry *e = weft_calloc(nc, sizeof *e);
-    if (!e) s = WEFT_ERR_NOMEM;
+    weft_status s = weft_model_order(c, nc, t, n, &order);
+    hf_entry *e = s == WEFT_OK ? weft_calloc(nc, sizeof *e) : NULL;
+    if (s == WEFT_OK && !e) s = WEFT_ERR_NOMEM;
     for (size_t i = 0; s == WEFT_OK && i < nc; i++) {
         memset(&e[k], 0, sizeof e[k]);
         s = name_entry(m, c[i].name, &e[k]);
         if (s < 0 || !e[k].nparts) continue;
-        s = fill_entry(&c[i], t, n, i, &e[k]);
+        s = fill_entry(&c[i], t, order + i, &e[k]);
         k++;
     }
-    if (s == WEFT_OK && n != nc)
-        s = weft_fail(WEFT_ERR_SHAPE, "the model has %zu tensors; the list has %zu", nc, n);
     free(c);
+    free(order);
     if (s < 0) {
         free(e);
         return s;

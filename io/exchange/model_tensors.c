@@ -5,6 +5,7 @@
  * checkpoints) speaks of tensors by these names and never by position. */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -142,4 +143,42 @@ weft_status weft_model_tensors(const weft_model_desc *m, weft_named **out, size_
     *out = l.t;
     *n = l.n;
     return WEFT_OK;
+}
+
+static int same_shape(const weft_named *a, const weft_named *b) {
+    if (a->ndim != b->ndim) return 0;
+    for (uint32_t d = 0; d < a->ndim; d++)
+        if (a->shape[d] != b->shape[d]) return 0;
+    return 1;
+}
+
+/* Where the caller has canonical tensor c; lists are mostly in the same order, so the search starts at
+ * `hint`. */
+static weft_status locate(const weft_named *c, const weft_named *t, size_t n, size_t hint, size_t *at) {
+    for (size_t k = 0; k < n; k++) {
+        size_t i = (hint + k) % n;
+        if (strcmp(t[i].name, c->name) != 0) continue;
+        if (!same_shape(&t[i], c))
+            return weft_fail(WEFT_ERR_SHAPE, "the model's tensor %s has another shape than its description",
+                             c->name);
+        if (t[i].t != WEFT_F32 && t[i].t != WEFT_BF16)
+            return weft_fail(WEFT_ERR_UNSUPPORTED, "the model's tensor %s is %s; files hold f32 or bf16",
+                             c->name, weft_dtype_name(t[i].t));
+        *at = i;
+        return WEFT_OK;
+    }
+    return weft_fail(WEFT_ERR_SHAPE, "the model's tensor %s is not in the list", c->name);
+}
+
+weft_status weft_model_order(const weft_named *c, size_t nc, const weft_named *t, size_t n, size_t **order) {
+    size_t *o = *order = weft_calloc(nc, sizeof *o);
+    if (!o) return WEFT_ERR_NOMEM;
+    weft_status s = WEFT_OK;
+    for (size_t i = 0; s == WEFT_OK && i < nc; i++) s = locate(&c[i], t, n, i, &o[i]);
+    if (s == WEFT_OK && n != nc)
+        s = weft_fail(WEFT_ERR_SHAPE, "the model has %zu tensors; the list has %zu", nc, n);
+    if (s == WEFT_OK) return s;
+    free(o);
+    *order = NULL;
+    return s;
 }
