@@ -8,7 +8,7 @@
 #include "io/report/curve.h"
 #include "io/report/text.h"
 
-enum { CHART_LINES_MAX = 4, CHART_REFS_MAX = 12, CHART_LAYERS_MAX = 8 };
+enum { CHART_LINES_MAX = 6, CHART_REFS_MAX = 12, CHART_LAYERS_MAX = 8 };
 
 typedef struct chart_line {
     const char *label; /* NULL: none; the title says it */

@@ -10,6 +10,7 @@
 
 typedef struct page {
     FILE *f;
+    const char *dir;
     weft_history history;
     json_t *run;  /* run.json; NULL if there is none */
     char *config; /* config.yaml; NULL if there is none */
@@ -21,6 +22,9 @@ typedef struct page {
 } page;
 
 extern const char report_style[];
+
+/* Writes what body prints, numbers in the C locale, to `out` as a whole file. */
+weft_status page_write(const char *out, weft_status (*body)(FILE *f, void *arg), void *arg);
 
 /* The parts in the order of the page. */
 void page_head(page *p, const char *dir);

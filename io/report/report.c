@@ -89,8 +89,10 @@ static void find_ranges(page *p) {
 
 /* ---- writing ---- */
 
-static weft_status write_body(page *p, const char *dir) {
-    page_head(p, dir);
+static weft_status write_body(FILE *f, void *arg) {
+    page *p = arg;
+    p->f = f;
+    page_head(p, p->dir);
     fputs("<main>\n", p->f);
     WEFT_TRY(page_figures(p));
     WEFT_TRY(page_pictures(p));
@@ -108,20 +110,21 @@ static weft_status write_body(page *p, const char *dir) {
     return WEFT_OK;
 }
 
-static weft_status write_page(page *p, const char *dir, const char *out) {
+weft_status page_write(const char *out, weft_status (*body)(FILE *f, void *arg), void *arg) {
     char *text = NULL;
     size_t n = 0;
+    FILE *f = NULL;
     locale_t plain = newlocale(LC_ALL_MASK, "C", (locale_t)0);
-    if (plain == (locale_t)0 || !(p->f = open_memstream(&text, &n))) {
+    if (plain == (locale_t)0 || !(f = open_memstream(&text, &n))) {
         if (plain != (locale_t)0) freelocale(plain);
         return weft_fail(WEFT_ERR_NOMEM, "out of memory while writing the report");
     }
     locale_t before = uselocale(plain);
-    weft_status s = write_body(p, dir);
+    weft_status s = body(f, arg);
     uselocale(before);
     freelocale(plain);
-    int failed = ferror(p->f);
-    if (fclose(p->f) != 0) failed = 1;
+    int failed = ferror(f);
+    if (fclose(f) != 0) failed = 1;
     if (s == WEFT_OK && failed) s = weft_fail(WEFT_ERR_NOMEM, "out of memory while writing the report");
     if (s == WEFT_OK) s = weft_file_write(out, text, n);
     free(text);
@@ -131,12 +134,13 @@ static weft_status write_page(page *p, const char *dir, const char *out) {
 weft_status weft_report_write(const char *dir, const char *out) {
     page p;
     memset(&p, 0, sizeof p);
+    p.dir = dir;
     weft_status s = read_history(&p, dir);
     if (s == WEFT_OK) s = read_run(&p, dir);
     if (s == WEFT_OK) s = read_optional(&p, dir, "config.yaml", CONFIG_BYTES_MAX, &p.config, &p.config_bytes);
     if (s == WEFT_OK) {
         find_ranges(&p);
-        s = write_page(&p, dir, out);
+        s = page_write(out, write_body, &p);
     }
     weft_history_free(&p.history);
     json_decref(p.run);

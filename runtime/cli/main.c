@@ -13,6 +13,7 @@ static const cli_command commands[] = {
     {"generate", "continue a text", cli_generate},
     {"data", "prepare, inspect and synthesise token data", cli_data},
     {"report", "make report.html of a run", cli_report},
+    {"compare", "hold runs against each other", cli_compare},
     {"info", "what this machine and this build can do", cli_info},
     {"doctor", "what is missing or set badly, and how to mend it", cli_doctor},
     {"bench", "measure this machine's cut-offs: weft bench tune --ranks 2", cli_bench},
