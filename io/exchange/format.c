@@ -30,6 +30,7 @@ static const weft_format hf_format = {
     .summary = "HuggingFace directory (safetensors)",
     .dtypes = 1u << WEFT_F32 | 1u << WEFT_BF16 | 1u << WEFT_F16,
     .directory = 1,
+    .tokenizer = 1,
     .detect = hf_detect,
     .describe = weft_hf_config_read,
     .import = weft_hf_import,

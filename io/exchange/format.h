@@ -31,6 +31,7 @@ typedef struct weft_format {
     const char *name, *summary;
     uint32_t dtypes; /* bit 1 << t for every dtype that it can be written in */
     int directory;   /* a directory, else one file */
+    int tokenizer;   /* it has a place for one */
     /* 1 if path looks like this format (its first bytes, its config.json); decides nothing about its health. */
     int (*detect)(const char *path);
     /* What the file says about its model; everything in the header is checked against the size of the file.

@@ -237,6 +237,7 @@ const weft_format gguf_format = {
     .name = "gguf",
     .summary = "GGUF v3 with its tokenizer (llama.cpp)",
     .dtypes = 1u << WEFT_F32 | 1u << WEFT_BF16 | 1u << WEFT_F16,
+    .tokenizer = 1,
     .detect = detect,
     .export = export,
 };

@@ -18,11 +18,16 @@ int cli_train(int argc, char **argv);
 int cli_eval(int argc, char **argv);
 int cli_generate(int argc, char **argv);
 int cli_data(int argc, char **argv);
+int cli_ckpt(int argc, char **argv);
+int cli_ckpt_convert(int argc, char **argv);
 int cli_report(int argc, char **argv);
 int cli_compare(int argc, char **argv);
 int cli_info(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 int cli_bench(int argc, char **argv);
+
+/* `weft NAME SUB ...`: runs the subcommand argv[1] of n, or prints them (--help: 0; none or unknown: 64). */
+int cli_group(const char *name, const cli_command *sub, size_t n, const char *example, int argc, char **argv);
 
 /* Prints "weft: error: TEXT" for s and returns its exit code. */
 int cli_fail(weft_status s);

@@ -19,6 +19,25 @@ int cli_fail(weft_status s) {
     return weft_exit_code(s);
 }
 
+int cli_group(const char *name, const cli_command *sub, size_t n, const char *example, int argc,
+              char **argv) {
+    static char full[64];
+    int help = argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "-?"));
+    weft_log_open(WEFT_LOG_INFO, -1, NULL);
+    for (size_t i = 0; argc >= 2 && i < n; i++) {
+        if (strcmp(argv[1], sub[i].name)) continue;
+        snprintf(full, sizeof full, "weft %s %s", name, sub[i].name);
+        argv[1] = full;
+        return sub[i].run(argc - 1, argv + 1);
+    }
+    FILE *f = help ? stdout : stderr;
+    if (!help && argc >= 2) fprintf(f, "weft: error: unknown command '%s %s'\n\n", name, argv[1]);
+    fprintf(f, "Usage: weft %s COMMAND [OPTION...]\n\n", name);
+    for (size_t i = 0; i < n; i++) fprintf(f, "  %-8s %s\n", sub[i].name, sub[i].summary);
+    fprintf(f, "\nExample:\n  %s\n", example);
+    return help ? 0 : 64;
+}
+
 void cli_parse(const struct argp *argp, int argc, char **argv, void *input) {
     argp_err_exit_status = 64;
     argp_parse(argp, argc, argv, 0, NULL, input);

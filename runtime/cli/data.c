@@ -323,20 +323,8 @@ int cli_data(int argc, char **argv) {
     static const cli_command sub[] = {
         {"prepare", "text to token shards, with a tokenizer trained on it", data_prepare},
         {"info", "check shards and print what is in them", data_info},
-        {"synth", "a synthetic shard of known entropy", data_synth}};
-    int help = argc >= 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "-?"));
-    weft_log_open(WEFT_LOG_INFO, -1, NULL);
-    for (size_t i = 0; argc >= 2 && i < 3; i++) {
-        if (strcmp(argv[1], sub[i].name)) continue;
-        static char name[64];
-        snprintf(name, sizeof name, "weft data %s", sub[i].name);
-        argv[1] = name;
-        return sub[i].run(argc - 1, argv + 1);
-    }
-    FILE *f = help ? stdout : stderr;
-    if (!help && argc >= 2) fprintf(f, "weft: error: unknown command 'data %s'\n\n", argv[1]);
-    fprintf(f, "Usage: weft data COMMAND [OPTION...]\n\n");
-    for (size_t i = 0; i < 3; i++) fprintf(f, "  %-8s %s\n", sub[i].name, sub[i].summary);
-    fprintf(f, "\nExample:\n  weft data prepare kjv.txt --out data/kjv --vocab 4096\n");
-    return help ? 0 : 64;
+        {"synth", "a synthetic shard of known entropy", data_synth},
+    };
+    return cli_group("data", sub, sizeof sub / sizeof *sub,
+                     "weft data prepare kjv.txt --out data/kjv --vocab 4096", argc, argv);
 }

@@ -12,6 +12,7 @@ static const cli_command commands[] = {
     {"eval", "held-out loss and bits per byte of a model", cli_eval},
     {"generate", "continue a text", cli_generate},
     {"data", "prepare, inspect and synthesise token data", cli_data},
+    {"ckpt", "convert models to and from other programs' files", cli_ckpt},
     {"report", "make report.html of a run", cli_report},
     {"compare", "hold runs against each other", cli_compare},
     {"info", "what this machine and this build can do", cli_info},

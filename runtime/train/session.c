@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "io/exchange/hf.h"
+#include "runtime/train/weights.h"
 
 static weft_status allocate(void *arg, size_t bytes, void **p) {
     weft_backend *b = arg;
@@ -17,17 +17,17 @@ static void release(void *arg, void *p) {
     weft_backend_ops(b)->release(b, p);
 }
 
-static weft_status load_weights(const char *dir, weft_session *s) {
+static weft_status load_weights(const char *path, weft_session *s) {
     const weft_params *p = weft_model_params(s->model);
     weft_named *list = weft_params_named(p, weft_model_masters(s->model), WEFT_F32);
     if (!list) return WEFT_ERR_NOMEM;
-    weft_status st = weft_hf_import(dir, &s->desc, list, p->n);
+    weft_status st = weft_weights_read(path, &s->desc, list, p->n);
     free(list);
     return st < 0 ? st : weft_model_refresh(s->model);
 }
 
-static weft_status open_all(const char *dir, const weft_session_opts *o, weft_session *s) {
-    WEFT_TRY(weft_hf_config_read(dir, &s->desc));
+static weft_status open_all(const char *path, const weft_session_opts *o, weft_session *s) {
+    WEFT_TRY(weft_weights_describe(path, NULL, &s->desc, NULL));
     weft_backend_opts bo = {.size = sizeof bo};
     WEFT_TRY(weft_backend_open(o->device, &bo, &s->backend));
     s->batch = o->batch;
@@ -39,15 +39,17 @@ static weft_status open_all(const char *dir, const weft_session_opts *o, weft_se
     WEFT_TRY(weft_exec_create(s->backend, &xo, &s->exec));
     WEFT_TRY(weft_arena_commit(&s->memory, allocate, release, s->backend));
     WEFT_TRY(weft_model_bind(s->model, &s->memory, s->exec));
-    WEFT_TRY(load_weights(dir, s));
-    weft_status t = weft_tok_load(dir, &s->tok);
+    WEFT_TRY(load_weights(path, s));
+    char *home = weft_weights_home(path);
+    weft_status t = home ? weft_tok_load(home, &s->tok) : WEFT_ERR_NOMEM;
+    free(home);
     if (t == WEFT_ERR_NOTFOUND) t = WEFT_OK; /* logits need none; who needs one says so */
     return t;
 }
 
-weft_status weft_session_open(const char *dir, const weft_session_opts *o, weft_session *s) {
+weft_status weft_session_open(const char *path, const weft_session_opts *o, weft_session *s) {
     memset(s, 0, sizeof *s);
-    weft_status st = open_all(dir, o, s);
+    weft_status st = open_all(path, o, s);
     if (st < 0) weft_session_close(s);
     return st;
 }

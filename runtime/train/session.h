@@ -1,4 +1,4 @@
-/* A model directory opened for inference: backend, memory, weights, tokenizer. */
+/* A model opened for inference: backend, memory, weights, tokenizer. */
 #ifndef WEFT_RUNTIME_SESSION_H
 #define WEFT_RUNTIME_SESSION_H
 
@@ -23,8 +23,8 @@ typedef struct weft_session_opts {
     int64_t batch, context; /* shape of a forward pass; context 0: the model's */
 } weft_session_opts;
 
-/* dir: a HuggingFace directory or a checkpoint of weft. */
-weft_status weft_session_open(const char *dir, const weft_session_opts *o, weft_session *s);
+/* path: a HuggingFace directory, a checkpoint of weft, or a model file (runtime/train/weights.h). */
+weft_status weft_session_open(const char *path, const weft_session_opts *o, weft_session *s);
 void weft_session_close(weft_session *s);
 
 #endif

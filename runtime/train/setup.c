@@ -14,26 +14,28 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/trace.h"
-#include "io/exchange/hf.h"
 #include "io/metrics/trace.h"
 #include "runtime/train/internal.h"
 #include "runtime/train/session.h"
 #include "runtime/train/threads.h"
+#include "runtime/train/weights.h"
 
 static int64_t round_up(int64_t n, int64_t a) {
     return (n + a - 1) / a * a;
 }
 
 /* Ids below the model's vocabulary may still be another tokenizer's. */
-static weft_status check_tokenizer(const char *dir, const weft_shard_info *data) {
+static weft_status check_tokenizer(const char *from, const weft_shard_info *data) {
     weft_tok *tok = NULL;
-    weft_status s = weft_tok_load(dir, &tok);
+    char *dir = weft_weights_home(from);
+    weft_status s = dir ? weft_tok_load(dir, &tok) : WEFT_ERR_NOMEM;
+    free(dir);
     if (s == WEFT_ERR_NOTFOUND) return WEFT_OK;
     if (s >= 0 && data->tokenizer && weft_tok_fingerprint(tok) != data->tokenizer)
         s = weft_fail(
             WEFT_ERR_VOCAB,
-            "the data was not made with the tokenizer of the model %s: weft data prepare --tokenizer %s", dir,
-            dir);
+            "the data was not made with the tokenizer of the model %s: weft data prepare --tokenizer %s",
+            from, from);
     weft_tok_destroy(tok);
     return s;
 }
@@ -41,7 +43,7 @@ static weft_status check_tokenizer(const char *dir, const weft_shard_info *data)
 static weft_status describe_model(const weft_run_config *c, const weft_data *data, weft_model_desc *d) {
     uint32_t vocab = weft_data_info(data)->vocab;
     if (c->model.from) {
-        WEFT_TRY(weft_hf_config_read(c->model.from, d));
+        WEFT_TRY(weft_weights_describe(c->model.from, NULL, d, NULL));
         if (vocab > d->vocab)
             return weft_fail(WEFT_ERR_VOCAB,
                              "the data was made with a vocabulary of %u tokens, but the model %s has %lld: "
@@ -85,7 +87,7 @@ static weft_status open_data(weft_trainer *t) {
         context = c->model.context;
         if (c->model.from) {
             weft_model_desc d;
-            WEFT_TRY(weft_hf_config_read(c->model.from, &d));
+            WEFT_TRY(weft_weights_describe(c->model.from, NULL, &d, NULL));
             context = d.context;
         }
     }
@@ -291,7 +293,7 @@ static weft_status initial_weights(weft_trainer *t) {
         free(stream);
     } else if (t->c->model.from) {
         weft_named *list = weft_params_named(p, weft_model_masters(t->model), WEFT_F32);
-        s = list ? weft_hf_import(t->c->model.from, weft_model_desc_of(t->model), list, p->n)
+        s = list ? weft_weights_read(t->c->model.from, weft_model_desc_of(t->model), list, p->n)
                  : WEFT_ERR_NOMEM;
         free(list);
     } else {
