@@ -14,6 +14,10 @@ enum ctrl_tag {
     CTRL_TAG_PAIR,    /* pairs.c */
 };
 
+/* Nodes that the group's ranks live on, and the lowest rank of node i. Any thread. */
+int weft_group_nodes(const weft_group *g);
+int weft_group_node_leader(const weft_group *g, int i);
+
 weft_status weft_ctrl_barrier(weft_group *g);
 /* `bytes` of buf from root to all. */
 weft_status weft_ctrl_bcast(weft_group *g, void *buf, size_t bytes, int root);

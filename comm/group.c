@@ -34,6 +34,12 @@ int weft_group_rank(const weft_group *g) {
 int weft_group_size(const weft_group *g) {
     return g->size;
 }
+int weft_group_nodes(const weft_group *g) {
+    return g->node.count;
+}
+int weft_group_node_leader(const weft_group *g, int i) {
+    return g->node.leader[i];
+}
 const char *weft_group_peer(const weft_group *g, int r) {
     return r >= 0 && r < g->size && g->peer ? g->peer[r] : "unknown rank";
 }

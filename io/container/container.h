@@ -52,6 +52,10 @@ typedef struct weft_container_dataset {
 /* --- writing: one process, one thread at a time per writer; any number of writers at once
  * ----------------------- */
 
+/* Starts HDF5. To be called by the thread that called MPI_Init before another thread creates a container: HDF5 makes an
+ * attribute of MPI when it starts. IO. */
+weft_status weft_container_start(void);
+
 typedef struct weft_container_opts {
     uint32_t size;
     const char *format;    /* what the file is: "weft-tokens" */

@@ -233,6 +233,13 @@ static size_t *creation_order(const weft_container_dataset *sets, size_t n) {
     return order;
 }
 
+weft_status weft_container_start(void) {
+    pthread_mutex_lock(&h5_lock);
+    const int ok = H5open() >= 0;
+    pthread_mutex_unlock(&h5_lock);
+    return ok ? WEFT_OK : weft_fail(WEFT_ERR_IO, "HDF5 does not start");
+}
+
 weft_status container_h5_create(const char *path, int64_t block, int64_t alignment, const weft_attr *attrs,
                                 size_t nattrs, weft_container_dataset *sets, size_t nsets,
                                 int64_t *meta_bytes, int64_t *file_bytes) {
