@@ -36,7 +36,7 @@ typedef struct part {
 struct weft_export {
     const metrics_state *state;
     char run[256], host[NAME_BYTES + 1], pid[16], ranks[16];
-    double began;
+    double began, steps;
     part part[PARTS_MAX];
     int nparts;
     http_server *http;
@@ -86,6 +86,7 @@ static void say_run(const weft_export *e, om_text *o) {
     one(o, OM_GAUGE, "weft_run_start_time", "seconds", "When this process began, since 1970.", e->began);
     one(o, OM_GAUGE, "weft_run_running", NULL, "1 while the run trains, 0 once it has ended.", running(s));
     one(o, OM_GAUGE, "weft_run_step", NULL, "Optimiser steps done.", (double)step_of(s));
+    one(o, OM_GAUGE, "weft_run_steps_planned", NULL, "Optimiser steps at which the run ends.", e->steps);
     one(o, OM_COUNTER, "weft_run_tokens", NULL, "Tokens trained on.", count_of(&s->tokens));
     one(o, OM_COUNTER, "weft_run_samples", NULL, "Samples drawn.", count_of(&s->g));
     one(o, OM_COUNTER, "weft_run_records", NULL, "Records written by this process.", count_of(&s->records));
@@ -213,6 +214,7 @@ static void describe(weft_export *e, const weft_export_opts *o) {
     snprintf(e->pid, sizeof e->pid, "%ld", (long)getpid());
     snprintf(e->ranks, sizeof e->ranks, "%d", o->ranks);
     e->began = weft_wall();
+    e->steps = o->steps > 0 ? (double)o->steps : (double)NAN;
     for (; e->nparts < o->nparts && e->nparts < PARTS_MAX; e->nparts++) {
         snprintf(e->part[e->nparts].name, NAME_BYTES, "%s", o->part[e->nparts].name);
         e->part[e->nparts].bytes = o->part[e->nparts].bytes;

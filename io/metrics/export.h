@@ -24,6 +24,7 @@ typedef struct weft_export_opts {
     const weft_export_part *part; /* planned memory by part, copied */
     int nparts;
     int ranks;
+    int64_t steps; /* at which the run ends; 0: not known */
 } weft_export_opts;
 
 /* m is borrowed and must outlive the exporter. CONFIG: the address is not one, or the port is taken; ACCESS, SPACE: the

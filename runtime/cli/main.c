@@ -14,6 +14,7 @@ static const cli_command commands[] = {
     {"data", "prepare, inspect and synthesise token data", cli_data},
     {"ckpt", "convert models to and from other programs' files", cli_ckpt},
     {"report", "make report.html of a run", cli_report},
+    {"top", "watch a run in the terminal", cli_top},
     {"compare", "hold runs against each other", cli_compare},
     {"info", "what this machine and this build can do", cli_info},
     {"doctor", "what is missing or set badly, and how to mend it", cli_doctor},

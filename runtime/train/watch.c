@@ -60,7 +60,8 @@ weft_status trainer_watch_open(weft_trainer *t) {
                                 .textfile = t->c->log.textfile,
                                 .part = part,
                                 .nparts = t->memory.nparts,
-                                .ranks = t->ranks};
+                                .ranks = t->ranks,
+                                .steps = t->c->train.steps};
     register_lanes(t);
     if (!o.port && !o.textfile) return WEFT_OK;
     WEFT_TRY(weft_export_open(&o, t->metrics, &t->exporter));

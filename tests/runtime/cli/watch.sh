@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# A run can be watched while it goes on: endpoint, textfile, weft top on both; a port that is taken ends the start; after a
+# signal all of them say that it ended.
+. "$(dirname "$0")/lib.sh"
+command -v python3 >/dev/null || exit 77
+small_config
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+long=(--set train.steps=1000000 --set train.reproducible=false --set train.batch=12)
+start 2 "$weft" train run.yaml -q "${long[@]}" --set log.metrics_port="$port" --set log.textfile=run.prom --set save.every=5 \
+  --set run.dir=watched --set run.name='a "b"' >watched.txt 2>&1 &
+mpi=$!
+if ! "$weft" train run.yaml --set log.metrics_port=1 --set train.steps=1 --set run.dir=none 2>&1 | grep -q 'without libmicrohttpd'; then
+  for _ in $(seq 200); do
+    "$weft" top "http://127.0.0.1:$port" --json >url.json 2>/dev/null && grep -q '"step": [1-9]' url.json && grep -q '"checkpoints": [1-9]' url.json && break
+    sleep 0.1
+  done
+  python3 - url.json <<'P' || { cat watched.txt url.json; fail "weft top URL"; }
+import json, sys
+j = json.load(open(sys.argv[1]))
+assert j["state"] == "running" and j["title"] == 'a "b"' and j["steps"] == 1000000, j
+assert 0 < j["loss_train"] < 10 and j["tokens_per_s"] > 0 and j["phases"]["forward"] > 0, j
+P
+  expect 78 'cannot listen on 127.0.0.1, port '"$port" "$weft" train run.yaml --set log.metrics_port="$port" --set run.dir=second
+  [ ! -e second/metrics.jsonl ] || [ ! -s second/metrics.jsonl ] || fail "a refused run left records"
+  command -v promtool >/dev/null && python3 -c "
+import urllib.request; print(urllib.request.urlopen(urllib.request.Request('http://127.0.0.1:$port/metrics', headers={'Accept': 'text/plain'})).read().decode(), end='')" | promtool check metrics
+fi
+expect 78 'not a numeric address' "$weft" train run.yaml --set log.metrics_port="$port" --set log.metrics_bind=nowhere --set run.dir=second
+expect 73 'run.prom' "$weft" train run.yaml --set log.textfile=nowhere/run.prom --set run.dir=second
+for _ in $(seq 200); do
+  "$weft" top watched --json >dir.json 2>/dev/null && grep -q '"checkpoints": [1-9]' dir.json && break
+  sleep 0.1
+done
+"$weft" top watched --once >view.txt
+grep -q '^weft top  a "b" .*running' view.txt && grep -q '^saved     step ' view.txt && grep -q '^  forward ' view.txt || { cat view.txt; fail "the view"; }
+[ "$(wc -l <view.txt)" -le 24 ] && [ "$(wc -L <view.txt)" -le 80 ] || { cat view.txt; fail "more than 80 x 24"; }
+kill -USR1 $mpi
+wait $mpi || true
+"$weft" top watched --json >dir.json
+grep -q '"state": "ended: signal"' dir.json || { cat dir.json watched.txt; fail "the end"; }
+grep -q '^weft_run_running 0$' run.prom || { cat run.prom; fail "the textfile's end"; }
+expect 66 '' "$weft" top none.such
+expect 64 'no http' "$weft" top http://
+expect 66 'no endpoint' "$weft" top "127.0.0.1:$port"
+echo ok
