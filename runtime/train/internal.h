@@ -4,6 +4,7 @@
 
 #include "comm/ctrl.h"
 #include "io/dataset/dataset.h"
+#include "io/dataset/loader.h"
 #include "io/metrics/metrics.h"
 #include "io/tokenizer/tokenizer.h"
 #include "runtime/layout/layout.h"
@@ -40,7 +41,8 @@ struct weft_trainer {
     weft_schedule schedule;
 
     weft_data *data, *valid;
-    weft_tok *tok; /* NULL: none given */
+    weft_loader *loader; /* rest it before data is written */
+    weft_tok *tok;       /* NULL: none given */
     int64_t context;
     double bytes_per_token; /* of the training text */
 
@@ -48,9 +50,7 @@ struct weft_trainer {
     int levels;
     float *grads, *level[TREE_LEVELS]; /* partial sums of the fixed tree, reproducible runs only */
     weft_bulk *allreduce;
-    weft_rows rows;    /* of a micro-batch */
-    uint64_t *samples; /* [micro_batch] */
-    double *losses;    /* [2 micro_total + 2]: loss and count of every micro-batch, stop flag, clock */
+    double *losses; /* [2 micro_total + 2]: loss and count of every micro-batch, stop flag, clock */
 
     weft_train_state st;
     int64_t resumed_at; /* step that this process began at */
@@ -73,6 +73,8 @@ typedef struct step_result {
     weft_verdict verdict;
 } step_result;
 
+/* feed.c: opens the loader of this rank's micro-batches. */
+weft_status trainer_open_feed(weft_trainer *t);
 /* startup.c */
 weft_status trainer_startup(weft_trainer *t);
 weft_status trainer_write_run_json(weft_trainer *t, const char *sample);

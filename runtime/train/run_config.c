@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "io/dataset/loader.h"
 #include "runtime/optim/schedule.h"
 
 static const char *const devices[] = {"auto", "cpu", "ref", NULL};
@@ -60,6 +61,8 @@ const weft_config_key weft_run_keys[] = {
            "JSON object {\"gzip -9\": bits per byte, ...} to print beside ours"),
     ENUM("data.pack", data.pack, "none", packs,
          "doc: no attention across documents, and positions begin anew with each"),
+    INT("data.prefetch", data.prefetch, "2", 0, WEFT_LOADER_AHEAD,
+        "micro-batches that a thread makes ready ahead of their use; 0: no thread"),
 
     INT("train.steps", train.steps, "1000", 1, 1e12, "optimiser steps"),
     FLOAT("train.time_limit", train.time_limit, "0", 0, 1e9,

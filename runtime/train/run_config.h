@@ -25,6 +25,7 @@ typedef struct weft_run_config {
         weft_strlist train;
         const char *valid, *tokenizer, *baselines;
         int pack;
+        int64_t prefetch;
     } data;
     struct {
         int64_t steps, batch, micro_batch, context;

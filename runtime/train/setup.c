@@ -202,10 +202,9 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     WEFT_TRY(weft_exec_create(t->backend, &xo, &t->x));
     WEFT_TRY(weft_arena_commit(&t->memory, allocate, release, t));
     for (int i = 0; i < t->levels; i++) t->level[i] = weft_arena_at(&t->memory, t->level_at[i]);
-    WEFT_TRY(weft_rows_alloc((size_t)t->layout.micro_batch, t->context, c->data.pack, &t->rows));
-    t->samples = weft_calloc((size_t)t->layout.micro_batch, sizeof *t->samples);
+    WEFT_TRY(trainer_open_feed(t));
     t->losses = weft_calloc((size_t)(2 * t->layout.micro_total + 2), sizeof *t->losses);
-    if (!t->samples || !t->losses) return WEFT_ERR_NOMEM;
+    if (!t->losses) return WEFT_ERR_NOMEM;
     return weft_model_bind(t->model, &t->memory, t->x);
 }
 
@@ -427,12 +426,11 @@ void weft_trainer_destroy(weft_trainer *t) {
     if (t->x) weft_exec_destroy(t->x);
     weft_arena_destroy(&t->memory);
     if (t->backend) weft_backend_close(t->backend);
+    weft_loader_destroy(t->loader);
     if (t->valid) weft_data_close(t->valid);
     if (t->data) weft_data_close(t->data);
     if (t->tok) weft_tok_destroy(t->tok);
     if (t->lock >= 0) close(t->lock);
-    weft_rows_free(&t->rows);
-    free(t->samples);
     free(t->losses);
     free(t->checkpoints);
     free(t->dir);

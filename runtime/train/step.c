@@ -29,12 +29,6 @@ static void spend(weft_trainer *t, int phase, double *since) {
     spend_until(t, phase, since, weft_now());
 }
 
-static weft_status load(weft_trainer *t, int64_t micro) {
-    uint64_t first = t->st.g + (uint64_t)(micro * t->layout.micro_batch);
-    for (int64_t i = 0; i < t->layout.micro_batch; i++) t->samples[i] = first + (uint64_t)i;
-    return weft_data_rows(t->data, t->samples, (size_t)t->layout.micro_batch, &t->rows);
-}
-
 /* grads holds the gradient of micro-batch i; merges it with the finished left neighbours. */
 static weft_status merge_subtrees(weft_trainer *t, int64_t i) {
     size_t n = weft_model_params(t->model)->elements;
@@ -66,12 +60,13 @@ static weft_status gradients(weft_trainer *t, double *since) {
     for (int64_t i = 0; i < t->layout.micro_count; i++) {
         int64_t micro = t->layout.micro_first + i, count = 0;
         double loss = 0;
-        WEFT_TRY(load(t, micro));
+        weft_rows rows;
+        WEFT_TRY(weft_loader_take(t->loader, (weft_loader_at){t->st.g, i}, &rows));
         spend(t, PHASE_DATA, since);
         if (i == 0 || t->c->train.reproducible) WEFT_TRY(t->ops->fill(t->x, t->grads, 0, bytes));
         passes[0] = passes[1] = 0;
         weft_model_on_final(t->model, overlaps(t, i) ? parameters_final : NULL, t);
-        const weft_model_input in = {t->rows.tok, t->rows.target, t->rows.start};
+        const weft_model_input in = {rows.tok, rows.target, rows.start};
         WEFT_TRY(weft_model_train(t->model, &in, t->grads, &loss, &count));
         if (t->c->train.reproducible) WEFT_TRY(merge_subtrees(t, i));
         double turn = *since + passes[0];

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# data.pack: doc gives the same bits on 1, 2 and 4 ranks, with and without recomputation, and other losses than packing without
+# data.pack: doc gives the same bits on 1, 2 and 4 ranks, with and without recomputation or reading ahead, and other losses than packing without
 # documents (negative control); evaluation knows it, too.
 . "$(dirname "$0")/lib.sh"
 small_config
@@ -15,6 +15,10 @@ for n in 1 2 4; do
 done
 "$weft" train -q run.yaml --set run.dir=layer --set train.recompute=layer
 cmp layer/checkpoints/latest/model.safetensors doc1/checkpoints/latest/model.safetensors || fail "recomputation changes bits"
+for ahead in 0 1 9; do
+  ranks 2 "$weft" train -q run.yaml --set run.dir=ahead$ahead --set data.prefetch=$ahead
+  cmp ahead$ahead/checkpoints/latest/model.safetensors doc1/checkpoints/latest/model.safetensors || fail "reading ahead changes bits"
+done
 "$weft" train -q run.yaml --set run.dir=none --set data.pack=none
 losses none >none.txt
 cmp -s none.txt doc1.txt && fail "documents made no difference: the comparison proves nothing"
