@@ -22,6 +22,8 @@ if(WEFT_ROOMS STREQUAL all)
   endif()
   pkg_check_modules(jansson REQUIRED IMPORTED_TARGET jansson)
   pkg_check_modules(crypto REQUIRED IMPORTED_TARGET libcrypto)
+  pkg_check_modules(zstd REQUIRED IMPORTED_TARGET libzstd)
+  pkg_check_modules(zlib REQUIRED IMPORTED_TARGET zlib)
   pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
   pkg_check_modules(hdf5 REQUIRED IMPORTED_TARGET hdf5-openmpi)
   pkg_check_modules(ucx IMPORTED_TARGET ucx) # optional: the carrier ucx

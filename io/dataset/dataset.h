@@ -50,27 +50,79 @@ void weft_shard_abort(weft_shard_writer *w);
 
 /* --- makers --------------------------------------------------------------------------------------------------- */
 
-typedef struct weft_text weft_text; /* documents of text and JSONL files, streamed */
-/* paths: *.jsonl (one {"text": ...} an object a line; field names the member) or plain text (one document a file).
- * FORMAT names file and line. Non-UTF-8 bytes in plain text pass through. */
-weft_status weft_text_open(const char *const *paths, size_t n, const char *field, weft_text **t);
-weft_status weft_text_next(void *t /* weft_text * */, const char **text, size_t *n); /* a weft_read_fn */
+/* How a conversation becomes text (docs/data.md shows each). Only what the assistant says is learnt. */
+typedef enum weft_chat {
+    WEFT_CHAT_NONE, /* no conversations: a member of the object is the text, and all of it is learnt */
+    WEFT_CHAT_PLAIN,
+    WEFT_CHAT_CHATML,
+    WEFT_CHAT_LLAMA3
+} weft_chat;
+/* The special tokens of a template, for a tokenizer that is to be trained; NULL-terminated. */
+const char *const *weft_chat_markers(weft_chat chat);
+
+typedef struct weft_text weft_text; /* a corpus: text and JSONL files */
+
+typedef struct weft_text_opts {
+    uint32_t size;
+    const char *field; /* member that holds the text; NULL or "": "text" */
+    weft_chat chat;  /* else lines are {"messages": [{"role", "content"}, ..]} or {"prompt", "completion"} */
+    int skip_bad;    /* lines that are not what is expected are counted and passed over */
+    int stdin_plain; /* standard input is plain text, not JSONL */
+    const char *spool_dir; /* standard input is copied into an unnamed file here; NULL: "-" is refused */
+} weft_text_opts;
+
+/* paths: files, directories (all *.txt and *.jsonl below), patterns of the shell, "-" (standard input); of files
+ * *.jsonl and *.ndjson have one object a line, all others are plain text, one document each; .zst and .gz may follow.
+ * o NULL: the defaults. Non-UTF-8 bytes in plain text pass through. NOTFOUND, ACCESS, FORMAT. */
+weft_status weft_text_open(const char *const *paths, size_t n, const weft_text_opts *o, weft_text **t);
+/* The next document, a weft_read_fn; plain ones of more than a MiB come in pieces, whose tokens together are those of
+ * the whole. Borrowed until the next call. FORMAT names file and line, or the damaged part of a packed file. */
+weft_status weft_text_next(void *t /* weft_text * */, const char **text, size_t *n);
 weft_status weft_text_rewind(weft_text *t);
 void weft_text_close(weft_text *t);
+
+typedef struct weft_prepare_progress {
+    const char *phase; /* "count", "merge": of the tokenizer; "tokenize" */
+    double fraction;
+    uint64_t text_bytes, tokens, skipped; /* tokenize: so far, of this and earlier runs together */
+    uint64_t resumed_bytes;               /* of these, by earlier runs */
+} weft_prepare_progress;
 
 typedef struct weft_prepare_opts {
     uint32_t size;
     double
         holdout; /* share of the text held out, in [0, 0.5]; from the END of every document if there are few
-                              (< 100), else whole documents chosen by hash of their index */
+                       (< 100), else whole documents chosen by a hash; conversations: always whole */
     const char *source, *licence, *site;
-    void (*progress)(void *arg, const char *phase, double fraction);
+    int threads;                /* the result does not depend on it; 0: 1 */
+    const weft_tok_opts *train; /* used where tok is NULL; its threads and progress are ignored */
+    uint64_t train_bytes;       /* about so much text, from all files, trains the tokenizer; 0: 1 GiB */
+    uint64_t shard_tokens;      /* a train shard is closed behind so many; 0: 2^30 */
+    uint64_t piece_bytes;       /* of text between two places to go on from; 0: 64 MiB */
+    size_t block_bytes;         /* of text a thread takes at a time; 0: 1 MiB */
+    int restart;                /* forget an unfinished preparation in `dir` */
+    void (*progress)(void *arg,
+                     const weft_prepare_progress *p); /* from any thread, one at a time; NULL: silent */
     void *progress_arg;
 } weft_prepare_opts;
 
-/* Tokenizes text into DIR/train.wtok.h5 and, if holdout > 0, DIR/valid.wtok.h5. A document becomes eot + its ids. */
+typedef struct weft_prepare_result {
+    weft_shard_info train, valid; /* totals; valid is all zero without a held-out part */
+    size_t train_shards;          /* 1: train.wtok.h5; else train-00000.wtok.h5 and so on */
+    uint64_t skipped;             /* bad lines */
+    int resumed;                  /* went on where an earlier call was killed */
+} weft_prepare_result;
+
+/* Tokenizes a corpus into DIR/tokenizer/, DIR/train.wtok.h5 (or train-NNNNN.wtok.h5) and, if holdout > 0,
+ * DIR/valid.wtok.h5. tok NULL: trains one. A document becomes eot + its ids.
+ *
+ * Memory: a few MiB a thread and a few times the longest line. Killed at any instant, the same call goes on from the
+ * last piece (its work is in DIR/.prepare until the end) and makes the same bytes as one that was never killed;
+ * standard input cannot be taken up again. On an error nothing is left there, unless a whole piece was done.
+ * ARG: an unfinished preparation of other inputs or options is in DIR (says what differs). ACCESS: another process is at
+ * work there. FORMAT: bad text. */
 weft_status weft_data_prepare(weft_text *text, const weft_tok *tok, const char *dir,
-                              const weft_prepare_opts *o, weft_shard_info *train, weft_shard_info *valid);
+                              const weft_prepare_opts *o, weft_prepare_result *r);
 
 /* A synthetic shard: a first-order Markov chain over `vocab` symbols whose rows are seeded Philox draws; its entropy
  * rate in bits per token is computed exactly (stationary distribution) and stored. */

@@ -3,7 +3,10 @@
 
 #include <jansson.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#include "base/mem.h"
 
 static int blank(const char *s, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -24,9 +27,34 @@ static void member_names(json_t *o, char *out, size_t cap) {
     }
 }
 
-weft_status jsonl_parse(const char *file, size_t number, const char *line, size_t n, const char *field,
+static weft_status get_text(const char *file, size_t number, json_t *o, const char *field, jsonl_text *t) {
+    json_t *v = json_object_get(o, field);
+    if (!v) {
+        char names[256];
+        member_names(o, names, sizeof names);
+        int talk = json_object_get(o, "messages") || json_object_get(o, "completion");
+        return weft_fail(WEFT_ERR_FORMAT, "%s:%zu: no member \"%s\"; the line has: %s%s", file, number, field,
+                         names, talk ? "; conversations need a chat template (--template)" : "");
+    }
+    if (!json_is_string(v))
+        return weft_fail(WEFT_ERR_FORMAT, "%s:%zu: member \"%s\" is not a string", file, number, field);
+    t->text = json_string_value(v);
+    t->n = json_string_length(v);
+    return WEFT_OK;
+}
+
+static weft_status get_chat(const char *file, size_t number, json_t *o, weft_chat template, jsonl_text *t) {
+    size_t cap = strlen(file) + 32;
+    char *where = weft_calloc(cap, 1);
+    if (!where) return WEFT_ERR_NOMEM;
+    snprintf(where, cap, "%s:%zu", file, number);
+    weft_status s = chat_render(where, o, template, &t->chat);
+    free(where);
+    return s;
+}
+
+weft_status jsonl_parse(const char *file, size_t number, const char *line, size_t n, const jsonl_form *form,
                         jsonl_text *t) {
-    memset(t, 0, sizeof *t);
     if (number == 1 && n >= 3 && !memcmp(line, "\xef\xbb\xbf", 3)) { /* a byte order mark */
         line += 3;
         n -= 3;
@@ -37,29 +65,30 @@ weft_status jsonl_parse(const char *file, size_t number, const char *line, size_
     if (!o)
         return weft_fail(WEFT_ERR_FORMAT, "%s:%zu:%d: not JSON: %s; a .jsonl file has one object a line",
                          file, number, e.column < 1 ? 1 : e.column, e.text);
-    json_t *v = json_object_get(o, field);
-    weft_status s = WEFT_OK;
+    weft_status s;
     if (!json_is_object(o))
         s = weft_fail(WEFT_ERR_FORMAT, "%s:%zu: not a JSON object, but one object a line is expected", file,
                       number);
-    else if (!v) {
-        char names[256];
-        member_names(o, names, sizeof names);
-        s = weft_fail(WEFT_ERR_FORMAT, "%s:%zu: no member \"%s\"; the line has: %s", file, number, field,
-                      names);
-    } else if (!json_is_string(v))
-        s = weft_fail(WEFT_ERR_FORMAT, "%s:%zu: member \"%s\" is not a string", file, number, field);
+    else if (form->chat)
+        s = get_chat(file, number, o, form->chat, t);
+    else
+        s = get_text(file, number, o, form->field, t);
     if (s < 0) {
         json_decref(o);
         return s;
     }
-    t->text = json_string_value(v);
-    t->n = json_string_length(v);
     t->json = o;
     return WEFT_OK;
 }
 
 void jsonl_free(jsonl_text *t) {
     json_decref(t->json);
-    memset(t, 0, sizeof *t);
+    t->json = NULL;
+    t->text = NULL;
+    t->n = 0;
+}
+
+void jsonl_end(jsonl_text *t) {
+    jsonl_free(t);
+    chat_free(&t->chat);
 }

@@ -2,21 +2,26 @@
 #ifndef WEFT_IO_DATASET_JSONL_H
 #define WEFT_IO_DATASET_JSONL_H
 
-#include <stddef.h>
+#include "io/dataset/chat.h"
 
-#include "base/status.h"
-
-#define JSONL_MAX_LINE ((size_t)256 << 20)
+typedef struct jsonl_form { /* what a line should be */
+    const char *field;      /* the member that is the text */
+    weft_chat chat;         /* or a conversation */
+} jsonl_form;
 
 typedef struct jsonl_text {
-    const char *text; /* NULL: a blank line. Owned by `json`; may hold zero bytes. */
+    void *json;       /* NULL: a blank line */
+    const char *text; /* owned by `json`; may hold zero bytes; NULL: a conversation */
     size_t n;
-    void *json;
+    chat chat; /* its parts point into `json` */
 } jsonl_text;
 
-/* Member `field` of the object in line[0..n). FORMAT names file, line and place. */
-weft_status jsonl_parse(const char *file, size_t number, const char *line, size_t n, const char *field,
+/* The document in line[0..n). t: all zero, or used before and freed by jsonl_free since. FORMAT names file, line and
+ * place. */
+weft_status jsonl_parse(const char *file, size_t number, const char *line, size_t n, const jsonl_form *form,
                         jsonl_text *t);
+/* Frees the document, and keeps the room for another's parts; that goes with jsonl_end. */
 void jsonl_free(jsonl_text *t);
+void jsonl_end(jsonl_text *t);
 
 #endif

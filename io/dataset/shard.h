@@ -31,6 +31,20 @@ weft_status shard_begin_document(weft_shard_writer *w);
 weft_status shard_put(weft_shard_writer *w, const uint32_t *ids, const uint8_t *mask, size_t n,
                       uint64_t source_bytes);
 
+/* A writer that can be taken up again: its spools are PATH.tokens, .doc and .mask, and outlive it. A place of all zeros
+ * is a new shard; else the writer stands where it stood at shard_save_place. CORRUPT: the spools are not what they were. */
+#define SHARD_SPOOLS 3
+typedef struct shard_place {
+    uint64_t tokens, docs, source_bytes, targets;
+    uint8_t digest[SHARD_SPOOLS][16];
+} shard_place;
+weft_status shard_create_at(const char *path, const weft_shard_info *info, const shard_place *from,
+                            weft_shard_writer **w);
+/* What was put so far is on the disk, and where that is. */
+weft_status shard_save_place(weft_shard_writer *w, shard_place *place);
+weft_status shard_remove_spools(const char *path);
+const weft_shard_info *shard_writer_info(const weft_shard_writer *w);
+
 /* Bytes a token takes for this vocabulary. */
 static inline int shard_width(uint32_t vocab) {
     return vocab <= 65536 ? 2 : 4;

@@ -1,9 +1,6 @@
-/* Writing a token shard. How many tokens there will be is known only at the end, and HDF5 wants it at the
- * beginning: tokens, document starts and the mask go to spool files first (already without a name, so that a killed
- * process leaves nothing) and are copied into the container when it is finished. Memory: two buffers, however
- * long the text. */
+/* Writing a token shard: tokens, document starts and the mask are spooled (spool.h) and copied into the container when
+ * their numbers are known. The spools have no name, or, for a preparation that can be resumed, one beside the shard. */
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -14,70 +11,13 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "io/dataset/shard.h"
-
-#define SPOOL_BUFFER ((size_t)1 << 20)
-
-typedef struct spool {
-    int fd;
-    char *buf;
-    size_t used;
-    uint64_t bytes; /* all in all */
-} spool;
+#include "io/dataset/spool.h"
 
 struct weft_shard_writer {
     char *path;
     weft_shard_info info;
     spool tokens, doc, mask; /* mask: only if info.masked */
 };
-
-static weft_status spool_open(spool *s, const char *path, const char *part) {
-    size_t cap = strlen(path) + 64;
-    char *name = weft_calloc(cap, 1);
-    if (!name || !(s->buf = weft_calloc(SPOOL_BUFFER, 1))) {
-        free(name);
-        return WEFT_ERR_NOMEM;
-    }
-    snprintf(name, cap, "%s.%s-%ld-XXXXXX", path, part, (long)getpid());
-    s->fd = mkostemp(name, O_CLOEXEC);
-    weft_status st = s->fd < 0 ? weft_fail_create(errno, "creating a spool file beside %s", path) : WEFT_OK;
-    if (s->fd >= 0 && unlink(name) < 0)
-        st = weft_fail_errno(errno, "removing the name of the spool file %s", name);
-    free(name);
-    return st;
-}
-
-static void spool_close(spool *s) {
-    if (s->fd >= 0) close(s->fd);
-    free(s->buf);
-    s->fd = -1;
-    s->buf = NULL;
-}
-
-static weft_status spool_flush(spool *s, const char *path) {
-    WEFT_TRY_CTX(weft_write_all(s->fd, s->buf, s->used, path), "spooling");
-    s->used = 0;
-    return WEFT_OK;
-}
-
-/* Space for n <= SPOOL_BUFFER more bytes, to be filled by the caller. */
-static weft_status spool_room(spool *s, size_t n, const char *path, char **p) {
-    if (s->used + n > SPOOL_BUFFER) WEFT_TRY(spool_flush(s, path));
-    *p = s->buf + s->used;
-    s->used += n;
-    s->bytes += n;
-    return WEFT_OK;
-}
-
-static weft_status spool_copy(spool *s, const char *path, weft_container_writer *w, size_t set) {
-    WEFT_TRY(spool_flush(s, path));
-    for (uint64_t at = 0; at < s->bytes;) {
-        size_t n = s->bytes - at < SPOOL_BUFFER ? (size_t)(s->bytes - at) : SPOOL_BUFFER;
-        WEFT_TRY_CTX(weft_pread_all(s->fd, s->buf, n, (int64_t)at, path), "reading the spool file back");
-        WEFT_TRY(weft_container_append(w, set, s->buf, n));
-        at += n;
-    }
-    return WEFT_OK;
-}
 
 static weft_status put_start(weft_shard_writer *w) {
     char *p;
@@ -87,7 +27,45 @@ static weft_status put_start(weft_shard_writer *w) {
     return WEFT_OK;
 }
 
-weft_status weft_shard_create(const char *path, const weft_shard_info *info, weft_shard_writer **out) {
+static weft_status open_spools(weft_shard_writer *w) {
+    WEFT_TRY(spool_open(&w->tokens, w->path, "tokens"));
+    WEFT_TRY(spool_open(&w->doc, w->path, "doc"));
+    return w->info.masked ? spool_open(&w->mask, w->path, "mask") : WEFT_OK;
+}
+
+static const char *const spool_name[SHARD_SPOOLS] = {"tokens", "doc", "mask"};
+
+static weft_status name_of_spool(const char *path, int i, char **name) {
+    size_t cap = strlen(path) + 16;
+    if (!(*name = weft_calloc(cap, 1))) return WEFT_ERR_NOMEM;
+    snprintf(*name, cap, "%s.%s", path, spool_name[i]);
+    return WEFT_OK;
+}
+
+static spool *spool_of(weft_shard_writer *w, int i) {
+    return i == 0 ? &w->tokens : i == 1 ? &w->doc : &w->mask;
+}
+
+static weft_status open_named_spools(weft_shard_writer *w, const shard_place *from) {
+    const uint64_t bytes[SHARD_SPOOLS] = {from->tokens * (uint64_t)w->info.width, from->docs * 8,
+                                          from->tokens};
+    w->info.tokens = from->tokens;
+    w->info.docs = from->docs;
+    w->info.source_bytes = from->source_bytes;
+    w->info.targets = from->targets;
+    for (int i = 0; i < SHARD_SPOOLS - !w->info.masked; i++) {
+        char *name = NULL;
+        WEFT_TRY(name_of_spool(w->path, i, &name));
+        weft_status s = spool_open_named(spool_of(w, i), name, bytes[i], from->digest[i]);
+        free(name);
+        WEFT_TRY(s);
+    }
+    return WEFT_OK;
+}
+
+/* from NULL: spools without names. */
+static weft_status create(const char *path, const weft_shard_info *info, const shard_place *from,
+                          weft_shard_writer **out) {
     *out = NULL;
     if (info->vocab < 1 || info->vocab > SHARD_MAX_VOCAB)
         return weft_fail(WEFT_ERR_ARG, "%s: a vocabulary of %" PRIu32 " ids", path, info->vocab);
@@ -101,15 +79,48 @@ weft_status weft_shard_create(const char *path, const weft_shard_info *info, wef
     w->info.tokens = w->info.docs = w->info.source_bytes = w->info.targets = 0;
     w->info.width = shard_width(info->vocab);
     weft_status s = (w->path = weft_strdup(path)) ? WEFT_OK : WEFT_ERR_NOMEM;
-    if (s == WEFT_OK) s = spool_open(&w->tokens, path, "tokens");
-    if (s == WEFT_OK) s = spool_open(&w->doc, path, "doc");
-    if (s == WEFT_OK && info->masked) s = spool_open(&w->mask, path, "mask");
+    if (s == WEFT_OK) s = from ? open_named_spools(w, from) : open_spools(w);
     if (s < 0) {
         weft_shard_abort(w);
         return s;
     }
     *out = w;
     return WEFT_OK;
+}
+
+weft_status weft_shard_create(const char *path, const weft_shard_info *info, weft_shard_writer **out) {
+    return create(path, info, NULL, out);
+}
+
+weft_status shard_create_at(const char *path, const weft_shard_info *info, const shard_place *from,
+                            weft_shard_writer **out) {
+    return create(path, info, from, out);
+}
+
+weft_status shard_save_place(weft_shard_writer *w, shard_place *place) {
+    *place = (shard_place){.tokens = w->info.tokens,
+                           .docs = w->info.docs,
+                           .source_bytes = w->info.source_bytes,
+                           .targets = w->info.targets};
+    for (int i = 0; i < SHARD_SPOOLS - !w->info.masked; i++)
+        WEFT_TRY(spool_sync(spool_of(w, i), w->path, place->digest[i]));
+    return WEFT_OK;
+}
+
+weft_status shard_remove_spools(const char *path) {
+    for (int i = 0; i < SHARD_SPOOLS; i++) {
+        char *name = NULL;
+        WEFT_TRY(name_of_spool(path, i, &name));
+        weft_status s =
+            unlink(name) < 0 && errno != ENOENT ? weft_fail_errno(errno, "removing %s", name) : WEFT_OK;
+        free(name);
+        WEFT_TRY(s);
+    }
+    return WEFT_OK;
+}
+
+const weft_shard_info *shard_writer_info(const weft_shard_writer *w) {
+    return &w->info;
 }
 
 void weft_shard_abort(weft_shard_writer *w) {

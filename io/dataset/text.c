@@ -1,192 +1,177 @@
-/* Documents out of text files and JSONL files, one at a time. A plain file is one document of up to 1 GiB; a
- * JSONL file is read in pieces of 1 MiB, a line may have up to 256 MiB. Empty documents are passed over. */
+/* A corpus as a sequence of documents, on one thread: for the training of a tokenizer and for tests. (prepare takes
+ * blocks.) A plain document of more than a block comes in pieces. Empty documents are passed over. */
 #include "io/dataset/text.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#include "base/fault.h"
-#include "base/file.h"
 #include "base/mem.h"
-#include "io/dataset/jsonl.h"
 
-#define CHUNK ((size_t)1 << 20)
-
-struct weft_text {
-    char **path;
-    size_t npaths, next; /* the file to open next */
-    char *field;
-    char *whole; /* the current plain document */
-    int fd;      /* the open JSONL file, or -1 */
-    char *buf;   /* its bytes [lo, hi) are not yet consumed */
-    size_t lo, hi, cap, line;
-    int end;         /* of the open file */
-    jsonl_text json; /* the current document of a JSONL file */
-    uint64_t bytes, total;
-};
-
-static int is_jsonl(const char *path) {
-    size_t n = strlen(path);
-    return n >= 6 && !strcmp(path + n - 6, ".jsonl");
-}
-
-static void close_file(weft_text *t) {
-    if (t->fd >= 0) close(t->fd);
-    t->fd = -1;
-    t->lo = t->hi = t->line = 0;
-    t->end = 0;
-}
-
-static void drop_document(weft_text *t) {
-    free(t->whole);
-    t->whole = NULL;
-    jsonl_free(&t->json);
-}
+#define PACKED_RATIO 8 /* text in a packed byte, at most, for the shares of a sample */
 
 void weft_text_close(weft_text *t) {
     if (!t) return;
-    drop_document(t);
-    close_file(t);
-    for (size_t i = 0; t->path && i < t->npaths; i++) free(t->path[i]);
-    free(t->path);
+    blocks_close(&t->reader);
+    jsonl_end(&t->doc);
+    free(t->block.buf);
+    free(t->joined);
+    free(t->cut);
     free(t->field);
-    free(t->buf);
+    inputs_free(&t->inputs);
     free(t);
 }
 
-weft_status weft_text_open(const char *const *paths, size_t n, const char *field, weft_text **out) {
+weft_status weft_text_open(const char *const *paths, size_t n, const weft_text_opts *o, weft_text **out) {
+    static const weft_text_opts defaults = {.size = sizeof defaults};
     *out = NULL;
-    if (n < 1) return weft_fail(WEFT_ERR_ARG, "no text files given");
+    if (!o) o = &defaults;
+    if (o->size != sizeof *o || o->chat < 0 || o->chat > WEFT_CHAT_LLAMA3)
+        return weft_fail(WEFT_ERR_ARG, "text: bad options");
     weft_text *t = weft_calloc(1, sizeof *t);
     if (!t) return WEFT_ERR_NOMEM;
-    t->fd = -1;
-    weft_status s = WEFT_OK;
-    t->field = weft_strdup(field && *field ? field : "text");
-    t->path = weft_calloc(n, sizeof *t->path);
-    if (!t->field || !t->path) s = WEFT_ERR_NOMEM;
-    for (size_t i = 0; s == WEFT_OK && i < n; i++) { /* all are looked at now: hours later is too late */
-        struct stat st;
-        t->npaths = i + 1;
-        if (!(t->path[i] = weft_strdup(paths[i])))
-            s = WEFT_ERR_NOMEM;
-        else if (stat(paths[i], &st) < 0)
-            s = weft_fail_errno(errno, "text file %s", paths[i]);
-        else if (!S_ISREG(st.st_mode))
-            s = weft_fail(WEFT_ERR_FORMAT, "%s is not a regular file", paths[i]);
-        else if (!is_jsonl(paths[i]) && (uint64_t)st.st_size > TEXT_MAX_DOCUMENT)
-            s = weft_fail(WEFT_ERR_FORMAT,
-                          "%s has %lld bytes; a document may have 1 GiB: split it, or use .jsonl", paths[i],
-                          (long long)st.st_size);
-        else
-            t->total += (uint64_t)st.st_size;
-    }
+    t->inputs.stdin_fd = -1;
+    t->field = weft_strdup(o->field && *o->field ? o->field : "text");
+    t->form = (jsonl_form){t->field, o->chat};
+    t->skip_bad = o->skip_bad;
+    weft_status s =
+        t->field ? inputs_expand(paths, n, o->stdin_plain, o->spool_dir, &t->inputs) : WEFT_ERR_NOMEM;
+    for (size_t i = 0; s == WEFT_OK && o->chat && i < t->inputs.n; i++)
+        if (!t->inputs.item[i].jsonl)
+            s = weft_fail(WEFT_ERR_FORMAT, "%s is plain text, but conversations are JSONL",
+                          t->inputs.item[i].name);
     if (s < 0) {
         weft_text_close(t);
         return s;
     }
+    blocks_open(&t->reader, &t->inputs, NULL, 0);
     *out = t;
     return WEFT_OK;
 }
 
 weft_status weft_text_rewind(weft_text *t) {
-    drop_document(t);
-    close_file(t);
-    t->next = 0;
-    t->bytes = 0;
+    jsonl_free(&t->doc);
+    blocks_close(&t->reader);
+    blocks_open(&t->reader, &t->inputs, t->cut, 0);
+    t->block.n = t->at = 0;
     return WEFT_OK;
-}
-
-double text_fraction(const weft_text *t) {
-    double f = t->total ? (double)t->bytes / (double)t->total : 1;
-    return f < 1 ? f : 1;
 }
 
 const char *text_name(const weft_text *t) {
-    return t->path[0];
+    return t->inputs.item[0].name;
 }
 
-/* Makes room and reads the next piece of the open file. */
-static weft_status read_more(weft_text *t, const char *path) {
-    if (t->lo) {
-        memmove(t->buf, t->buf + t->lo, t->hi - t->lo);
-        t->hi -= t->lo;
-        t->lo = 0;
-    }
-    if (t->hi > JSONL_MAX_LINE)
-        return weft_fail(WEFT_ERR_FORMAT, "%s:%zu: the line is longer than 256 MiB", path, t->line + 1);
-    if (t->cap - t->hi < CHUNK) {
-        size_t cap = t->cap ? 2 * t->cap : 2 * CHUNK;
-        char *p = weft_reallocarray(t->buf, cap, 1);
+/* All the text of a conversation, one part behind the other. */
+static weft_status join(weft_text *t, const char **text, size_t *n) {
+    const chat *c = &t->doc.chat;
+    size_t total = 0;
+    for (size_t i = 0; i < c->n; i++) total += c->part[i].kind == CHAT_TEXT ? c->part[i].n : 0;
+    if (t->joined_cap < total) {
+        char *p = weft_reallocarray(t->joined, total, 1);
         if (!p) return WEFT_ERR_NOMEM;
-        t->buf = p;
-        t->cap = cap;
+        t->joined = p;
+        t->joined_cap = total;
     }
-    ssize_t k;
-    do {
-        k = weft_fault_hit(WEFT_FAULT_READ) ? (errno = EIO, -1) : read(t->fd, t->buf + t->hi, CHUNK);
-    } while (k < 0 && errno == EINTR);
-    if (k < 0) return weft_fail_errno(errno, "reading %s", path);
-    t->hi += (size_t)k;
-    t->end = k == 0;
+    total = 0;
+    for (size_t i = 0; i < c->n; i++) {
+        if (c->part[i].kind != CHAT_TEXT) continue;
+        memcpy(t->joined + total, c->part[i].text, c->part[i].n);
+        total += c->part[i].n;
+    }
+    *text = t->joined;
+    *n = total;
     return WEFT_OK;
 }
 
-/* The next line with text into t->json; t->json.text stays NULL at the end of the file. */
-static weft_status next_line(weft_text *t, const char *path) {
-    size_t scanned = 0; /* no newline in the first so many bytes behind lo */
-    while (!t->json.text) {
-        char *start = t->buf + t->lo, *nl = NULL;
-        if (t->hi - t->lo > scanned) nl = memchr(start + scanned, '\n', t->hi - t->lo - scanned);
-        if (!nl && !t->end) {
-            scanned = t->hi - t->lo;
-            WEFT_TRY(read_more(t, path));
-            continue;
-        }
-        if (t->lo == t->hi) return WEFT_OK;
-        size_t n = nl ? (size_t)(nl - start) : t->hi - t->lo, used = n + (nl != NULL);
-        t->line++;
-        t->lo += used;
-        t->bytes += used;
-        scanned = 0;
-        WEFT_TRY(jsonl_parse(path, t->line, start, n, t->field, &t->json));
-        if (t->json.text && !t->json.n) jsonl_free(&t->json);
+/* The training part of the next line of the block; *n = 0: there is none in it. */
+static weft_status next_line(weft_text *t, const char **text, size_t *n) {
+    const text_block *b = &t->block;
+    const char *line = b->buf + t->at, *nl = memchr(line, '\n', b->n - t->at);
+    size_t len = nl ? (size_t)(nl - line) : b->n - t->at;
+    t->at += len + (nl != NULL);
+    weft_status s = jsonl_parse(t->inputs.item[b->input].name, t->line++, line, len, &t->form, &t->doc);
+    if (s == WEFT_ERR_FORMAT && t->skip_bad) return WEFT_OK;
+    if (s < 0 || !t->doc.json) return s;
+    if (t->doc.text) {
+        *text = t->doc.text;
+        *n = holdout_split(&t->hold, t->doc.text, t->doc.n);
+        return WEFT_OK;
     }
-    return WEFT_OK;
+    return holdout_split(&t->hold, line, len) ? join(t, text, n) : WEFT_OK;
+}
+
+/* Has next had its share of the input that the reader is at? Then goes to the following one. */
+static weft_status enough(weft_text *t, int *skip) {
+    const block_reader *r = &t->reader;
+    *skip = 0;
+    if (!t->budget || r->input >= t->inputs.n) return WEFT_OK;
+    double total = 0, mine = 0;
+    for (size_t i = 0; i < t->inputs.n; i++) {
+        const text_input *in = &t->inputs.item[i];
+        double text = (double)in->bytes * (in->packing == STREAM_RAW ? 1 : PACKED_RATIO);
+        total += text;
+        if (i == r->input) mine = text;
+    }
+    if (total <= (double)t->budget || (double)r->at < mine / total * (double)t->budget) return WEFT_OK;
+    *skip = 1;
+    return blocks_seek(&t->reader, r->input + 1, 0, 1);
 }
 
 weft_status weft_text_next(void *arg, const char **text, size_t *n) {
     weft_text *t = arg;
     *text = NULL;
     *n = 0;
-    drop_document(t);
     for (;;) {
-        if (t->fd >= 0) {
-            WEFT_TRY(next_line(t, t->path[t->next - 1]));
-            if (t->json.text) {
-                *text = t->json.text;
-                *n = t->json.n;
-                return WEFT_OK;
-            }
-            close_file(t);
+        jsonl_free(&t->doc);
+        if (t->at == t->block.n) {
+            int skip = 1;
+            while (skip) WEFT_TRY(enough(t, &skip));
+            WEFT_TRY(blocks_next(&t->reader, &t->block));
+            t->at = 0;
+            t->line = t->block.line;
+            if (!t->block.n) return WEFT_OK;
         }
-        if (t->next == t->npaths) return WEFT_OK;
-        const char *path = t->path[t->next++];
-        if (is_jsonl(path)) {
-            t->fd = open(path, O_RDONLY | O_CLOEXEC);
-            if (t->fd < 0) return weft_fail_errno(errno, "opening %s", path);
-            WEFT_TRY(read_more(t, path));
-            continue;
+        const text_block *b = &t->block;
+        if (t->inputs.item[b->input].jsonl) {
+            WEFT_TRY(next_line(t, text, n));
+        } else {
+            t->at = b->n;
+            *text = b->buf;
+            *n = b->held || holdout_input(&t->hold, b->input) ? 0 : b->n;
         }
-        WEFT_TRY(weft_file_read(path, TEXT_MAX_DOCUMENT, &t->whole, n));
-        t->bytes += *n;
-        if (*n) {
-            *text = t->whole;
-            return WEFT_OK;
-        }
-        drop_document(t);
+        if (*n) return WEFT_OK;
     }
+}
+
+/* Fewer than FEW_DOCUMENTS? Reads no further than that. */
+static weft_status count_documents(weft_text *t, int *few) {
+    size_t n = 0, bytes;
+    const char *s;
+    WEFT_TRY(weft_text_rewind(t));
+    do {
+        WEFT_TRY(weft_text_next(t, &s, &bytes));
+        n += s && (t->inputs.item[t->block.input].jsonl || t->block.begins);
+    } while (s && n < FEW_DOCUMENTS);
+    *few = n < FEW_DOCUMENTS;
+    return WEFT_OK;
+}
+
+weft_status text_hold_out(weft_text *t, double share) {
+    int few = 0;
+    t->budget = 0;
+    t->hold = (holdout_rule){0};
+    free(t->cut);
+    t->cut = NULL;
+    if (share > 0 && !t->form.chat) WEFT_TRY(count_documents(t, &few));
+    t->hold = (holdout_rule){share, few};
+    if (few) {
+        if (!(t->cut = weft_calloc(t->inputs.n, sizeof *t->cut))) return WEFT_ERR_NOMEM;
+        for (size_t i = 0; i < t->inputs.n; i++)
+            WEFT_TRY(holdout_place(&t->hold, &t->inputs.item[i], &t->cut[i]));
+    }
+    return weft_text_rewind(t);
+}
+
+weft_status text_sample(weft_text *t, uint64_t bytes) {
+    t->budget = bytes;
+    return weft_text_rewind(t);
 }

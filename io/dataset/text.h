@@ -1,13 +1,35 @@
-/* Private to io/dataset: how far a text has been read. */
+/* Private to io/dataset: an open corpus, as prepare uses it. */
 #ifndef WEFT_IO_DATASET_TEXT_H
 #define WEFT_IO_DATASET_TEXT_H
 
-#include "io/dataset/dataset.h"
+#include "io/dataset/blocks.h"
+#include "io/dataset/holdout.h"
+#include "io/dataset/jsonl.h"
 
-#define TEXT_MAX_DOCUMENT ((size_t)1 << 30)
+struct weft_text {
+    text_inputs inputs;
+    char *field;
+    jsonl_form form;
+    int skip_bad;
+    holdout_rule hold; /* share 0 until text_hold_out */
+    uint64_t *cut;     /* by input; see blocks.h */
+    uint64_t budget;   /* text_sample: bytes that next delivers in all; 0: everything */
+    /* where next is */
+    block_reader reader;
+    text_block block;
+    size_t at; /* in the block */
+    uint64_t line;
+    jsonl_text doc;
+    char *joined; /* the contents of a conversation */
+    size_t joined_cap;
+};
 
-/* Bytes of the files read, of their total: in [0, 1]. */
-double text_fraction(const weft_text *t);
+/* From now on, next delivers only what is not held out. Counts documents (up to 100) and finds where plain ones are to
+ * be cut; rewinds. */
+weft_status text_hold_out(weft_text *t, double share);
+/* From now on, next delivers about so many bytes, the first part of every file in proportion to its size; 0: all.
+ * Rewinds. */
+weft_status text_sample(weft_text *t, uint64_t bytes);
 /* Name of the first file. */
 const char *text_name(const weft_text *t);
 

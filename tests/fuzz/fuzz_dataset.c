@@ -64,10 +64,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     memcpy(text, data + 1, n - 1);
     text[n - 1] = 0;
     if (data[0] % 3 == 0) {
-        jsonl_text t;
-        if (jsonl_parse("fuzz", data[0] / 3, text, n - 1, "text", &t) == WEFT_OK && t.text && t.n > n)
-            abort();
-        jsonl_free(&t);
+        const jsonl_form form = {"text", WEFT_CHAT_NONE};
+        jsonl_text t = {0};
+        if (jsonl_parse("fuzz", data[0] / 3, text, n - 1, &form, &t) == WEFT_OK && t.text && t.n > n) abort();
+        jsonl_end(&t);
     } else if (data[0] % 3 == 1)
         try_state(text);
     else

@@ -11,6 +11,7 @@
 #include "base/rng.h"
 #include "io/dataset/shard.h"
 #include "tests/io/container/scratch.h"
+#include "tests/support/scratch.h"
 
 static uint64_t seed = 8;
 static scratch t;
@@ -75,13 +76,23 @@ static weft_tok *make_tokenizer(weft_tok_split split) {
     return tok;
 }
 
+static weft_status prepare_with(const char *const *paths, size_t n, const weft_tok *tok, const char *dir,
+                                const weft_prepare_opts *o, const weft_text_opts *to,
+                                weft_prepare_result *r) {
+    weft_text *text;
+    WEFT_TRY(weft_text_open(paths, n, to, &text));
+    weft_status s = weft_data_prepare(text, tok, dir, o, r);
+    weft_text_close(text);
+    return s;
+}
+
 static weft_status prepare(const char *const *paths, size_t n, const weft_tok *tok, const char *dir,
                            double holdout, weft_shard_info *train, weft_shard_info *valid) {
-    weft_text *text;
     weft_prepare_opts o = {.size = sizeof o, .holdout = holdout, .source = "hard text", .licence = "CC0-1.0"};
-    WEFT_TRY(weft_text_open(paths, n, NULL, &text));
-    weft_status s = weft_data_prepare(text, tok, dir, &o, train, valid);
-    weft_text_close(text);
+    weft_prepare_result r = {0};
+    weft_status s = prepare_with(paths, n, tok, dir, &o, NULL, &r);
+    *train = r.train;
+    if (valid) *valid = r.valid;
     return s;
 }
 
@@ -251,8 +262,10 @@ static void failures_leave_nothing(void **state) {
             weft_fault_arm(sites[k], n);
             weft_status st = prepare((const char *const *)&path, 1, tok, out, 0.1, &train, &valid);
             weft_fault_arm(sites[k], 0);
-            int has_train = access(train_path, F_OK) == 0, has_valid = access(valid_path, F_OK) == 0;
-            assert_int_equal(scratch_files(&o), has_train + has_valid); /* nothing temporary */
+            int has_train = access(train_path, F_OK) == 0, has_valid = access(valid_path, F_OK) == 0,
+                has_tok = access(scratch_path(&t, "out/tokenizer"), F_OK) == 0;
+            assert_int_equal(scratch_files(&o), has_train + has_valid + has_tok); /* nothing temporary */
+            assert_true(!has_train || has_valid);
             if (has_train) assert_int_equal(weft_shard_verify(train_path, NULL), WEFT_OK);
             if (has_valid) assert_int_equal(weft_shard_verify(valid_path, NULL), WEFT_OK);
             if (st == WEFT_OK) {

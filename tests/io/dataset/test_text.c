@@ -4,10 +4,15 @@
 #include <stddef.h>
 
 #include <cmocka.h>
+#include <zlib.h>
+#include <zstd.h>
 
 #include "base/fault.h"
+#include "base/file.h"
+#include "base/rng.h"
 #include "io/dataset/dataset.h"
 #include "tests/io/container/scratch.h"
+#include "tests/support/scratch.h"
 
 static scratch t;
 
@@ -87,7 +92,10 @@ static void other_fields_and_long_lines(void **state) {
     memcpy(line + k + n, "\"}\n{\"content\":\"b\"}\n", 20);
     p[0] = put("a.jsonl", line, k + n + 19);
     weft_text *x;
-    assert_int_equal(weft_text_open((const char *const *)p, 1, "content", &x), WEFT_OK);
+    assert_int_equal(weft_text_open((const char *const *)p, 1,
+                                    &(weft_text_opts){.size = sizeof(weft_text_opts), .field = "content"},
+                                    &x),
+                     WEFT_OK);
     expect(x, line + k, n);
     expect(x, "b", 1);
     expect(x, NULL, 0);
@@ -116,7 +124,7 @@ static void bad_lines_are_named(void **state) {
         const char *s = "";
         size_t n;
         weft_status st = WEFT_OK;
-        assert_int_equal(weft_text_open((const char *const *)&p, 1, "text", &x), WEFT_OK);
+        assert_int_equal(weft_text_open((const char *const *)&p, 1, NULL, &x), WEFT_OK);
         while (st == WEFT_OK && s) st = weft_text_next(x, &s, &n);
         assert_int_equal(st, WEFT_ERR_FORMAT);
         if (!strstr(weft_last_error(), bad[i].says)) fail_msg("case %zu: %s", i, weft_last_error());
@@ -131,7 +139,7 @@ static void bad_lines_are_named(void **state) {
     char *p = put("x.jsonl", deep, n);
     weft_text *x;
     const char *s;
-    assert_int_equal(weft_text_open((const char *const *)&p, 1, "text", &x), WEFT_OK);
+    assert_int_equal(weft_text_open((const char *const *)&p, 1, NULL, &x), WEFT_OK);
     assert_int_equal(weft_text_next(x, &s, &n), WEFT_ERR_FORMAT);
     weft_text_close(x);
     free(deep);
@@ -144,11 +152,169 @@ static void missing_files_show_at_once(void **state) {
     weft_text *x;
     assert_int_equal(weft_text_open((const char *const *)p, 2, NULL, &x), WEFT_ERR_NOTFOUND);
     assert_non_null(strstr(weft_last_error(), "none.txt"));
-    const char *dir = t.dir;
+    const char *dir = scratch_path(&t, "empty");
+    assert_int_equal(weft_mkdirs(dir), WEFT_OK);
     assert_int_equal(weft_text_open(&dir, 1, NULL, &x), WEFT_ERR_FORMAT);
     assert_int_equal(weft_text_open(NULL, 0, NULL, &x), WEFT_ERR_ARG);
     free(p[0]);
     free(p[1]);
+}
+
+/* --- packed files ---------------------------------------------------------------------------------------------- */
+
+static size_t zstd_frame(const char *s, size_t n, char *out, size_t cap) {
+    size_t k = ZSTD_compress(out, cap, s, n, 3);
+    assert_false(ZSTD_isError(k));
+    return k;
+}
+
+static size_t gzip_member(const char *s, size_t n, char *out, size_t cap) {
+    z_stream z = {
+        .next_in = (Bytef *)s, .avail_in = (uInt)n, .next_out = (Bytef *)out, .avail_out = (uInt)cap};
+    assert_int_equal(deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
+    assert_int_equal(deflate(&z, Z_FINISH), Z_STREAM_END);
+    deflateEnd(&z);
+    return z.total_out;
+}
+
+enum { PACKED = 3000000, PARTS = 5 };
+
+/* Lines of JSONL; packed in five parts, the fourth of them empty. */
+static char *make_packed(int gzip, size_t *n, char **packed, size_t ends[PARTS]) {
+    char *s = malloc(PACKED + 100);
+    *packed = malloc(PACKED);
+    size_t k = 0, from = 0, at = 0;
+    for (uint64_t i = 0; k < PACKED; i++)
+        k += (size_t)sprintf(s + k, "{\"text\": \"%llu %llx\"}\n", (unsigned long long)i,
+                             (unsigned long long)weft_rng_u64(7, 1, i));
+    for (size_t p = 0; p < PARTS; p++) {
+        size_t to = p == 3 ? from : p + 1 == PARTS ? k : (p + 1) * (k / PARTS); /* inside a line */
+        at += (gzip ? gzip_member : zstd_frame)(s + from, to - from, *packed + at, PACKED - at);
+        ends[p] = at;
+        from = to;
+    }
+    *n = k;
+    return s;
+}
+
+static weft_status read_all(const char *path, uint64_t *docs) {
+    weft_text *x;
+    const char *s = "";
+    size_t n;
+    *docs = 0;
+    WEFT_TRY(weft_text_open(&path, 1, NULL, &x));
+    weft_status st = WEFT_OK;
+    while (st == WEFT_OK && s) {
+        st = weft_text_next(x, &s, &n);
+        *docs += s != NULL;
+    }
+    weft_text_close(x);
+    return st;
+}
+
+static void packed_files_are_the_plain_ones(void **state) {
+    (void)state;
+    for (int gzip = 0; gzip < 2; gzip++) {
+        size_t n, ends[PARTS];
+        char *packed, *s = make_packed(gzip, &n, &packed, ends);
+        char *p[2] = {put("a.jsonl", s, n),
+                      put(gzip ? "b.jsonl.gz" : "b.jsonl.zst", packed, ends[PARTS - 1])};
+        weft_text *x[2];
+        for (int i = 0; i < 2; i++) assert_ok(weft_text_open((const char *const *)&p[i], 1, NULL, &x[i]));
+        for (uint64_t docs = 0;; docs++) {
+            const char *a, *b;
+            size_t na, nb;
+            assert_ok(weft_text_next(x[0], &a, &na));
+            assert_ok(weft_text_next(x[1], &b, &nb));
+            assert_int_equal(na, nb);
+            if (!a) {
+                assert_true(docs > 50000 && !b);
+                break;
+            }
+            assert_memory_equal(a, b, na);
+        }
+        for (int i = 0; i < 2; i++) {
+            weft_text_close(x[i]);
+            free(p[i]);
+        }
+        free(s);
+        free(packed);
+    }
+}
+
+static void truncated_packed_files_are_named(void **state) {
+    (void)state;
+    for (int gzip = 0; gzip < 2; gzip++) {
+        size_t n, ends[PARTS];
+        uint64_t docs;
+        char *packed, *s = make_packed(gzip, &n, &packed, ends), want[64];
+        for (int i = 0; i < 40; i++) {
+            size_t cut = 1 + weft_rng_u64(8, 2, (uint64_t)i) % (ends[PARTS - 1] - 1), frame = 0;
+            while (ends[frame] < cut) frame++;
+            char *p = put(gzip ? "c.jsonl.gz" : "c.jsonl.zst", packed, cut);
+            /* at the end of a frame the text ends inside a line; the file itself is whole */
+            if (ends[frame] != cut) {
+                assert_error(read_all(p, &docs), WEFT_ERR_FORMAT, "truncated");
+                snprintf(want, sizeof want, "%s %zu,", gzip ? "member" : "frame", frame + 1);
+                if (!strstr(weft_last_error(), want) || !strstr(weft_last_error(), p))
+                    fail_msg("cut at %zu: no \"%s\" in \"%s\"", cut, want, weft_last_error());
+            }
+            free(p);
+        }
+        packed[ends[1] + 40] ^= 0x20;
+        char *p = put(gzip ? "d.jsonl.gz" : "d.jsonl.zst", packed, ends[PARTS - 1]);
+        assert_int_equal(read_all(p, &docs), WEFT_ERR_FORMAT);
+        free(p);
+        p = put(gzip ? "e.jsonl.gz" : "e.jsonl.zst", "", 0);
+        assert_error(read_all(p, &docs), WEFT_ERR_FORMAT, "empty");
+        free(p);
+        p = put_text(gzip ? "f.txt.gz" : "f.txt.zst", "this is not packed at all");
+        assert_error(read_all(p, &docs), WEFT_ERR_FORMAT, "damaged");
+        free(p);
+        free(s);
+        free(packed);
+    }
+}
+
+static void directories_and_patterns(void **state) {
+    (void)state;
+    char *dir = strdup(scratch_path(&t, "corpus"));
+    assert_ok(weft_mkdirs(scratch_path(&t, "corpus/sub")));
+    free(put_text("corpus/b.txt", "two"));
+    free(put_text("corpus/a.jsonl", "{\"text\": \"one\"}\n"));
+    free(put_text("corpus/sub/c.ndjson", "{\"text\": \"three\"}\n"));
+    free(put_text("corpus/notes.md", "not text of the corpus"));
+    free(put_text("corpus/.hidden.txt", "nor this"));
+    char *pattern = strdup(scratch_path(&t, "corpus/?.*"));
+    const char *args[2] = {dir, pattern};
+    weft_text *x;
+    assert_ok(weft_text_open(args, 2, NULL, &x));
+    expect(x, "one", 3);
+    expect(x, "two", 3);
+    expect(x, "three", 5);
+    expect(x, "one", 3);
+    expect(x, "two", 3);
+    expect(x, NULL, 0);
+    weft_text_close(x);
+    args[0] = scratch_path(&t, "corpus/*.nothing");
+    assert_error(weft_text_open(args, 1, NULL, &x), WEFT_ERR_NOTFOUND, "no file of that name or pattern");
+    args[0] = "-";
+    assert_error(weft_text_open(args, 1, NULL, &x), WEFT_ERR_ARG, "standard input");
+    free(pattern);
+    free(dir);
+}
+
+static void bad_lines_are_passed_over_if_asked(void **state) {
+    (void)state;
+    const weft_text_opts o = {.size = sizeof o, .skip_bad = 1};
+    char *p = put_text("x.jsonl", "{\"text\": \"a\"}\nnonsense\n{\"txt\": 1}\n{\"text\": \"b\"}\n");
+    weft_text *x;
+    assert_ok(weft_text_open((const char *const *)&p, 1, &o, &x));
+    expect(x, "a", 1);
+    expect(x, "b", 1);
+    expect(x, NULL, 0);
+    weft_text_close(x);
+    free(p);
 }
 
 static void read_errors_are_reported(void **state) {
@@ -177,6 +343,10 @@ int main(void) {
         cmocka_unit_test_setup_teardown(other_fields_and_long_lines, set_up, tear_down),
         cmocka_unit_test_setup_teardown(bad_lines_are_named, set_up, tear_down),
         cmocka_unit_test_setup_teardown(missing_files_show_at_once, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(packed_files_are_the_plain_ones, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(truncated_packed_files_are_named, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(directories_and_patterns, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(bad_lines_are_passed_over_if_asked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(read_errors_are_reported, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,13 @@
+/* What the commands of `weft data` share. */
+#ifndef WEFT_RUNTIME_CLI_DATA_H
+#define WEFT_RUNTIME_CLI_DATA_H
+
+#include "io/dataset/dataset.h"
+#include "runtime/cli/cli.h"
+
+/* To standard output, as text or as one JSON object. */
+void data_print_shard(const char *path, const weft_shard_info *i, int json);
+
+int cli_data_prepare(int argc, char **argv);
+
+#endif
