@@ -256,7 +256,7 @@ static void failures_leave_nothing(void **state) {
     scratch o;
     snprintf(o.dir, sizeof o.dir, "%.200s/out", t.dir);
     for (size_t k = 0; k < sizeof sites / sizeof *sites; k++)
-        for (long n = 1;; n++) {
+        for (long n = 1;; n += 1 + n / 16) {
             weft_shard_info train, valid;
             assert_int_equal(weft_remove_tree(out), WEFT_OK);
             weft_fault_arm(sites[k], n);
@@ -279,6 +279,137 @@ static void failures_leave_nothing(void **state) {
     free(out);
     free(path);
     free(s);
+}
+
+/* --- many blocks, pieces and shards ------------------------------------------------------------------------------ */
+
+static char *write_corpus(void) {
+    char *path = strdup(scratch_path(&t, "corpus.jsonl"));
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    for (uint64_t i = 0; i < 3000; i++) {
+        fprintf(f, "{\"text\": \"");
+        for (uint64_t k = 0; k < 1 + weft_rng_u64(seed, 20, i) % 30; k++)
+            fprintf(f, "the Lord %llu,\\n ", (unsigned long long)weft_rng_u64(seed, 21 + i, k) % 1000);
+        fprintf(f, "\"}\n");
+    }
+    fclose(f);
+    return path;
+}
+
+static weft_prepare_opts small_steps(int threads) {
+    return (weft_prepare_opts){.size = sizeof(weft_prepare_opts),
+                               .holdout = 0.1,
+                               .source = "corpus",
+                               .threads = threads,
+                               .block_bytes = 20000,
+                               .piece_bytes = 50000,
+                               .shard_tokens = 60000};
+}
+
+/* The digests of all shards in dir, one behind the other; returns how many. */
+static size_t digests(const char *dir, uint8_t out[16][16]) {
+    size_t n = 0;
+    for (size_t k = 0; k < 16; k++) {
+        char name[64];
+        weft_container *c;
+        if (k)
+            snprintf(name, sizeof name, "train-%05zu.wtok.h5", k - 1);
+        else
+            snprintf(name, sizeof name, "valid.wtok.h5");
+        char *path = weft_path_join(dir, name);
+        if (access(path, F_OK) == 0) {
+            assert_ok(weft_container_open(path, SHARD_FORMAT, SHARD_VERSION, &c));
+            weft_container_digest(c, out[n++]);
+            weft_container_close(c);
+        }
+        free(path);
+    }
+    return n;
+}
+
+static void threads_do_not_change_bytes(void **state) {
+    (void)state;
+    char *path = write_corpus();
+    weft_tok *tok = make_tokenizer(WEFT_SPLIT_GPT2);
+    uint8_t want[16][16], got[16][16];
+    size_t n = 0;
+    for (int threads = 1; threads <= 16; threads = 2 * threads + 1) {
+        const weft_prepare_opts o = small_steps(threads);
+        weft_prepare_result r;
+        char *out = strdup(scratch_path(&t, "out"));
+        assert_ok(prepare_with((const char *const *)&path, 1, tok, out, &o, NULL, &r));
+        assert_true(r.train_shards > 3 && r.train.docs + r.valid.docs == 3000);
+        if (threads == 1) n = digests(out, want);
+        assert_int_equal(n, r.train_shards + 1);
+        assert_int_equal(digests(out, got), n);
+        assert_memory_equal(got, want, 16 * n);
+        assert_ok(weft_remove_tree(out));
+        free(out);
+    }
+    weft_tok_destroy(tok);
+    free(path);
+}
+
+/* A failed write, sync or rename anywhere: an error, no shard in the directory that is not whole, and the same call goes
+ * on to the same bytes. */
+static void failures_can_be_taken_up(void **state) {
+    (void)state;
+    static const weft_fault_site sites[] = {WEFT_FAULT_WRITE, WEFT_FAULT_SYNC, WEFT_FAULT_RENAME,
+                                            WEFT_FAULT_READ};
+    char *path = write_corpus(), *out = strdup(scratch_path(&t, "out"));
+    weft_tok *tok = make_tokenizer(WEFT_SPLIT_GPT2);
+    const weft_prepare_opts o = small_steps(2);
+    weft_prepare_result r;
+    uint8_t want[16][16], got[16][16];
+    assert_ok(prepare_with((const char *const *)&path, 1, tok, out, &o, NULL, &r));
+    size_t n = digests(out, want);
+    int resumed = 0;
+    for (size_t k = 0; k < sizeof sites / sizeof *sites; k++)
+        for (long at = 1;; at += 1 + at / 8) {
+            assert_ok(weft_remove_tree(out));
+            weft_fault_arm(sites[k], at);
+            weft_status s = prepare_with((const char *const *)&path, 1, tok, out, &o, NULL, &r);
+            weft_fault_arm(sites[k], 0);
+            assert_true(digests(out, got) <= n); /* each is whole */
+            if (s == WEFT_OK) {
+                assert_true(at > 2);
+                break;
+            }
+            assert_ok(prepare_with((const char *const *)&path, 1, tok, out, &o, NULL, &r));
+            resumed += r.resumed;
+            assert_int_equal(digests(out, got), n);
+            assert_memory_equal(got, want, 16 * n);
+        }
+    assert_true(resumed > 20);
+    weft_tok_destroy(tok);
+    free(out);
+    free(path);
+}
+
+/* A spool that was damaged between two runs is seen. */
+static void damaged_spools_are_refused(void **state) {
+    (void)state;
+    char *path = write_corpus(), *out = strdup(scratch_path(&t, "out"));
+    weft_tok *tok = make_tokenizer(WEFT_SPLIT_GPT2);
+    weft_prepare_opts o = small_steps(1);
+    weft_prepare_result r;
+    weft_fault_arm(WEFT_FAULT_SYNC, 30);
+    assert_int_equal(prepare_with((const char *const *)&path, 1, tok, out, &o, NULL, &r), WEFT_ERR_IO);
+    weft_fault_arm(WEFT_FAULT_SYNC, 0);
+    FILE *f = fopen(scratch_path(&t, "out/.prepare/valid-00000.wtok.h5.tokens"), "r+b");
+    assert_non_null(f);
+    int c = fgetc(f);
+    assert_int_equal(fseek(f, 0, SEEK_SET), 0);
+    assert_int_equal(fputc(c ^ 1, f), c ^ 1);
+    fclose(f);
+    assert_error(prepare_with((const char *const *)&path, 1, tok, out, &o, NULL, &r), WEFT_ERR_CORRUPT,
+                 "are not those that were written");
+    o.restart = 1;
+    assert_ok(prepare_with((const char *const *)&path, 1, tok, out, &o, NULL, &r));
+    weft_tok_destroy(tok);
+    free(out);
+    free(path);
 }
 
 static void bad_requests_are_refused(void **state) {
@@ -308,6 +439,9 @@ int main(int argc, char **argv) {
         IN_SCRATCH(the_end_of_each_document_is_held_out),
         IN_SCRATCH(of_many_documents_whole_ones_are_held_out),
         IN_SCRATCH(failures_leave_nothing),
+        IN_SCRATCH(threads_do_not_change_bytes),
+        IN_SCRATCH(failures_can_be_taken_up),
+        IN_SCRATCH(damaged_spools_are_refused),
         IN_SCRATCH(bad_requests_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
