@@ -18,7 +18,7 @@ static weft_status document_of(const weft_shard *s, const int64_t *doc, uint64_t
     uint64_t lo = 0, hi = s->info.docs; /* doc[lo] <= at < doc[hi] */
     while (hi - lo > 1) {
         uint64_t mid = lo + (hi - lo) / 2;
-        WEFT_TRY(weft_container_check(s->file, s->doc_set, (int64_t)mid * 8, (int64_t)mid * 8 + 8));
+        WEFT_TRY(shard_check_docs(s, mid, mid + 1));
         if (doc[mid] <= (int64_t)at)
             lo = mid;
         else
@@ -31,18 +31,18 @@ static weft_status document_of(const weft_shard *s, const int64_t *doc, uint64_t
 /* start[0..n) of the inputs; targets that another document would have to foretell become -1. tok has n + 1 tokens. */
 static weft_status mark_documents(const weft_shard *s, uint64_t at, int64_t n, const int32_t *tok,
                                   int32_t *target, int32_t *start) {
-    const int64_t *doc = weft_container_data(s->file, s->doc_set), first = (int64_t)at;
+    const int64_t *doc = shard_doc(s), first = (int64_t)at;
     uint64_t k;
     int32_t begin = 0;
     WEFT_TRY(document_of(s, doc, at, &k));
     for (int64_t t = 0;;) { /* document k goes on at t */
-        WEFT_TRY(weft_container_check(s->file, s->doc_set, (int64_t)(k + 1) * 8, (int64_t)(k + 1) * 8 + 8));
+        WEFT_TRY(shard_check_docs(s, k + 1, k + 2));
         int64_t end = doc[k + 1] - first;
         for (; t < n && t < end; t++) start[t] = begin;
         if (end > n) return WEFT_OK; /* as the last one's does, at the latest: shard_open has seen to it */
         if (end < t)
             return weft_fail(WEFT_ERR_CORRUPT, "%s: document %" PRIu64 " ends before it starts",
-                             weft_container_path(s->file), k);
+                             shard_file(s), k);
         if (end > 0 && tok[end] != s->info.eot) target[end - 1] = -1;
         begin = (int32_t)end;
         k++;

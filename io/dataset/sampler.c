@@ -51,8 +51,7 @@ static weft_status add_info(weft_data *d, const weft_shard *s, int first) {
                          "%s was made with tokenizer %016" PRIx64 " (vocab %" PRIu32 ", eot %" PRId64
                          "), the shards before it with %016" PRIx64 " (vocab %" PRIu32 ", eot %" PRId64
                          "); prepare them with one tokenizer",
-                         weft_container_path(s->file), i->tokenizer, i->vocab, i->eot, t->tokenizer, t->vocab,
-                         t->eot);
+                         shard_file(s), i->tokenizer, i->vocab, i->eot, t->tokenizer, t->vocab, t->eot);
     t->tokens += i->tokens;
     t->docs += i->docs;
     t->source_bytes += i->source_bytes;
@@ -84,7 +83,7 @@ static weft_status source_open(weft_data *d, data_source *s, const weft_source_s
         targets = h->info.tokens - 1;
         s->window[s->nshards + 1] = s->window[s->nshards] + targets / T;
         s->eval[s->nshards + 1] = s->eval[s->nshards] + targets / T + (targets % T != 0);
-        weft_container_digest(h->file, digest);
+        shard_digest(h, digest);
         memcpy(half, digest, 16);
         s->content = perm_key(s->content, half[0], half[1], s->nshards);
         weft_status st = add_info(d, h, s == d->source && s->nshards == 0);

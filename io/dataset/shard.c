@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/dataset/adopt.h"
+
 static int get_i64(const weft_container *c, const char *name, int64_t lo, int64_t hi, int64_t *v) {
     const weft_attr *a = weft_container_attr(c, name, WEFT_ATTR_I64);
     if (!a || a->i < lo || a->i > hi) return 0;
@@ -98,8 +100,16 @@ static weft_status read_mask(weft_shard *s) {
     return WEFT_OK;
 }
 
+static weft_status open_adopted(const char *path, weft_shard *s) {
+    WEFT_TRY(adopt_open(path, &s->adopted));
+    s->tokens = s->adopted->tokens;
+    s->info = s->adopted->s.info;
+    return WEFT_OK;
+}
+
 weft_status shard_open(const char *path, weft_shard *s) {
     memset(s, 0, sizeof *s);
+    if (adopt_is(path)) return open_adopted(path, s);
     WEFT_TRY(weft_container_open(path, SHARD_FORMAT, SHARD_VERSION, &s->file));
     weft_status st = read_info(s);
     if (st == WEFT_OK) st = read_sets(s);
@@ -110,7 +120,33 @@ weft_status shard_open(const char *path, weft_shard *s) {
 
 void shard_close(weft_shard *s) {
     weft_container_close(s->file);
+    adopt_close(s->adopted);
     memset(s, 0, sizeof *s);
+}
+
+const char *shard_file(const weft_shard *s) {
+    return s->adopted ? s->adopted->f.path : weft_container_path(s->file);
+}
+
+void shard_digest(const weft_shard *s, uint8_t digest[16]) {
+    if (s->adopted)
+        memcpy(digest, s->adopted->digest_of_all, 16);
+    else
+        weft_container_digest(s->file, digest);
+}
+
+const int64_t *shard_doc(const weft_shard *s) {
+    return s->adopted ? s->adopted->doc : weft_container_data(s->file, s->doc_set);
+}
+
+weft_status shard_check_docs(const weft_shard *s, uint64_t lo, uint64_t hi) {
+    if (s->adopted) return WEFT_OK; /* the index was digested when it was opened */
+    return weft_container_check(s->file, s->doc_set, (int64_t)lo * 8, (int64_t)hi * 8);
+}
+
+static weft_status check_tokens(const weft_shard *s, uint64_t lo, uint64_t hi) {
+    if (s->adopted) return adopt_check(s->adopted, lo, hi);
+    return weft_container_check(s->file, s->tokens_set, (int64_t)lo, (int64_t)hi);
 }
 
 static weft_status bad_id(const weft_shard *s, uint64_t at, size_t n, const int32_t *out) {
@@ -118,12 +154,12 @@ static weft_status bad_id(const weft_shard *s, uint64_t at, size_t n, const int3
     while (i + 1 < n && (uint32_t)out[i] < s->info.vocab) i++;
     return weft_fail(WEFT_ERR_CORRUPT,
                      "%s: token %" PRIu64 " has id %" PRIu32 ", but the vocabulary ends at %" PRIu32,
-                     weft_container_path(s->file), at + i, (uint32_t)out[i], s->info.vocab);
+                     shard_file(s), at + i, (uint32_t)out[i], s->info.vocab);
 }
 
 weft_status shard_copy(const weft_shard *s, uint64_t at, size_t n, int32_t *out) {
-    int64_t width = s->info.width;
-    WEFT_TRY(weft_container_check(s->file, s->tokens_set, (int64_t)at * width, (int64_t)(at + n) * width));
+    const uint64_t width = (uint64_t)s->info.width;
+    WEFT_TRY(check_tokens(s, at * width, (at + n) * width));
     uint32_t top = 0; /* the largest id seen: one test for all, and the loops vectorise */
     if (width == 2) {
         const uint16_t *t = (const uint16_t *)s->tokens + at;
@@ -170,11 +206,11 @@ weft_status weft_shard_info_read(const char *path, weft_shard_info *info) {
 }
 
 static weft_status verify_docs(const weft_shard *s) {
-    const int64_t *start = weft_container_data(s->file, s->doc_set);
+    const int64_t *start = shard_doc(s);
     for (uint64_t i = 0; i < s->info.docs; i++)
         if (start[i] > start[i + 1])
             return weft_fail(WEFT_ERR_CORRUPT, "%s: document %" PRIu64 " ends before it starts",
-                             weft_container_path(s->file), i);
+                             shard_file(s), i);
     return WEFT_OK;
 }
 
@@ -205,7 +241,8 @@ static weft_status verify_mask(const weft_shard *s) {
 weft_status weft_shard_verify(const char *path, weft_shard_info *info) {
     weft_shard s;
     WEFT_TRY(shard_open(path, &s));
-    weft_status st = weft_container_verify(s.file);
+    weft_status st =
+        s.adopted ? WEFT_OK : weft_container_verify(s.file); /* in place: digested as they are read */
     if (st == WEFT_OK) st = verify_docs(&s);
     if (st == WEFT_OK) st = verify_ids(&s);
     if (st == WEFT_OK) st = verify_mask(&s);

@@ -12,15 +12,23 @@
 #define SHARD_MAX_VOCAB  ((uint32_t)1 << 30) /* ids fit int32 */
 
 typedef struct weft_shard {
+    struct adopted *adopted; /* a foreign file in place (adopt.h); then file and the sets are NULL */
     weft_container *file;
     const weft_container_dataset *tokens_set, *doc_set, *mask_set; /* mask_set: NULL without a mask */
     const void *tokens;                                            /* u16 or u32, mapped */
     weft_shard_info info;
 } weft_shard;
 
-/* Everything but the bytes of the tokens is checked; those by shard_copy. */
+/* Everything but the bytes of the tokens is checked; those by shard_copy. path: a native shard, or a foreign file that
+ * has a sidecar. */
 weft_status shard_open(const char *path, weft_shard *s);
 void shard_close(weft_shard *s);
+const char *shard_file(const weft_shard *s);
+/* Names the whole content. */
+void shard_digest(const weft_shard *s, uint8_t digest[16]);
+/* The info.docs + 1 document starts, mapped; call shard_check_docs(lo, hi) before entries [lo, hi) are trusted. */
+const int64_t *shard_doc(const weft_shard *s);
+weft_status shard_check_docs(const weft_shard *s, uint64_t lo, uint64_t hi);
 /* Tokens [at, at + n) as int32. CORRUPT: a damaged segment, an id >= vocab. Any thread. */
 weft_status shard_copy(const weft_shard *s, uint64_t at, size_t n, int32_t *out);
 /* The mask of tokens [at, at + n): 0 or 1; all 1 without a mask. CORRUPT. Any thread. */

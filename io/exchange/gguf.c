@@ -90,9 +90,22 @@ static void model_u32(gguf_header *h, const weft_model_desc *m, const char *key,
     gguf_u32(h, full, (uint32_t)v);
 }
 
-static void put_model(gguf_header *h, const weft_model_desc *m, weft_dtype t) {
+/* general.name, which some readers want: the file's own, without .gguf. */
+static void put_name(gguf_header *h, const char *path) {
+    const char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+    size_t n = strlen(name);
+    char text[256];
+    if (n > 5 && !strcmp(name + n - 5, ".gguf")) n -= 5;
+    snprintf(text, sizeof text, "%.*s", (int)(n < 200 ? n : 200), name);
+    for (char *c = text; *c; c++)
+        *c = (*c & 0x80) ? '_' : *c; /* texts of the header are UTF-8; a path may be any bytes */
+    gguf_text(h, "general.name", text);
+}
+
+static void put_model(gguf_header *h, const char *path, const weft_model_desc *m, weft_dtype t) {
     int gpt2 = m->family == WEFT_GPT2;
     gguf_text(h, "general.architecture", gpt2 ? "gpt2" : "llama");
+    put_name(h, path);
     gguf_text(h, "general.type", "model");
     gguf_u32(h, "general.alignment", ALIGNMENT);
     gguf_u32(h, "general.quantization_version", 2);
@@ -187,7 +200,8 @@ static void put_infos(gguf_header *h, const flat_layout *l) {
 }
 
 /* Header first, so that its size is known; then the slots move behind it. */
-static weft_status make_header(gguf_header *h, flat_layout *l, const weft_tok *tok, weft_dtype t) {
+static weft_status make_header(gguf_header *h, flat_layout *l, const char *path, const weft_tok *tok,
+                               weft_dtype t) {
     static const char zero[ALIGNMENT];
     slots(t, l);
     if (l->status < 0) return l->status;
@@ -195,7 +209,7 @@ static weft_status make_header(gguf_header *h, flat_layout *l, const weft_tok *t
     gguf_put_u32(h, VERSION);
     gguf_put_u64(h, l->n);
     gguf_put_u64(h, 0); /* pairs: when they are counted */
-    put_model(h, &l->m, t);
+    put_model(h, path, &l->m, t);
     gguf_tokenizer(h, tok, l->m.vocab, l->m.bos, l->m.eos);
     put_infos(h, l);
     gguf_bytes(h, zero, weft_align_up(h->n, ALIGNMENT) - h->n);
@@ -215,7 +229,7 @@ static weft_status export(const char *path, const weft_model_desc *m, const weft
         return weft_fail(WEFT_ERR_UNSUPPORTED, "weft writes version %d of GGUF, not %d", VERSION, o->version);
     weft_status s = flat_begin(m, 0, ALIGNMENT, &l);
     if (s == WEFT_OK && o->tokenizer) s = weft_tok_load(o->tokenizer, &tok);
-    if (s == WEFT_OK) s = make_header(&h, &l, tok, o->t);
+    if (s == WEFT_OK) s = make_header(&h, &l, path, tok, o->t);
     if (s == WEFT_OK) s = flat_export(&l, path, h.p, h.n, t, n, o);
     weft_tok_destroy(tok);
     free(h.p);

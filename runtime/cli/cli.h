@@ -18,6 +18,8 @@ int cli_train(int argc, char **argv);
 int cli_eval(int argc, char **argv);
 int cli_generate(int argc, char **argv);
 int cli_data(int argc, char **argv);
+int cli_data_import(int argc, char **argv);
+int cli_data_export(int argc, char **argv);
 int cli_ckpt(int argc, char **argv);
 int cli_ckpt_convert(int argc, char **argv);
 int cli_report(int argc, char **argv);

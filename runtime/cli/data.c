@@ -155,6 +155,8 @@ int cli_data(int argc, char **argv) {
         {"prepare", "text to token shards, with a tokenizer trained on it", cli_data_prepare},
         {"info", "check shards and print what is in them", data_info},
         {"synth", "a synthetic shard of known entropy", data_synth},
+        {"import", "token files of Megatron, llm.c or nanoGPT, as a shard or in place", cli_data_import},
+        {"export", "a shard as token files of Megatron or llm.c", cli_data_export},
     };
     return cli_group("data", sub, sizeof sub / sizeof *sub,
                      "weft data prepare kjv.txt --out data/kjv --vocab 4096", argc, argv);
