@@ -12,6 +12,7 @@ enum ctrl_tag {
     CTRL_TAG_PAYLOAD, /* bcast, gather */
     CTRL_TAG_LETTER,  /* halo_meet.c */
     CTRL_TAG_PAIR,    /* pairs.c */
+    CTRL_TAG_SKEW,    /* skew.c */
 };
 
 /* Nodes that the group's ranks live on, and the lowest rank of node i. Any thread. */

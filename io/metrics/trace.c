@@ -10,6 +10,7 @@
 
 #define EVENT_BYTES 256 /* of one event as text, at most: names are cut at 120 */
 #define HEAD_BYTES  4096
+#define CLOCK_BYTES 96 /* of one measurement as text, at most */
 
 static const char *const track_name[WEFT_TRACKS] = {"step",  "waits", "reductions",
                                                     "halos", "bulks", "pieces of bulks"};
@@ -22,19 +23,30 @@ static void safe_name(const char *name, char *out, size_t n) {
     out[i] = 0;
 }
 
-weft_status weft_trace_write(const char *path, int rank) {
+static size_t put_clock(char *text, size_t room, const weft_trace_clock *clock, size_t n) {
+    size_t at = (size_t)snprintf(text, room, "\"clock\":[");
+    for (size_t i = 0; i < n; i++)
+        at += (size_t)snprintf(text + at, room - at, "%s[%llu,%.1f,%.1f]", i ? "," : "",
+                               (unsigned long long)clock[i].t, clock[i].offset, clock[i].bound);
+    return at + (size_t)snprintf(text + at, room - at, "]");
+}
+
+weft_status weft_trace_write(const char *path, int rank, const weft_trace_clock *clock, size_t nclock) {
     size_t n, at = 0;
     uint64_t lost;
     weft_trace_at(0, &n, &lost);
     if (!weft_trace_is_open()) return WEFT_OK;
-    const size_t room = HEAD_BYTES + n * EVENT_BYTES;
+    const size_t room = HEAD_BYTES + nclock * CLOCK_BYTES + n * EVENT_BYTES;
     char *text = weft_calloc(room, 1), name[121];
     if (!text) return WEFT_ERR_NOMEM;
-    at += (size_t)snprintf(
-        text + at, room - at,
-        "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"lost_events\":\"%llu\"},\"traceEvents\":[\n"
-        "{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":%d,\"args\":{\"name\":\"rank %d\"}}",
-        (unsigned long long)lost, rank, rank);
+    at += (size_t)snprintf(text + at, room - at,
+                           "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"rank\":%d,\"lost_events\":\"%llu\",",
+                           rank, (unsigned long long)lost);
+    at += put_clock(text + at, room - at, clock, nclock);
+    at += (size_t)snprintf(text + at, room - at,
+                           "},\"traceEvents\":[\n{\"ph\":\"M\",\"name\":\"process_name\",\"pid\":%d,\"args\":"
+                           "{\"name\":\"rank %d\"}}",
+                           rank, rank);
     for (int k = 0; k < WEFT_TRACKS; k++)
         at += (size_t)snprintf(
             text + at, room - at,

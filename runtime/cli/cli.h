@@ -25,6 +25,7 @@ int cli_ckpt_convert(int argc, char **argv);
 int cli_report(int argc, char **argv);
 int cli_compare(int argc, char **argv);
 int cli_top(int argc, char **argv);
+int cli_trace(int argc, char **argv);
 int cli_info(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 int cli_bench(int argc, char **argv);

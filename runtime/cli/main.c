@@ -16,6 +16,7 @@ static const cli_command commands[] = {
     {"report", "make report.html of a run", cli_report},
     {"top", "watch a run in the terminal", cli_top},
     {"compare", "hold runs against each other", cli_compare},
+    {"trace", "make one trace of those of all ranks", cli_trace},
     {"info", "what this machine and this build can do", cli_info},
     {"doctor", "what is missing or set badly, and how to mend it", cli_doctor},
     {"bench", "measure this machine's cut-offs: weft bench tune --ranks 2", cli_bench},

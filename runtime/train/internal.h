@@ -63,6 +63,9 @@ struct weft_trainer {
     uint32_t id_lane[TRAINER_LANES][TRAINER_LANE_FIGURES];
     double lanes_at; /* weft_now() of the last look at them */
     struct weft_export *exporter;
+    struct weft_trace_clock *clocks; /* measured so far; NULL: no trace */
+    size_t nclocks;
+    double clocks_at; /* st.elapsed of the last one */
 };
 
 /* What one step found; equal on all ranks. */
@@ -78,6 +81,11 @@ weft_status trainer_open_feed(weft_trainer *t);
 /* startup.c */
 weft_status trainer_startup(weft_trainer *t);
 weft_status trainer_write_run_json(weft_trainer *t, const char *sample);
+/* traces.c; collective, all but write */
+weft_status trainer_trace_begin(weft_trainer *t);
+weft_status trainer_trace_step(weft_trainer *t); /* after a step: measures the clocks every 5 minutes */
+void trainer_trace_end(weft_trainer *t);         /* writes trace.<rank>.json and trace.json */
+void trainer_trace_write(weft_trainer *t);       /* what was not written, as far as it goes */
 /* watch.c; rank 0 */
 weft_status trainer_watch_open(weft_trainer *t);
 /* Before a record: sets the lanes' metrics if it is their turn, or the last record. */

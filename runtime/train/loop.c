@@ -209,7 +209,7 @@ static void end_early(weft_trainer *t, const char *reason) {
     write_report(t);
 }
 
-weft_status weft_trainer_run(weft_trainer *t, int *outcome) {
+static weft_status run_steps(weft_trainer *t, int *outcome) {
     meter m = {.printed = weft_now(), .terminal = on_terminal()};
     int64_t saved_at = t->st.step;
     *outcome = WEFT_TRAIN_DONE;
@@ -218,6 +218,7 @@ weft_status weft_trainer_run(weft_trainer *t, int *outcome) {
     while (!finished(t)) {
         step_result r;
         WEFT_TRY_CTX(trainer_step(t, &r), "step %lld", (long long)t->st.step + 1);
+        WEFT_TRY(trainer_trace_step(t));
         int stop = r.stop, last = stop || finished(t);
         if (t->rank == 0) show_progress(t, &m, &r, last);
         if (due(t->st.step, t->c->eval.every) && !last) WEFT_TRY(evaluate(t, t->c->eval.windows, &m));
@@ -244,5 +245,11 @@ weft_status weft_trainer_run(weft_trainer *t, int *outcome) {
     }
     weft_status s = finish(t, &m, saved_at);
     if (t->rank == 0) write_report(t);
+    return s;
+}
+
+weft_status weft_trainer_run(weft_trainer *t, int *outcome) {
+    const weft_status s = run_steps(t, outcome);
+    if (s >= 0 || s == WEFT_ERR_DIVERGED) trainer_trace_end(t); /* all ranks are here */
     return s;
 }

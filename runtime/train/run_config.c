@@ -107,8 +107,9 @@ const weft_config_key weft_run_keys[] = {
          "go on from the newest checkpoint in run.dir; false: refuse a directory that has one"),
 
     INT("log.every", log.every, "1", 1, 1e9, "steps between records in metrics.jsonl"),
-    BOOL("log.trace", log.trace, "false",
-         "also write trace.<rank>.json: who did what when, for ui.perfetto.dev"),
+    BOOL(
+        "log.trace", log.trace, "false",
+        "also write trace.<rank>.json and all of them as trace.json: who did what when, for ui.perfetto.dev"),
     BOOL("log.tensorboard", log.tensorboard, "false", "also write a TensorBoard event file"),
     INT("log.metrics_port", log.metrics_port, "0", 0, 65535,
         "TCP port of rank 0's OpenMetrics endpoint, /metrics and /healthz; 0: none"),

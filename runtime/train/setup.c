@@ -13,8 +13,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/trace.h"
-#include "io/metrics/trace.h"
 #include "runtime/train/internal.h"
 #include "runtime/train/session.h"
 #include "runtime/train/threads.h"
@@ -162,8 +160,7 @@ static void release(void *arg, void *p) {
 }
 
 /* Everything that needs memory says so here; then it is allocated once. */
-#define TRACE_EVENTS ((size_t)1 << 17) /* the last ones; 5 MiB */
-#define TICK_US      100               /* a piece of a bulk takes about 20 */
+#define TICK_US 100 /* a piece of a bulk takes about 20 */
 
 /* Between the blocks of a long op: what can move moves. Errors stay with their group and are seen at the wait. */
 static void progress(void *arg) {
@@ -369,10 +366,10 @@ static weft_status build(weft_trainer *t) {
     WEFT_TRY(same_arithmetic(t));
 
     s = plan_allreduce(t);
-    if (s >= 0 && t->c->log.trace) s = weft_trace_open(TRACE_EVENTS);
     if (s >= 0) s = weft_optim_bind(t->optim, &t->memory, t->x);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
     WEFT_TRY(weft_commit(t->o.ctx));
+    WEFT_TRY(trainer_trace_begin(t));
 
     s = initial_weights(t);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
@@ -409,16 +406,9 @@ weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_confi
     return WEFT_OK;
 }
 
-static void write_trace(const weft_trainer *t) {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/trace.%d.json", t->dir, t->rank);
-    if (weft_trace_write(path, t->rank) < 0) weft_warn("%s", weft_last_error());
-    weft_trace_close();
-}
-
 void weft_trainer_destroy(weft_trainer *t) {
     if (!t) return;
-    if (t->dir && t->c->log.trace) write_trace(t);
+    trainer_trace_write(t);
     trainer_watch_close(t);
     if (t->metrics) weft_metrics_close(t->metrics);
     weft_optim_destroy(t->optim);
