@@ -60,8 +60,8 @@ static void the_round_trip_is_bit_equal(void **state) {
     for (size_t i = 0; i < KINDS; i++) {
         model m, back;
         const char *a = at(root, "a.bin"), *b = at(root, "b.bin");
+        if (kinds[i].file == WEFT_BF16 && !strcmp(kinds[i].model, "gpt2")) continue; /* its weights are f32 */
         model_golden(&m, kinds[i].model, WEFT_F32);
-        if (kinds[i].file == WEFT_BF16 && m.desc.family == WEFT_GPT2) continue;
         assert_ok(export(kinds[i].format, a, &m, kinds[i].file, kinds[i].version));
         read_back(a, kinds[i].format, &back, WEFT_F32);
         assert_same_sizes(&m.desc, &back.desc);
