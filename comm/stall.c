@@ -36,6 +36,7 @@ struct stall {
     stall_board *board; /* by rank of the node */
     const void *site[SITES];
     uint32_t sites;
+    stall_told told;
 };
 
 weft_status stall_create(weft_ctx *c, stall **out) {
@@ -179,13 +180,26 @@ int stall_report(const comm_op *op, uint64_t waited) {
     site_text(b, op->site ? stall_site(g->ctx, op->site) : 0, ours, sizeof ours);
     weft_log(WEFT_LOG_WARN, "%s has waited %.1f s in %s of group '%s', called at %s",
              weft_group_peer(g, g->rank), (double)waited * 1e-9, op->what, g->name, ours);
+    stall_told *t = &g->ctx->stall->told;
+    t->count++;
+    t->seconds = (double)waited * 1e-9;
+    snprintf(t->text, sizeof t->text, "%s of group '%s'", op->what, g->name);
     int told = 0;
     for (int r = 0; r < g->size && told < 8; r++) {
         const stall_board *o = board_of(g, r);
         if (r == g->rank || (r != op->waits_for && (!o || op->waits_for >= 0))) continue;
         describe_board(g, r, now, text, sizeof text);
         weft_log(WEFT_LOG_WARN, "  %s %s", weft_group_peer(g, r), text);
-        told++;
+        if (!told++)
+            snprintf(t->text, sizeof t->text, "%.60s of group '%.30s': %.60s %.90s", op->what, g->name,
+                     weft_group_peer(g, r), text);
     }
     return 1;
+}
+
+void stall_last(const weft_ctx *c, stall_told *told) {
+    if (c->stall)
+        *told = c->stall->told;
+    else
+        memset(told, 0, sizeof *told);
 }

@@ -354,3 +354,31 @@ void chart_lanes(FILE *f, const char *title, const char *sub, const char *const 
                 px(&s, tx.at[i]) * 100.0 / W, number_print(text, &tx.format, tx.at[i]));
     fputs("<i class=\"xn\">time</i></div></figure>\n", f);
 }
+
+/* ---- bars ---- */
+
+void chart_bars_draw(FILE *f, const chart_bars *c, double seconds) {
+    scale s = {.x0 = 0, .x1 = seconds > 0 ? seconds : 1, .y0 = 0, .y1 = 0};
+    char text[NUMBER_MAX];
+    for (size_t i = 0; i < c->n; i++) s.y1 = fmax(s.y1, 1.1 * c->bar[i].value); /* fmax skips what failed */
+    if (!(s.y1 > 0)) s.y1 = 1;
+    open_figure(f, "chart wide bars", c->title, c->sub, c->note, c->unit, NULL, 0, 0);
+    open_svg(f, c->title);
+    draw_grid(f, &s, c->unit);
+    fputs("<path class=\"bars c1\" d=\"", f);
+    for (size_t i = 0; i < c->n; i++)
+        if (isfinite(c->bar[i].value))
+            fprintf(f, "M%d %dV%d", px(&s, c->bar[i].t), H, py(&s, c->bar[i].value));
+    fputs("\"/>\n<path class=\"failed\" d=\"", f);
+    for (size_t i = 0; i < c->n; i++)
+        if (!isfinite(c->bar[i].value)) fprintf(f, "M%d %dV0", px(&s, c->bar[i].t), H);
+    fputs("\"/>\n</svg>\n", f);
+    ticks ty = ticks_linear(c->unit, s.y0, s.y1, 4), tx = ticks_linear(UNIT_CLOCK, s.x0, s.x1, 8);
+    for (int i = 0; i < ty.n; i++)
+        fprintf(f, "<i class=\"y\" style=\"top:%.1f%%\">%s</i>", 100 * fraction(&s, ty.at[i]),
+                number_print(text, &ty.format, ty.at[i]));
+    for (int i = 0; i < tx.n; i++)
+        fprintf(f, "<i class=\"x%s\" style=\"left:%.1f%%\">%s</i>", i % 2 ? " odd" : "",
+                px(&s, tx.at[i]) * 100.0 / W, number_print(text, &tx.format, tx.at[i]));
+    fputs("<i class=\"xn\">time</i></div></figure>\n", f);
+}

@@ -67,4 +67,19 @@ typedef struct chart_mark {
 void chart_lanes(FILE *f, const char *title, const char *sub, const char *const *lane, int nlanes,
                  const chart_mark *mark, size_t nmarks, double seconds);
 
+/* Bars over wall time. */
+typedef struct chart_bar {
+    double t, value; /* seconds from the beginning; value NaN: something failed here, a red mark */
+} chart_bar;
+
+typedef struct chart_bars {
+    const char *title, *sub;
+    char note[200];
+    unit unit;
+    const chart_bar *bar;
+    size_t n;
+} chart_bars;
+
+void chart_bars_draw(FILE *f, const chart_bars *c, double seconds);
+
 #endif

@@ -30,12 +30,16 @@ weft_status page_write(const char *out, weft_status (*body)(FILE *f, void *arg),
 void page_head(page *p, const char *dir);
 weft_status page_figures(page *p);
 weft_status page_pictures(page *p);
+weft_status page_saves(page *p);
 weft_status page_events(page *p);
+void page_engine(page *p);
 void page_samples(page *p);
 void page_tables(page *p);
 weft_status page_other_metrics(page *p);
 void page_config(page *p);
 
+/* Does the table of lanes show this metric? */
+int page_is_lane(const char *metric);
 /* Does a picture of its own show this metric? */
 int page_has_picture(const char *metric);
 /* A string member of run.json, or NULL. */

@@ -218,7 +218,7 @@ weft_status page_other_metrics(page *p) {
     int n = 0, left_out = 0;
     for (size_t i = 0; i < h->nseries; i++) {
         curve c;
-        if (page_has_picture(h->series[i].name)) continue;
+        if (page_has_picture(h->series[i].name) || page_is_lane(h->series[i].name)) continue;
         if (n == SMALL_MAX) {
             left_out++;
             continue;

@@ -61,6 +61,7 @@ struct weft_trainer {
     weft_metrics *metrics; /* rank 0 */
     uint32_t id_loss, id_valid, id_bpb, id_rate, id_mfu, id_norm, id_lr, id_phase[PHASES];
     uint32_t id_lane[TRAINER_LANES][TRAINER_LANE_FIGURES];
+    uint64_t stalls; /* reported so far */
     double lanes_at; /* weft_now() of the last look at them */
     struct weft_export *exporter;
     struct weft_trace_clock *clocks; /* measured so far; NULL: no trace */
@@ -88,7 +89,7 @@ void trainer_trace_end(weft_trainer *t);         /* writes trace.<rank>.json and
 void trainer_trace_write(weft_trainer *t);       /* what was not written, as far as it goes */
 /* watch.c; rank 0 */
 weft_status trainer_watch_open(weft_trainer *t);
-/* Before a record: sets the lanes' metrics if it is their turn, or the last record. */
+/* Before a record: an event if a stall was reported; sets the lanes' metrics if it is their turn, or the last record. */
 void trainer_watch_lanes(weft_trainer *t, int last);
 void trainer_watch_close(weft_trainer *t);
 /* step.c */

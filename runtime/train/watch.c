@@ -1,9 +1,13 @@
 /* What a run shows while it goes on: the endpoint and the textfile, and how the lanes of the engine do. Rank 0. */
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "comm/stall.h"
 #include "io/metrics/export.h"
 #include "runtime/train/internal.h"
 
@@ -36,10 +40,28 @@ static void set_lane(const uint32_t *id, const weft_lane_stats *s) {
     weft_metric_set(id[LANE_MAX], used && s->max_us > 0 ? s->max_us * 1e-6 : (double)NAN);
 }
 
+/* A wait that was reported becomes an event, so that the report has it. */
+static void note_stall(weft_trainer *t) {
+    stall_told told;
+    stall_last(t->o.ctx, &told);
+    if (told.count == t->stalls) return;
+    t->stalls = told.count;
+    json_t *j = json_pack("{s:I, s:f, s:o}", "step", (json_int_t)t->st.step, "seconds", told.seconds, "text",
+                          json_string(told.text));
+    char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+    if (text) {
+        text[strlen(text) - 1] = 0; /* members without braces */
+        if (weft_metrics_event(t->metrics, "stall", text + 1) < 0) weft_warn("%s", weft_last_error());
+    }
+    json_decref(j);
+    free(text);
+}
+
 void trainer_watch_lanes(weft_trainer *t, int last) {
     weft_stats_buf s = {.size = sizeof s};
     const double now = weft_now();
     if (t->ranks == 1) return;
+    note_stall(t);
     if (!t->lanes_at) t->lanes_at = now + 1 - LANES_S; /* the first steps are not like the others */
     if ((last || now - t->lanes_at >= LANES_S) && weft_stats(t->o.ctx, &s, 0) >= 0)
         t->lanes_at = now;

@@ -142,6 +142,36 @@ static void a_whole_run_is_shown(void **state) {
     assert_page("prefers-color-scheme:dark");
 }
 
+static void saves_stalls_and_lanes_are_shown(void **state) {
+    static const char text[] =
+        "{\"v\":1,\"t\":1000,\"ev\":\"start\"}\n"
+        "{\"v\":1,\"t\":1010,\"site\":\"s\",\"step\":5,\"g\":5,\"tokens\":50,\"k\":{\"loss/"
+        "train\":3,\"lane_ops/bulk\":7,"
+        "\"lane_p99/bulk\":0.02}}\n"
+        "{\"v\":1,\"t\":1020,\"ev\":\"checkpoint\",\"step\":5,\"seconds\":2,\"exposed\":0.5,\"bytes\":4e9,"
+        "\"mode\":\"<async>\"}\n"
+        "{\"v\":1,\"t\":1040,\"ev\":\"checkpoint_failed\",\"step\":6,\"failed\":\"ERR_<SPACE>\"}\n"
+        "{\"v\":1,\"t\":1050,\"ev\":\"checkpoint\"}\n"
+        "{\"v\":1,\"t\":1060,\"ev\":\"checkpoint\",\"step\":\"x\",\"seconds\":-1e300,\"bytes\":[]}\n"
+        "{\"v\":1,\"t\":1070,\"ev\":\"verify\",\"step\":5,\"state\":\"verified & good\"}\n"
+        "{\"v\":1,\"t\":1080,\"ev\":\"rollback\",\"step\":99}\n"
+        "{\"v\":1,\"t\":1090,\"ev\":\"stall\",\"seconds\":12.5,\"text\":\"rank 1 <slow>\"}\n"
+        "{\"v\":1,\"t\":1100,\"ev\":\"stall\"}\n";
+    write_file(*state, "metrics.jsonl", text);
+    assert_report(*state);
+    assert_page("<figcaption><b>Checkpoints</b>");
+    assert_page("3 saved, 1 failed");
+    assert_page("class=\"failed\" d=\"M");
+    assert_page("<td class=\"bad\">failed: ERR_&#60;SPACE&#62;</td>");
+    assert_page("<td>&#60;async&#62;</td><td>verified &#38; good</td>");
+    assert_page("<h2>Stalls</h2>");
+    assert_page("rank 1 &#60;slow&#62;");
+    assert_page("<h2>Lanes of the engine</h2>");
+    assert_page("<th>gradients and parameters</th><td class=\"n\">7</td><td class=\"n\"></td><td "
+                "class=\"n\"></td><td class=\"n\">20.0");
+    assert_page_lacks("Other metrics");
+}
+
 static void what_is_missing_is_said(void **state) {
     write_file(*state, "metrics.jsonl",
                "{\"v\":1,\"t\":5,\"site\":\"\",\"step\":1,\"g\":1,\"tokens\":0,\"k\":{\"loss/train\":3}}\n");
@@ -298,13 +328,10 @@ static int drop_page(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_strict_reader_sees_mistakes),
-        in_scratch(a_whole_run_is_shown),
-        in_scratch(what_is_missing_is_said),
-        in_scratch(broken_inputs_are_told_not_fatal),
-        in_scratch(odd_numbers_draw),
-        in_scratch(many_of_everything_is_bounded),
-        in_scratch(failures_leave_the_old_report),
+        cmocka_unit_test(the_strict_reader_sees_mistakes), in_scratch(a_whole_run_is_shown),
+        in_scratch(saves_stalls_and_lanes_are_shown),      in_scratch(what_is_missing_is_said),
+        in_scratch(broken_inputs_are_told_not_fatal),      in_scratch(odd_numbers_draw),
+        in_scratch(many_of_everything_is_bounded),         in_scratch(failures_leave_the_old_report),
     };
     const struct CMUnitTest slow[] = {in_scratch(a_long_run_stays_small)};
     if (argc > 1 && !strcmp(argv[1], "long")) return cmocka_run_group_tests(slow, NULL, drop_page);
