@@ -37,8 +37,9 @@ static const weft_format hf_format = {
     .export = hf_export,
 };
 
-/* llama2.c last: its version 0 is recognised by nothing but its size. */
-static const weft_format *const formats[] = {&hf_format, &llmc_format, &gguf_format, &llama2c_format};
+/* A checkpoint has a config.json too; llama2.c last: its version 0 is recognised by nothing but its size. */
+static const weft_format *const formats[] = {&checkpoint_format, &hf_format, &llmc_format, &gguf_format,
+                                             &llama2c_format};
 
 const weft_format *weft_format_at(size_t i) {
     return i < sizeof formats / sizeof *formats ? formats[i] : NULL;
@@ -58,7 +59,8 @@ weft_status weft_format_detect(const char *path, const weft_format **f) {
         if (formats[i]->directory == !!S_ISDIR(st.st_mode) && formats[i]->detect(path)) *f = formats[i];
     if (*f) return WEFT_OK;
     return S_ISDIR(st.st_mode)
-               ? weft_fail(WEFT_ERR_NOTFOUND, "%s has no config.json: not a HuggingFace directory", path)
+               ? weft_fail(WEFT_ERR_NOTFOUND,
+                           "%s has no config.json: not a HuggingFace directory, nor a checkpoint", path)
                : weft_fail(WEFT_ERR_FORMAT, "%s is no model file that weft knows (llm.c, llama2.c)", path);
 }
 

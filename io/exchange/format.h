@@ -3,6 +3,7 @@
  *
  * | name    | what                                                          | read | written as     |
  * |---------|---------------------------------------------------------------|------|----------------|
+ * | weft    | a checkpoint of a run                                         | yes  |                |
  * | hf      | a HuggingFace directory, safetensors in one file or in shards  | yes  | f32, bf16, f16 |
  * | llmc    | llm.c: GPT-2 (20240326, v3, v5), Llama 3 (20240803)            | yes  | f32, bf16      |
  * | llama2c | llama2.c: version 0 (what run.c reads) and 1                   | yes  | f32            |
@@ -40,7 +41,7 @@ typedef struct weft_format {
     /* Fills the canonical tensors t[0..n) (in any order, ptr set, f32 or bf16) of m, which is what describe gave, with
      * head and position settings perhaps taken from elsewhere. SHAPE: the file holds another model than m. */
     weft_status (*import)(const char *path, const weft_model_desc *m, const weft_named *t, size_t n);
-    /* Called by weft_format_export. */
+    /* Called by weft_format_export. NULL: weft does not write it. */
     weft_status (*export)(const char *path, const weft_model_desc *m, const weft_named *t, size_t n,
                           const weft_export_opts *o);
 } weft_format;

@@ -26,5 +26,9 @@ weft_status weft_hf_export(const char *dir, const weft_model_desc *m, const weft
 /* The same in a dtype of its own (f32, bf16, f16), with a report of how far it is; o->version is ignored. */
 weft_status weft_hf_export_as(const char *dir, const weft_model_desc *m, const weft_named *t, size_t n,
                               const weft_export_opts *o);
+/* Writes what stands beside the weights into the existing directory `dir`: config.json (naming dtype t),
+ * generation_config.json and the files of the tokenizer in tokenizer_dir (NULL: none). */
+weft_status weft_hf_describe(const char *dir, const weft_model_desc *m, weft_dtype t,
+                             const char *tokenizer_dir);
 
 #endif

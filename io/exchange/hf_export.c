@@ -300,6 +300,14 @@ static weft_status write_all(job *j, const char *tokenizer_dir) {
     return write_json(j, "config.json", weft_hf_config_text(j->m, j->to));
 }
 
+weft_status weft_hf_describe(const char *dir, const weft_model_desc *m, weft_dtype t,
+                             const char *tokenizer_dir) {
+    const job j = {.dir = dir, .m = m, .to = t};
+    if (tokenizer_dir) WEFT_TRY(copy_tokenizer(&j, tokenizer_dir));
+    WEFT_TRY(write_json(&j, "generation_config.json", weft_hf_generation_text(m)));
+    return write_json(&j, "config.json", weft_hf_config_text(m, t));
+}
+
 /* ---- the directory ---- */
 
 static weft_status make_parent(const char *dir) {

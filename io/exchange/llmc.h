@@ -16,6 +16,6 @@ double flat_decimal(float f);
 /* What both families' programs assume where the file is silent. */
 void flat_defaults(weft_model_desc *m);
 
-extern const weft_format llmc_format, llama2c_format, gguf_format;
+extern const weft_format checkpoint_format, llmc_format, llama2c_format, gguf_format;
 
 #endif

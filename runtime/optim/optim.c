@@ -236,22 +236,17 @@ int64_t *weft_optim_updates(weft_optim *o) {
     return &o->updates;
 }
 
-weft_status weft_optim_state(weft_optim *o, weft_named **list, size_t *n) {
-    weft_named *t = weft_calloc(2 * o->params->n, sizeof *t);
+weft_status weft_optim_state(weft_optim *o, weft_optim_tensor **list, size_t *n) {
+    weft_optim_tensor *t = weft_calloc(2 * o->params->n, sizeof *t);
     if (!t) return WEFT_ERR_NOMEM;
     size_t k = 0, v_at = 0;
     for (size_t i = 0; i < o->params->n; i++) {
         const weft_param *q = &o->params->item[i];
-        for (int second = 0; second < (is_muons(o, q) ? 1 : 2); second++) {
-            weft_named *e = &t[k++];
-            snprintf(e->name, sizeof e->name, "%c.%.60s", second ? 'v' : 'm', q->name);
-            e->t = WEFT_F32;
-            e->ndim = q->ndim;
-            e->shape[0] = q->shape[0];
-            e->shape[1] = q->shape[1];
-            e->ptr = second ? o->v + v_at : o->m + q->offset;
-        }
-        if (!is_muons(o, q)) v_at += q->padded;
+        const int muons = is_muons(o, q);
+        t[k++] = (weft_optim_tensor){muons ? "muon/m" : "adamw/m", q, o->m + q->offset};
+        if (muons) continue;
+        t[k++] = (weft_optim_tensor){"adamw/v", q, o->v + v_at};
+        v_at += q->padded;
     }
     *list = t;
     *n = k;

@@ -39,7 +39,14 @@ weft_status weft_optim_step(weft_optim *o, weft_model *m, const float *grads, do
 /* Updates done; set when resuming. */
 int64_t *weft_optim_updates(weft_optim *o);
 
-/* The state as named tensors ("m.<parameter>", "v.<parameter>"), for checkpoints. Free with free(). */
-weft_status weft_optim_state(weft_optim *o, weft_named **list, size_t *n);
+/* The state, for checkpoints: f32 tensors, each belonging to a parameter and laid out like it. */
+typedef struct weft_optim_tensor {
+    const char *slot; /* "adamw/m", "adamw/v", "muon/m" */
+    const weft_param *param;
+    float *ptr;
+} weft_optim_tensor;
+
+/* Free with free(). NOMEM. */
+weft_status weft_optim_state(weft_optim *o, weft_optim_tensor **list, size_t *n);
 
 #endif

@@ -1,59 +1,65 @@
-/* Checkpoints of the spine; see checkpoint.h. */
+/* What a training run saves; see checkpoint.h. */
 #include "runtime/train/checkpoint.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/file.h"
-#include "base/log.h"
 #include "base/mem.h"
+#include "comm/ctrl.h"
+#include "io/checkpoint/dir.h"
+#include "io/checkpoint/reader.h"
 #include "io/exchange/hf.h"
-#include "io/exchange/safetensors.h"
+#include "runtime/train/weights.h"
 
 #define VERSION 1
+
+typedef struct parts { /* with their names */
+    weft_ckpt_part *item;
+    char (*name)[WEFT_CKPT_NAME_MAX];
+    size_t n;
+} parts;
+
+struct weft_saver {
+    weft_group *g;
+    weft_saver_opts o;
+    char *dir, *tokenizer;
+    weft_ckpt *ckpt;
+    parts save;
+};
+
+/* --- the state text ------------------------------------------------------------------------------------------------ */
 
 static json_t *track(const weft_guard_track *t) {
     return json_pack("{s:f, s:f}", "mean", t->mean, "var", t->var);
 }
 
-static weft_status write_state(const char *path, const weft_train_state *st, const char *data_json,
-                               const char *config_yaml) {
-    json_t *j = json_pack(
-        "{s:i, s:I, s:I, s:I, s:I, s:f, s:{s:I, s:I}, s:s, s:s, s:{s:I, s:I, s:I, s:o, s:o}}", "version",
-        VERSION, "step", (json_int_t)st->step, "g", (json_int_t)st->g, "tokens", (json_int_t)st->tokens,
-        "updates", (json_int_t)st->updates, "elapsed_s", st->elapsed, "kernels", "contract",
-        (json_int_t)st->contract, "bf16_order", (json_int_t)st->bf16_order, "data", data_json, "config",
-        config_yaml, "guard", "accepted", (json_int_t)st->guard.accepted, "skipped",
-        (json_int_t)st->guard.skipped, "in_a_row", (json_int_t)st->guard.in_a_row, "loss",
-        track(&st->guard.loss), "norm", track(&st->guard.norm));
-    char *text = j ? json_dumps(j, JSON_INDENT(1) | JSON_REAL_PRECISION(17)) : NULL;
+static char *state_text(const weft_saver *s, const weft_train_state *st, const char *stream) {
+    json_t *j =
+        json_pack("{s:i, s:I, s:I, s:I, s:I, s:f, s:{s:I, s:I}, s:s, s:s, s:{s:I, s:I, s:I, s:o, s:o}}",
+                  "version", VERSION, "step", (json_int_t)st->step, "g", (json_int_t)st->g, "tokens",
+                  (json_int_t)st->tokens, "updates", (json_int_t)st->updates, "elapsed_s", st->elapsed,
+                  "kernels", "contract", (json_int_t)st->contract, "bf16_order", (json_int_t)st->bf16_order,
+                  "data", stream, "config", s->o.config, "guard", "accepted", (json_int_t)st->guard.accepted,
+                  "skipped", (json_int_t)st->guard.skipped, "in_a_row", (json_int_t)st->guard.in_a_row,
+                  "loss", track(&st->guard.loss), "norm", track(&st->guard.norm));
+    char *text = j ? json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(j);
-    if (!text) return weft_fail(WEFT_ERR_NOMEM, "out of memory writing %s", path);
-    weft_status s = weft_file_write(path, text, strlen(text));
-    free(text);
-    return s;
+    return text;
 }
 
-static weft_status read_state(const char *path, weft_train_state *st, char **data_json) {
-    char *text = NULL;
-    size_t n = 0;
-    WEFT_TRY(weft_file_read(path, (size_t)64 << 20, &text, &n));
+static weft_status parse_state(const char *where, const char *text, weft_train_state *st, char **stream) {
     json_error_t e;
-    json_t *j = json_loadb(text, n, JSON_REJECT_DUPLICATES, &e);
-    free(text);
-    if (!j) return weft_fail(WEFT_ERR_FORMAT, "%s:%d:%d: %s", path, e.line, e.column, e.text);
+    json_t *j = json_loads(text, JSON_REJECT_DUPLICATES, &e);
+    if (!j) return weft_fail(WEFT_ERR_FORMAT, "%s: the state is not JSON: %s", where, e.text);
     json_int_t version = 0, step, g, tokens, updates, accepted, skipped, row, contract = 0, order = 0;
     const char *data;
     double elapsed;
     weft_guard *q = &st->guard;
-    json_error_t ue;
     int bad = json_unpack_ex(
-        j, &ue, 0,
+        j, &e, 0,
         "{s:I, s:I, s:I, s:I, s:I, s:F, s?{s:I, s:I}, s:s, s:{s:I, s:I, s:I, s:{s:F, s:F}, s:{s:F, s:F}}}",
         "version", &version, "step", &step, "g", &g, "tokens", &tokens, "updates", &updates, "elapsed_s",
         &elapsed, "kernels", "contract", &contract, "bf16_order", &order, "data", &data, "guard", "accepted",
@@ -61,12 +67,12 @@ static weft_status read_state(const char *path, weft_train_state *st, char **dat
         "norm", "mean", &q->norm.mean, "var", &q->norm.var);
     weft_status s = WEFT_OK;
     if (version > VERSION)
-        s = weft_fail(WEFT_ERR_VERSION, "%s has version %lld; this weft reads up to %d", path,
-                      (long long)version, VERSION);
+        s = weft_fail(WEFT_ERR_VERSION, "%s: a training state of version %lld; this weft reads up to %d",
+                      where, (long long)version, VERSION);
     else if (bad || step < 0 || g < 0 || tokens < 0 || updates < 0)
-        s = weft_fail(WEFT_ERR_FORMAT, "%s is not a training state: %s", path,
-                      bad ? ue.text : "a negative count");
-    else if (!(*data_json = weft_strdup(data)))
+        s = weft_fail(WEFT_ERR_FORMAT, "%s holds no training state: %s", where,
+                      bad ? e.text : "a negative count");
+    else if (!(*stream = weft_strdup(data)))
         s = WEFT_ERR_NOMEM;
     if (s >= 0) {
         st->step = step;
@@ -84,178 +90,162 @@ static weft_status read_state(const char *path, weft_train_state *st, char **dat
     return s;
 }
 
-static weft_status write_moments(const char *path, weft_optim *o) {
-    weft_named *list = NULL;
+/* --- the parts ------------------------------------------------------------------------------------------------------ */
+
+static void add(parts *p, const char *room, const weft_param *q, weft_dtype t, void *base) {
+    weft_ckpt_part *e = &p->item[p->n];
+    snprintf(p->name[p->n], sizeof *p->name, "%s/%s", room, q->name);
+    *e = (weft_ckpt_part){.name = p->name[p->n], .dtype = t, .ndim = q->ndim, .box = q->box, .ptr = base};
+    memcpy(e->shape, q->shape, q->ndim * sizeof *q->shape);
+    p->n++;
+}
+
+static void free_parts(parts *p) {
+    free(p->item);
+    free(p->name);
+    memset(p, 0, sizeof *p);
+}
+
+/* masters: the room of the fp32 masters. weights: also the weights in their own type. */
+static weft_status make_parts(const weft_saver *s, const char *masters, int weights, parts *p) {
+    const weft_params *w = weft_model_params(s->o.model);
+    weft_optim_tensor *list = NULL;
     size_t n = 0;
-    WEFT_TRY(weft_optim_state(o, &list, &n));
-    weft_st_source *src = weft_calloc(n, sizeof *src);
-    weft_status s = src ? WEFT_OK : WEFT_ERR_NOMEM;
-    for (size_t i = 0; src && i < n; i++) {
-        src[i] =
-            (weft_st_source){.name = list[i].name, .t = list[i].t, .ndim = list[i].ndim, .ptr = list[i].ptr};
-        src[i].shape[0] = list[i].shape[0];
-        src[i].shape[1] = list[i].shape[1];
+    memset(p, 0, sizeof *p);
+    WEFT_TRY(weft_optim_state(s->o.optim, &list, &n));
+    p->item = weft_calloc(2 * w->n + n, sizeof *p->item);
+    p->name = weft_calloc(2 * w->n + n, sizeof *p->name);
+    if (!p->item || !p->name) {
+        free(list);
+        free_parts(p);
+        return WEFT_ERR_NOMEM;
     }
-    if (src) s = weft_st_write(path, src, n, NULL, 0);
-    free(src);
+    for (size_t i = 0; i < w->n; i++) {
+        const weft_param *q = &w->item[i];
+        add(p, masters, q, WEFT_F32, weft_model_masters(s->o.model) + q->offset);
+        if (weights)
+            add(p, "model", q, s->o.t,
+                (char *)weft_model_weights(s->o.model) + q->offset * weft_dtype_size(s->o.t));
+    }
+    for (size_t i = 0; i < n; i++) {
+        char room[32];
+        snprintf(room, sizeof room, "optim/%s", list[i].slot);
+        add(p, room, list[i].param, WEFT_F32, list[i].ptr);
+    }
     free(list);
-    return s;
+    return WEFT_OK;
 }
 
-static weft_status read_moments(const char *path, weft_optim *o) {
-    weft_named *list = NULL;
+/* --- open and save ---------------------------------------------------------------------------------------------------- */
+
+static weft_status describe(void *arg, const char *dir) {
+    const weft_saver *s = arg;
+    return weft_hf_describe(dir, weft_model_desc_of(s->o.model), s->o.t, s->tokenizer);
+}
+
+weft_status weft_saver_open(weft_group *g, const char *dir, const weft_saver_opts *o, weft_saver **out) {
+    *out = NULL;
+    weft_saver *s = weft_calloc(1, sizeof *s);
+    weft_status st = s ? WEFT_OK : WEFT_ERR_NOMEM;
+    if (s) {
+        const int own = o->t != WEFT_F32;
+        s->g = g;
+        s->o = *o;
+        s->o.ckpt.size = sizeof s->o.ckpt;
+        s->o.ckpt.extra = describe;
+        s->o.ckpt.extra_arg = s;
+        s->dir = weft_strdup(dir);
+        if (o->tokenizer) s->tokenizer = weft_weights_home(o->tokenizer);
+        st = s->dir && (s->tokenizer || !o->tokenizer)
+                 ? make_parts(s, own ? "optim/master" : "model", own, &s->save)
+                 : WEFT_ERR_NOMEM;
+    }
+    st = weft_ctrl_agree(g, st);
+    if (st >= 0) st = weft_ckpt_open(g, dir, &s->o.ckpt, &s->ckpt);
+    if (st < 0) {
+        weft_saver_close(s);
+        return st;
+    }
+    *out = s;
+    return WEFT_OK;
+}
+
+weft_status weft_saver_close(weft_saver *s) {
+    if (!s) return WEFT_OK;
+    const weft_status st = weft_ckpt_close(s->ckpt);
+    free_parts(&s->save);
+    free(s->dir);
+    free(s->tokenizer);
+    free(s);
+    return st;
+}
+
+weft_ckpt *weft_saver_ckpt(weft_saver *s) {
+    return s->ckpt;
+}
+
+weft_status weft_saver_plan(weft_saver *s) {
+    return weft_ckpt_plan(s->ckpt, s->save.item, s->save.n);
+}
+
+weft_status weft_saver_begin(weft_saver *s, const weft_train_state *st, const char *stream, int wait) {
+    char *text = NULL;
+    weft_status r = WEFT_OK;
+    if (stream && !(text = state_text(s, st, stream)))
+        r = weft_fail(WEFT_ERR_NOMEM, "out of memory: the state of a run");
+    r = weft_ctrl_agree(s->g, r);
+    if (r >= 0)
+        r = wait ? weft_ckpt_save(s->ckpt, st->step, s->save.item, s->save.n, text)
+                 : weft_ckpt_begin(s->ckpt, st->step, s->save.item, s->save.n, text);
+    free(text);
+    return r;
+}
+
+/* --- load -------------------------------------------------------------------------------------------------------------- */
+
+/* Does the newest checkpoint keep masters of their own? Told by rank 0. */
+static weft_status has_masters(weft_saver *s, int32_t *has) {
+    ckpt_entry *list = NULL;
     size_t n = 0;
-    weft_st *f = NULL;
-    WEFT_TRY(weft_st_open(path, &f));
-    weft_status s = weft_optim_state(o, &list, &n);
-    for (size_t i = 0; s >= 0 && i < n; i++) {
-        const weft_st_tensor *t = weft_st_find(f, list[i].name);
-        int64_t count = list[i].shape[0] * (list[i].ndim == 2 ? list[i].shape[1] : 1);
-        if (!t)
-            s = weft_fail(WEFT_ERR_SHAPE, "%s has no tensor %s: was it saved by another optimiser?", path,
-                          list[i].name);
-        else if (t->ndim != list[i].ndim || t->shape[0] != list[i].shape[0] ||
-                 (t->ndim == 2 && t->shape[1] != list[i].shape[1]))
-            s = weft_fail(WEFT_ERR_SHAPE, "%s: tensor %s has another shape than the model", path,
-                          list[i].name);
-        else
-            s = weft_st_read(f, t, 0, count, WEFT_F32, list[i].ptr);
-    }
-    if (s >= 0 && weft_st_count(f) != n) /* AdamW's first moments have the names of Muon's momentum */
-        s = weft_fail(WEFT_ERR_SHAPE, "%s holds %zu tensors, not %zu: it was saved by another optimiser",
-                      path, weft_st_count(f), n);
-    weft_st_close(f);
-    free(list);
-    return s;
-}
-
-/* step_%010lld, or -1. */
-static long long step_of(const char *name) {
-    long long step;
-    int end = 0;
-    return sscanf(name, "step_%10lld%n", &step, &end) == 1 && end == 15 && !name[end] ? step : -1;
-}
-
-/* The largest step below dir that is older than `before`; -1: none. */
-static long long newest_step(const char *dir, long long before) {
-    DIR *d = opendir(dir);
-    long long best = -1;
-    for (struct dirent *e; d && (e = readdir(d));) {
-        long long s = step_of(e->d_name);
-        if (s > best && s < before) best = s;
-    }
-    if (d) closedir(d);
-    return best;
-}
-
-char *weft_checkpoint_newest(const char *dir) {
-    long long step = newest_step(dir, INT64_MAX);
-    char name[64];
-    snprintf(name, sizeof name, "step_%010lld", step);
-    return step < 0 ? NULL : weft_path_join(dir, name);
-}
-
-static void prune(const char *dir, int64_t keep) {
-    long long step = INT64_MAX;
-    while (keep-- > 0 && (step = newest_step(dir, step)) >= 0) {
-    }
-    while (step >= 0 && (step = newest_step(dir, step)) >= 0) {
-        char name[64];
-        snprintf(name, sizeof name, "step_%010lld", step);
-        char *path = weft_path_join(dir, name);
-        if (!path || weft_remove_tree(path) < 0)
-            weft_warn("old checkpoint not removed: %s", weft_last_error());
+    char name[WEFT_CKPT_NAME_MAX];
+    *has = 0;
+    snprintf(name, sizeof name, "optim/master/%s", weft_model_params(s->o.model)->item[0].name);
+    if (weft_group_rank(s->g) == 0 && ckpt_list(s->dir, &list, &n) >= 0 && n && list[0].status >= 0) {
+        char *path = weft_path_join(s->dir, list[0].name);
+        ckpt_reader *r = NULL;
+        if (path && ckpt_reader_open(path, &r) >= 0)
+            *has = ckpt_table_find(&ckpt_reader_manifest(r)->table, name) != NULL;
+        ckpt_reader_close(r);
         free(path);
     }
-}
-
-/* What a run that was killed while it saved has left; one run writes here at a time. */
-static void remove_unfinished(const char *dir) {
-    DIR *d = opendir(dir);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (strncmp(e->d_name, "step_", 5) || !strstr(e->d_name, ".tmp-")) continue;
-        char *path = weft_path_join(dir, e->d_name);
-        if (!path || weft_remove_tree(path) < 0)
-            weft_warn("unfinished checkpoint not removed: %s", weft_last_error());
-        free(path);
-    }
-    if (d) closedir(d);
-}
-
-static void point_latest(const char *dir, const char *name) {
-    char *link = weft_path_join(dir, "latest"), *tmp = weft_path_join(dir, "latest.tmp");
-    if (link && tmp) {
-        unlink(tmp);
-        if (symlink(name, tmp) < 0 || rename(tmp, link) < 0)
-            weft_warn("%s not updated: %s", link, strerror(errno));
-    }
-    free(link);
-    free(tmp);
-}
-
-static weft_status fill(const char *tmp, weft_model *m, weft_optim *o, const weft_train_state *st,
-                        const char *data_json, const char *config_yaml, const char *tokenizer) {
-    weft_named *list = weft_params_named(weft_model_params(m), weft_model_masters(m), WEFT_F32);
-    if (!list) return WEFT_ERR_NOMEM;
-    weft_status s = weft_hf_export(tmp, weft_model_desc_of(m), list, weft_model_params(m)->n, tokenizer, 0);
     free(list);
-    char *optim = weft_path_join(tmp, "optim.safetensors"), *state = weft_path_join(tmp, "weft_state.json");
-    if (s >= 0 && (!optim || !state)) s = WEFT_ERR_NOMEM;
-    if (s >= 0) s = write_moments(optim, o);
-    if (s >= 0) s = write_state(state, st, data_json, config_yaml);
-    free(optim);
-    free(state);
-    return s;
+    return weft_ctrl_bcast(s->g, has, sizeof *has, 0);
 }
 
-weft_status weft_checkpoint_save(const char *dir, weft_model *m, weft_optim *o, const weft_train_state *st,
-                                 const char *data_json, const char *config_yaml, const char *tokenizer,
-                                 int64_t keep) {
-    WEFT_TRY(weft_mkdirs(dir));
-    char name[64], tmp_name[96];
-    snprintf(name, sizeof name, "step_%010lld", (long long)st->step);
-    snprintf(tmp_name, sizeof tmp_name, "%s.tmp-%ld", name, (long)getpid());
-    char *final = weft_path_join(dir, name), *tmp = weft_path_join(dir, tmp_name);
-    weft_status s = final && tmp ? WEFT_OK : WEFT_ERR_NOMEM;
-    if (s >= 0) remove_unfinished(dir);
-    if (s >= 0) s = fill(tmp, m, o, st, data_json, config_yaml, tokenizer);
-    if (s >= 0)
-        s = weft_remove_tree(
-            final); /* the same step saved before, by a run that was resumed from an older one */
-    if (s >= 0) s = weft_rename_durable(tmp, final);
-    if (s >= 0) {
-        point_latest(dir, name);
-        prune(dir, keep);
-    } else if (tmp) {
-        char text[2048];
-        snprintf(text, sizeof text, "%s", weft_last_error());
-        weft_remove_tree(tmp);
-        s = weft_fail(s, "%s", text);
+weft_status weft_saver_load(weft_saver *s, weft_train_state *st, char **stream) {
+    parts want = {0};
+    int32_t masters;
+    int64_t step = -1;
+    char *text = NULL, where[64];
+    *stream = NULL;
+    WEFT_TRY(has_masters(s, &masters));
+    weft_status r = weft_ctrl_agree(s->g, make_parts(s, masters ? "optim/master" : "model", 0, &want));
+    /* every tensor of the optimiser must be wanted: AdamW's state is not Muon's */
+    weft_ckpt_load_opts o = {.size = sizeof o, .prefix = "optim/"};
+    if (r >= 0) r = weft_ckpt_load(s->ckpt, &step, want.item, want.n, &o, &text);
+    if (r >= 0) {
+        snprintf(where, sizeof where, "checkpoint of step %lld", (long long)step);
+        r = parse_state(where, text, st, stream);
     }
-    free(final);
-    free(tmp);
-    return s;
-}
-
-weft_status weft_checkpoint_load(const char *path, weft_model *m, weft_optim *o, weft_train_state *st,
-                                 char **data_json) {
-    *data_json = NULL;
-    char *optim = weft_path_join(path, "optim.safetensors"), *state = weft_path_join(path, "weft_state.json");
-    weft_named *list = weft_params_named(weft_model_params(m), weft_model_masters(m), WEFT_F32);
-    weft_status s = optim && state && list ? WEFT_OK : WEFT_ERR_NOMEM;
-    if (s >= 0) s = read_state(state, st, data_json);
-    if (s >= 0) s = weft_hf_import(path, weft_model_desc_of(m), list, weft_model_params(m)->n);
-    if (s >= 0) s = read_moments(optim, o);
-    if (s >= 0) {
-        *weft_optim_updates(o) = st->updates;
-        s = weft_model_refresh(m);
-    } else {
-        free(*data_json);
-        *data_json = NULL;
-        s = weft_context(s, "loading the checkpoint %s", path);
+    if (r >= 0) {
+        *weft_optim_updates(s->o.optim) = st->updates;
+        r = weft_model_refresh(s->o.model);
     }
-    free(optim);
-    free(state);
-    free(list);
-    return s;
+    free(text);
+    free_parts(&want);
+    if (r < 0) {
+        free(*stream);
+        *stream = NULL;
+    }
+    return r;
 }

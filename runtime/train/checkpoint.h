@@ -1,17 +1,18 @@
-/* Checkpoints of the spine: a directory that HuggingFace loads, plus what a resumed run needs.
+/* What a training run saves, and how it comes back: the tensors of model and optimiser as parts of a checkpoint
+ * (weft/ckpt.h), the rest of the run's state as its state text, config.json and the tokenizer beside them.
  *
- *   DIR/step_0000000120/   config.json model.safetensors tokenizer.json ...   fp32 masters, loads in
- * transformers optim.safetensors                                  moments weft_state.json step, stream
- * position, guard, config DIR/latest -> step_0000000120
+ *   model/NAME           weights in the compute type; with fp32 these are the masters
+ *   optim/master/NAME    fp32 masters, where the compute type is another
+ *   optim/adamw/m/NAME   moments, by the optimiser that the tensor belongs to
  *
- * Written under a temporary name, synced, renamed: a directory without "tmp" in its name is complete. Rank 0
- * writes; a failure to write fails the save and not the run. */
+ * Collective over the group, main thread. */
 #ifndef WEFT_RUNTIME_CHECKPOINT_H
 #define WEFT_RUNTIME_CHECKPOINT_H
 
 #include "runtime/model/model.h"
 #include "runtime/optim/guard.h"
 #include "runtime/optim/optim.h"
+#include "weft/ckpt.h"
 
 typedef struct weft_train_state {
     int64_t step;    /* optimiser steps done (skipped ones included) */
@@ -24,16 +25,26 @@ typedef struct weft_train_state {
     weft_guard guard;
 } weft_train_state;
 
-/* Writes the checkpoint of st->step below `dir` and prunes all but the `keep` newest. data_json, config_yaml:
- * stored as they are. tokenizer: directory to copy from, or NULL. Local to the calling rank. */
-weft_status weft_checkpoint_save(const char *dir, weft_model *m, weft_optim *o, const weft_train_state *st,
-                                 const char *data_json, const char *config_yaml, const char *tokenizer,
-                                 int64_t keep);
-/* Path of the newest complete checkpoint below dir (free with free()), or NULL. */
-char *weft_checkpoint_newest(const char *dir);
-/* Loads masters, moments and state; *data_json (free with free()) for weft_data_restore. SHAPE, FORMAT, ...
- */
-weft_status weft_checkpoint_load(const char *path, weft_model *m, weft_optim *o, weft_train_state *st,
-                                 char **data_json);
+typedef struct weft_saver_opts {
+    weft_model *model;
+    weft_optim *optim;
+    weft_dtype t;          /* compute type */
+    const char *tokenizer; /* directory or file that goes along; NULL: none */
+    const char *config;    /* text of the run file; kept as it is */
+    weft_ckpt_opts ckpt;   /* extra is the saver's */
+} weft_saver_opts;
+
+typedef struct weft_saver weft_saver;
+
+weft_status weft_saver_open(weft_group *g, const char *dir, const weft_saver_opts *o, weft_saver **out);
+weft_status weft_saver_close(weft_saver *s); /* NULL: nothing */
+/* For progress, staged and wait. */
+weft_ckpt *weft_saver_ckpt(weft_saver *s);
+/* Takes the memory that saves in the background need. */
+weft_status weft_saver_plan(weft_saver *s);
+/* Begins to save (wait: saves) the state st; stream: weft_data_state. As weft_ckpt_begin and weft_ckpt_save. */
+weft_status weft_saver_begin(weft_saver *s, const weft_train_state *st, const char *stream, int wait);
+/* Loads the newest checkpoint that can be read. *stream: for weft_data_restore, free(). NOTFOUND: there is none. */
+weft_status weft_saver_load(weft_saver *s, weft_train_state *st, char **stream);
 
 #endif

@@ -67,6 +67,14 @@ struct weft_trainer {
     struct weft_trace_clock *clocks; /* measured so far; NULL: no trace */
     size_t nclocks;
     double clocks_at; /* st.elapsed of the last one */
+
+    weft_saver *saver;
+    struct {
+        int under_way;
+        int64_t begun, saved,
+            rolled_back;     /* steps: of the last begin, the last success, the last return; -1: none */
+        double at, interval; /* seconds of training: at the last begin; until the next */
+    } saving;
 };
 
 /* What one step found; equal on all ranks. */
@@ -92,6 +100,18 @@ weft_status trainer_watch_open(weft_trainer *t);
 /* Before a record: an event if a stall was reported; sets the lanes' metrics if it is their turn, or the last record. */
 void trainer_watch_lanes(weft_trainer *t, int last);
 void trainer_watch_close(weft_trainer *t);
+/* saving.c; collective. Errors are those of the group or of the input: a disk that fails costs the save alone. */
+weft_status trainer_saving_open(weft_trainer *t);
+int trainer_save_due(const weft_trainer *t);
+weft_status trainer_save(weft_trainer *t);          /* begins, or waits where save.async is off */
+weft_status trainer_save_progress(weft_trainer *t); /* at every step boundary */
+weft_status trainer_save_now(weft_trainer *t);      /* this step, before it returns; also its own failure */
+/* Takes up the newest checkpoint. NOTFOUND: there is none. */
+weft_status trainer_resume(weft_trainer *t);
+/* After too many skipped steps. DIVERGED: there is nothing (more) to go back to. */
+weft_status trainer_roll_back(weft_trainer *t, const char *why);
+/* loop.c: an event of rank 0; a run goes on without it. json may be NULL. */
+void trainer_event(weft_trainer *t, const char *name, const char *json);
 /* step.c */
 weft_status trainer_step(weft_trainer *t, step_result *r);
 #endif

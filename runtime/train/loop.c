@@ -79,33 +79,9 @@ static weft_status record(weft_trainer *t, const step_result *r, int last) {
     return s;
 }
 
-/* An event with a formatted reason; a run goes on without it. */
-static void event(weft_trainer *t, const char *name, const char *json) {
+void trainer_event(weft_trainer *t, const char *name, const char *json) {
     if (t->metrics && weft_metrics_event(t->metrics, name, json) < 0)
         weft_warn("event not written: %s", weft_last_error());
-}
-
-static weft_status save(weft_trainer *t) {
-    if (t->rank == 0) {
-        char *stream = NULL, json[512];
-        double begin = weft_now();
-        weft_status s = weft_data_state(t->data, &stream);
-        if (s >= 0)
-            s = weft_checkpoint_save(t->checkpoints, t->model, t->optim, &t->st, stream,
-                                     weft_config_dump(t->config), t->c->data.tokenizer, t->c->save.keep);
-        free(stream);
-        if (s >= 0)
-            snprintf(json, sizeof json, "\"step\":%lld,\"seconds\":%.3f", (long long)t->st.step,
-                     weft_now() - begin);
-        else /* the save fails, not the run: the previous checkpoint is still there */
-            snprintf(json, sizeof json, "\"step\":%lld,\"failed\":\"%s\"", (long long)t->st.step,
-                     weft_status_name(s));
-        if (s < 0)
-            weft_warn("checkpoint of step %lld not written: %s", (long long)t->st.step, weft_last_error());
-        event(t, s >= 0 ? "checkpoint" : "checkpoint_failed", json);
-        return weft_ctrl_agree(t->o.group, s);
-    }
-    return weft_ctrl_agree(t->o.group, WEFT_OK);
 }
 
 static weft_status evaluate(weft_trainer *t, int64_t windows, meter *m) {
@@ -133,18 +109,10 @@ static weft_status guard_report(weft_trainer *t, const step_result *r) {
                   why[r->verdict], r->loss, r->norm, r->z);
         snprintf(json, sizeof json, "\"step\":%lld,\"reason\":\"%s\",\"z\":%.3f", (long long)t->st.step,
                  why[r->verdict], r->z);
-        event(t, "skip", json);
+        trainer_event(t, "skip", json);
     }
     if (t->st.guard.in_a_row < t->c->optim.give_up) return WEFT_OK;
-    char *newest = weft_checkpoint_newest(t->checkpoints);
-    weft_status s = weft_fail(
-        WEFT_ERR_DIVERGED,
-        "%lld steps in a row were skipped (%s); %s%s. Try a smaller optim.lr, or a larger "
-        "optim.guard if the data is to blame",
-        (long long)t->st.guard.in_a_row, why[r->verdict],
-        newest ? "the last checkpoint is " : "no checkpoint was saved (save.every)", newest ? newest : "");
-    free(newest);
-    return s;
+    return trainer_roll_back(t, why[r->verdict]);
 }
 
 static int due(int64_t step, int64_t every) {
@@ -180,14 +148,14 @@ static void record_evaluation(weft_trainer *t) {
 }
 
 /* The last words of a run that ended well: checkpoint, final evaluation, sample, facts for the report. */
-static weft_status finish(weft_trainer *t, meter *m, int64_t saved_at) {
-    weft_status s = saved_at == t->st.step ? WEFT_OK : save(t);
+static weft_status finish(weft_trainer *t, meter *m) {
+    weft_status s = trainer_save_now(t);
     WEFT_TRY(evaluate(t, 0, m));
     if (t->rank != 0) return s;
     char *sample = sample_text(t);
     if (sample && !t->o.quiet) printf("\n%s\n\n", sample);
     record_evaluation(t);
-    event(t, "end", s >= 0 ? "\"reason\":\"done\"" : "\"reason\":\"unsaved\"");
+    trainer_event(t, "end", s >= 0 ? "\"reason\":\"done\"" : "\"reason\":\"unsaved\"");
     if (trainer_write_run_json(t, sample) < 0) weft_warn("run.json: %s", weft_last_error());
     free(sample);
     return s;
@@ -204,17 +172,16 @@ static void end_early(weft_trainer *t, const char *reason) {
     if (t->rank != 0) return;
     char json[64];
     snprintf(json, sizeof json, "\"reason\":\"%s\"", reason);
-    event(t, "end", json);
+    trainer_event(t, "end", json);
     if (trainer_write_run_json(t, NULL) < 0) weft_warn("run.json: %s", weft_last_error());
     write_report(t);
 }
 
 static weft_status run_steps(weft_trainer *t, int *outcome) {
     meter m = {.printed = weft_now(), .terminal = on_terminal()};
-    int64_t saved_at = t->st.step;
     *outcome = WEFT_TRAIN_DONE;
     t->began = weft_now() - t->st.elapsed;
-    event(t, "start", NULL);
+    trainer_event(t, "start", NULL);
     while (!finished(t)) {
         step_result r;
         WEFT_TRY_CTX(trainer_step(t, &r), "step %lld", (long long)t->st.step + 1);
@@ -232,18 +199,16 @@ static weft_status run_steps(weft_trainer *t, int *outcome) {
             end_early(t, "diverged");
             return verdict;
         }
-        if (stop || due(t->st.step, t->c->save.every)) {
-            weft_status s = save(t);
-            if (s >= 0) saved_at = t->st.step;
-            if (stop && s < 0) return s; /* asked to save and stop, and could not save */
-        }
+        WEFT_TRY(trainer_save_progress(t));
         if (stop) {
+            WEFT_TRY(trainer_save_now(t)); /* asked to save and stop */
             end_early(t, "signal");
             *outcome = WEFT_TRAIN_STOPPED;
             return WEFT_OK;
         }
+        if (trainer_save_due(t) && !finished(t)) WEFT_TRY(trainer_save(t));
     }
-    weft_status s = finish(t, &m, saved_at);
+    weft_status s = finish(t, &m);
     if (t->rank == 0) write_report(t);
     return s;
 }

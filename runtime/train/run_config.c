@@ -101,8 +101,19 @@ const weft_config_key weft_run_keys[] = {
         "steps between evaluations on data.valid; 0: only at the end"),
     INT("eval.windows", eval.windows, "0", 0, 1e12, "windows of each evaluation but the last; 0: all"),
 
-    INT("save.every", save.every, "0", 0, 1e12, "steps between checkpoints; 0: only at the end"),
+    INT("save.every", save.every, "0", -1, 1e12,
+        "steps between checkpoints; 0: by time, as often as their measured cost allows; -1: only at the end"),
+    FLOAT("save.mtbf", save.mtbf, "86400", 1, 1e12,
+          "seconds between failures that are expected: with save.every 0, the rarer they are the rarer it "
+          "saves"),
+    BOOL("save.async", save.async, "true", "save while training goes on; takes staging memory"),
+    INT("save.staging", save.staging, "0", 0, 1e9,
+        "most MiB of staging memory a rank; 0: what its share needs; if that is more, saves wait for the "
+        "disk"),
+    INT("save.files", save.files, "0", 0, 4096, "files of a checkpoint; 0: one a node"),
     INT("save.keep", save.keep, "2", 1, 1e6, "newest checkpoints that are kept"),
+    INT("save.keep_every", save.keep_every, "0", 0, 1e12,
+        "steps that are multiples of this are kept for ever; 0: none"),
     BOOL("save.resume", save.resume, "true",
          "go on from the newest checkpoint in run.dir; false: refuse a directory that has one"),
 

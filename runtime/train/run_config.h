@@ -41,8 +41,9 @@ typedef struct weft_run_config {
         int64_t every, windows;
     } eval;
     struct {
-        int64_t every, keep;
-        int resume;
+        int64_t every, keep, keep_every, files, staging;
+        double mtbf;
+        int resume, async;
     } save;
     struct {
         int64_t every;

@@ -270,34 +270,32 @@ static weft_status same_arithmetic_as_before(weft_trainer *t, const char *checkp
     return WEFT_OK;
 }
 
-static weft_status initial_weights(weft_trainer *t) {
+static weft_status fresh_weights(weft_trainer *t) {
     const weft_params *p = weft_model_params(t->model);
-    char *newest = weft_checkpoint_newest(t->checkpoints);
-    weft_status s;
-    if (newest && !t->c->save.resume) { /* its later steps would count as the newest, and ours be pruned */
-        s = weft_fail(WEFT_ERR_CONFIG,
-                      "save.resume is false, but %s is there: remove %s or choose another run.dir", newest,
-                      t->checkpoints);
-    } else if (newest) {
-        char *stream = NULL;
-        s = weft_checkpoint_load(newest, t->model, t->optim, &t->st, &stream);
-        if (s >= 0) s = weft_data_restore(t->data, stream);
-        t->resumed_at = t->st.step;
-        if (s >= 0) s = same_arithmetic_as_before(t, newest);
-        if (s < 0) s = weft_context(s, "resuming %s (to begin anew, choose another run.dir)", newest);
-        if (s >= 0 && t->rank == 0) weft_info("resumed %s at step %lld", newest, (long long)t->st.step);
-        free(stream);
-    } else if (t->c->model.from) {
-        weft_named *list = weft_params_named(p, weft_model_masters(t->model), WEFT_F32);
-        s = list ? weft_weights_read(t->c->model.from, weft_model_desc_of(t->model), list, p->n)
-                 : WEFT_ERR_NOMEM;
-        free(list);
-    } else {
+    if (!t->c->model.from) {
         weft_params_init(p, weft_model_desc_of(t->model), (uint64_t)t->c->run.seed,
                          weft_model_masters(t->model));
-        s = WEFT_OK;
+        return WEFT_OK;
     }
-    free(newest);
+    weft_named *list = weft_params_named(p, weft_model_masters(t->model), WEFT_F32);
+    const weft_status s =
+        list ? weft_weights_read(t->c->model.from, weft_model_desc_of(t->model), list, p->n) : WEFT_ERR_NOMEM;
+    free(list);
+    return s;
+}
+
+/* Collective. */
+static weft_status initial_weights(weft_trainer *t) {
+    weft_status s = trainer_resume(t);
+    if (s == WEFT_ERR_NOTFOUND) {
+        weft_clear_error();
+        s = fresh_weights(t);
+    } else {
+        if (s >= 0) s = same_arithmetic_as_before(t, t->checkpoints);
+        if (s < 0)
+            return weft_context(s, "resuming %s (to begin anew, choose another run.dir)", t->checkpoints);
+        if (t->rank == 0) weft_info("resumed %s at step %lld", t->checkpoints, (long long)t->st.step);
+    }
     if (s >= 0) s = set_arithmetic(t);
     t->st.guard.limit = t->c->optim.guard;
     if (s >= 0) s = finite_or_fail(t);
@@ -371,6 +369,7 @@ static weft_status build(weft_trainer *t) {
     WEFT_TRY(weft_commit(t->o.ctx));
     WEFT_TRY(trainer_trace_begin(t));
 
+    WEFT_TRY(trainer_saving_open(t));
     s = initial_weights(t);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
     t->schedule = (weft_schedule){.kind = (weft_schedule_kind)t->c->optim.schedule,
@@ -410,6 +409,7 @@ void weft_trainer_destroy(weft_trainer *t) {
     if (!t) return;
     trainer_trace_write(t);
     trainer_watch_close(t);
+    weft_saver_close(t->saver);
     if (t->metrics) weft_metrics_close(t->metrics);
     weft_optim_destroy(t->optim);
     weft_model_destroy(t->model);

@@ -121,6 +121,7 @@ weft_status trainer_step(weft_trainer *t, step_result *r) {
     WEFT_TRY(weft_optim_norm(t->optim, t->grads, tokens, &r->norm));
     r->verdict = weft_guard_judge(&t->st.guard, r->loss, r->norm, &r->z);
     if (r->verdict == WEFT_ACCEPT) {
+        WEFT_TRY(weft_ckpt_staged(weft_saver_ckpt(t->saver), -1)); /* what is being saved may change now */
         WEFT_TRY(weft_optim_step(t->optim, t->model, t->grads, tokens, r->norm, r->lr));
         t->st.updates = *weft_optim_updates(t->optim);
     }
