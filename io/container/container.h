@@ -139,6 +139,11 @@ weft_status weft_container_scan(const weft_container *c, weft_container_damage_f
 /* The same, up to the first. */
 weft_status weft_container_verify(const weft_container *c);
 
+/* Mends the file at path, which should be the container of digest `want`, from itself and from a copy (`from`; NULL:
+ * none): the mended file takes the name, the old one stays as PATH.bad. CORRUPT: not enough is whole, nothing changed. */
+weft_status weft_container_mend(const char *path, const char *from, const char *format, int32_t max_version,
+                                const uint8_t want[16]);
+
 /* The digest of n bytes: XXH3-128, canonical. */
 void weft_container_hash(const void *p, size_t n, uint8_t digest[16]);
 

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,18 +18,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
-#include "io/container/layout.h"
-
-struct weft_container {
-    char *path;
-    const char *map;
-    int fd;
-    int64_t file_bytes, block;
-    uint8_t digest[16];
-    catalogue k;
-    _Atomic uint64_t *seen; /* a bit for every row */
-    _Atomic int64_t fetched;
-};
+#include "io/container/reader.h"
 
 static int digest_is(const void *p, size_t n, const uint8_t want[16]) {
     XXH128_canonical_t c;
@@ -125,11 +113,11 @@ static weft_status open_fd(weft_container *c, int fd, const char *format, int32_
     void *map = mmap(NULL, (size_t)c->file_bytes, PROT_READ, MAP_SHARED, fd, 0);
     if (map == MAP_FAILED) return weft_fail_errno(errno, "mapping %s", c->path);
     c->map = map;
-    return check_tables(c);
+    return WEFT_OK;
 }
 
-weft_status weft_container_open(const char *path, const char *format, int32_t max_version,
-                                weft_container **out) {
+weft_status container_open_front(const char *path, const char *format, int32_t max_version,
+                                 weft_container **out) {
     *out = NULL;
     weft_container *c = weft_calloc(1, sizeof *c);
     if (!c || !(c->path = weft_strdup(path))) {
@@ -145,6 +133,17 @@ weft_status weft_container_open(const char *path, const char *format, int32_t ma
     }
     *out = c;
     return WEFT_OK;
+}
+
+weft_status weft_container_open(const char *path, const char *format, int32_t max_version,
+                                weft_container **out) {
+    WEFT_TRY(container_open_front(path, format, max_version, out));
+    const weft_status s = check_tables(*out);
+    if (s < 0) {
+        weft_container_close(*out);
+        *out = NULL;
+    }
+    return s;
 }
 
 void weft_container_close(weft_container *c) {

@@ -67,15 +67,15 @@ expect 96 'final_norm.weight.*not finite' tune
 # a checkpoint that does not belong to the run: nothing is taken from it, nothing in its place is lost
 "$weft" train -q run.yaml --set run.dir=old --set train.steps=2
 mkdir old/checkpoints/step_0000000001.tmp-1
-expect 94 'another optimiser' "$weft" train -q run.yaml --set run.dir=old --set train.steps=4 --set optim.name=muon
+expect 94 'optim/adamw/v/[^ ]* is not expected' "$weft" train -q run.yaml --set run.dir=old --set train.steps=4 --set optim.name=muon
 expect 65 'resuming .*another run.dir' "$weft" train -q run.yaml --set run.dir=old --set run.seed=4
-expect 78 'step_0000000002 is there' "$weft" train -q run.yaml --set run.dir=old --set save.resume=false
-[ "$(ls old/checkpoints | wc -l)" = 3 ] && [ -s old/checkpoints/latest/model.safetensors ] || fail "an old run was touched"
+expect 78 'there are checkpoints' "$weft" train -q run.yaml --set run.dir=old --set save.resume=false
+"$weft" ckpt verify old/checkpoints/latest || fail "an old run was touched"
 expect 0 '' "$weft" train -q run.yaml --set run.dir=old --set train.steps=3
 [ -z "$(find old -name '*tmp*')" ] || fail "what a killed run left behind was not removed"
 
 # steps that the guard refuses: a record of how it ended
-expect 93 'no checkpoint was saved' "$weft" train -q run.yaml --set run.dir=wild --set train.steps=400 --set optim.guard=1e-6 --set optim.give_up=1
+expect 93 'no checkpoint to go back to' "$weft" train -q run.yaml --set run.dir=wild --set train.steps=400 --set optim.guard=1e-6 --set optim.give_up=1
 grep -q '"reason":"diverged"' wild/metrics.jsonl && [ -s wild/report.html ] || fail "guard: no record of the end"
 
 # names that are no UTF-8 are no reason to crash

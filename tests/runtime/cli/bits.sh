@@ -11,10 +11,7 @@ compare() { # NAME SETTINGS...
     [ "$(losses "$name$n" | wc -l)" = 6 ] || fail "$name: 6 losses expected"
     losses "$name$n" >"$name$n.txt"
     cmp "$name$n.txt" "${name}1.txt" || fail "$name: losses differ between 1 and $n ranks"
-    for f in model optim; do
-      cmp "$name$n/checkpoints/latest/$f.safetensors" "${name}1/checkpoints/latest/$f.safetensors" ||
-        fail "$name: $f differs between 1 and $n ranks"
-    done
+    same "$name$n" "${name}1" "" || fail "$name: the state differs between 1 and $n ranks"
   done
 }
 compare llama
@@ -22,10 +19,10 @@ compare gpt2 --set model.family=gpt2 --set model.kv_heads=0
 compare muon --set optim.name=muon
 compare bf16 --set train.dtype=bf16 --set train.recompute=layer
 compare threads --set run.threads=3
-cmp llama1/checkpoints/latest/model.safetensors threads1/checkpoints/latest/model.safetensors || fail "threads change bits"
+same llama1 threads1 || fail "threads change bits"
 
 ranks 1 "$weft" train -q run.yaml --set run.dir=plain --set train.reproducible=false
-cmp -s plain/checkpoints/latest/model.safetensors llama1/checkpoints/latest/model.safetensors &&
+same plain llama1 &&
   fail "the ordinary sum gave the same bits as the tree: the comparison proves nothing"
 expect 78 'powers of two' ranks 1 "$weft" train -q run.yaml --set run.dir=odd --set train.batch=12
 echo ok

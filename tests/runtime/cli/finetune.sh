@@ -23,7 +23,7 @@ log: {tensorboard: true}
 Y
 expect 0 'held-out' ranks 2 "$weft" train run.yaml
 [ "$(ls -d base/checkpoints/step_* | wc -l)" = 2 ] || fail "save.keep"
-for f in config.json model.safetensors tokenizer.json optim.safetensors weft_state.json; do
+for f in config.json tokenizer.json s000.h5 manifest.json manifest.sha256; do
   [ -s base/checkpoints/latest/$f ] || fail "no $f"
 done
 [ -s base/report.html ] && ! grep -q '<script' base/report.html || fail "report"

@@ -30,5 +30,7 @@ optim: {name: adamw, lr: 3e-3}
 eval: {windows: 16}
 Y
 }
+# same A B [PREFIX]: the newest checkpoints of the runs A and B hold the same tensors (model/: the weights), bit for bit
+same() { "$weft" ckpt diff "$1/checkpoints/latest" "$2/checkpoints/latest" --prefix "${3-model/}" >/dev/null; }
 # losses DIR: the training losses as written, one a line
 losses() { grep -o '"loss/train":[^,}]*' "$1/metrics.jsonl"; }
