@@ -67,7 +67,7 @@ expect 96 'final_norm.weight.*not finite' tune
 # a checkpoint that does not belong to the run: nothing is taken from it, nothing in its place is lost
 "$weft" train -q run.yaml --set run.dir=old --set train.steps=2
 mkdir old/checkpoints/step_0000000001.tmp-1
-expect 94 'optim/adamw/v/[^ ]* is not expected' "$weft" train -q run.yaml --set run.dir=old --set train.steps=4 --set optim.name=muon
+expect 94 'optim/muon/m/[^ ]* is missing' "$weft" train -q run.yaml --set run.dir=old --set train.steps=4 --set optim.name=muon
 expect 65 'resuming .*another run.dir' "$weft" train -q run.yaml --set run.dir=old --set run.seed=4
 expect 78 'there are checkpoints' "$weft" train -q run.yaml --set run.dir=old --set save.resume=false
 "$weft" ckpt verify old/checkpoints/latest || fail "an old run was touched"
