@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/range.h"
 #include "base/status.h"
 #include "base/trace.h"
 #include "comm/ctrl.h"
@@ -46,7 +47,7 @@ struct weft_bulk {
     bulk_phase phase;
     uint32_t round, ticket; /* ticket: the place of its vote among the group's */
     int own;
-    uint64_t began;
+    uint64_t began, range;
     size_t bytes; /* of all tensors */
     unsigned char *tensor_ready, *bucket_ready;
     int *unready; /* tensors of each bucket that are not ready */
@@ -245,6 +246,7 @@ static void round_over(weft_bulk *b) {
     const uint64_t now = weft_now_ns();
     engine_count(b->group->ctx, LANE_BULK, now - b->began, b->bytes);
     weft_trace_add(WEFT_TRACK_BULK, b->what, b->began, now, b->round);
+    weft_range_end(b->range);
 }
 
 /* The vote: votes of a group share one tag, so one advances only when those before it are complete. */
@@ -298,6 +300,7 @@ weft_status weft_bulk_start(weft_bulk *b, double weight) {
     b->own = weight == 1.0;
     b->round++;
     b->began = weft_now_ns();
+    b->range = weft_range_start(b->what);
     memset(b->tensor_ready, 0, (size_t)b->nt);
     memset(b->bucket_ready, 0, (size_t)b->plan.nbuckets);
     for (int i = 0; i < b->plan.nbuckets; i++)

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/range.h"
 #include "base/status.h"
 #include "base/trace.h"
 #include "comm/group.h"
@@ -49,7 +50,7 @@ static void left(const comm_op *op, uint64_t began) {
     weft_trace_add(WEFT_TRACK_WAIT, op->what, began, weft_now_ns(), 0);
 }
 
-weft_status comm_drive(comm_op *op, uint64_t deadline) {
+static weft_status drive(comm_op *op, uint64_t deadline) {
     weft_group *g = op->group;
     weft_status s;
     const int crowded = g->ctx->peers && peers_crowded(g->ctx->peers);
@@ -109,4 +110,11 @@ weft_status comm_drive(comm_op *op, uint64_t deadline) {
     }
     if (noted) left(op, began);
     return group_break(g, weft_context(s, "group '%s', %s", g->name, op->what));
+}
+
+weft_status comm_drive(comm_op *op, uint64_t deadline) {
+    weft_range_push(op->what);
+    const weft_status s = drive(op, deadline);
+    weft_range_pop();
+    return s;
 }

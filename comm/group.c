@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/range.h"
 #include "base/status.h"
 #include "comm/bulk.h"
 #include "comm/carrier/p2p.h"
@@ -347,6 +348,7 @@ weft_status weft_init(MPI_Comm world, const weft_comm_opts *o, weft_ctx **out) {
     if (world == MPI_COMM_NULL) return weft_fail(WEFT_ERR_ARG, "weft_init: MPI_COMM_NULL");
     weft_ctx *c = weft_calloc(1, sizeof *c);
     if (!c) return WEFT_ERR_NOMEM;
+    weft_range_init();
     weft_status s = read_options(c, o);
     if (s >= 0) s = open_kernels(c);
     if (s >= 0) s = fill_ctx(c, world);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/range.h"
 #include "runtime/model/internal.h"
 
 const char *const weft_time_names[WEFT_TIME_KINDS] = {"gemm",      "attention", "norm", "activation",
@@ -399,10 +400,14 @@ weft_status weft_model_train(weft_model *m, const weft_model_input *in, float *g
     if (!m->o.training) return weft_fail(WEFT_ERR_STATE, "the model was planned without gradients");
     WEFT_TRY(take_input(m, in));
     double t0 = weft_now();
+    weft_range_push("forward");
     WEFT_TRY(forward(m));
     WEFT_TRY(head_loss(m, m->N, grads, loss, count));
+    weft_range_pop();
     double t1 = weft_now();
+    weft_range_push("backward");
     WEFT_TRY(backward(m, grads));
+    weft_range_pop();
     m->passes[0] += t1 - t0;
     m->passes[1] += weft_now() - t1;
     return WEFT_OK;

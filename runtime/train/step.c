@@ -14,13 +14,15 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/range.h"
 #include "base/trace.h"
 
+static const char *const phase_name[PHASES] = {"data",   "forward", "backward", "wait for gradients",
+                                               "update", "other"};
+
 static void spend_until(weft_trainer *t, int phase, double *since, double now) {
-    static const char *const name[PHASES] = {"data",   "forward", "backward", "wait for gradients",
-                                             "update", "other"};
     t->phase[phase] += now - *since;
-    weft_trace_add(WEFT_TRACK_STEP, name[phase], (uint64_t)(*since * 1e9), (uint64_t)(now * 1e9),
+    weft_trace_add(WEFT_TRACK_STEP, phase_name[phase], (uint64_t)(*since * 1e9), (uint64_t)(now * 1e9),
                    (uint32_t)t->st.step);
     *since = now;
 }
@@ -61,8 +63,10 @@ static weft_status gradients(weft_trainer *t, double *since) {
         int64_t micro = t->layout.micro_first + i, count = 0;
         double loss = 0;
         weft_rows rows;
+        weft_range_push(phase_name[PHASE_DATA]);
         WEFT_TRY(weft_loader_take(t->loader, (weft_loader_at){t->st.g, i}, &rows));
         spend(t, PHASE_DATA, since);
+        weft_range_pop();
         if (i == 0 || t->c->train.reproducible) WEFT_TRY(t->ops->fill(t->x, t->grads, 0, bytes));
         passes[0] = passes[1] = 0;
         weft_model_on_final(t->model, overlaps(t, i) ? parameters_final : NULL, t);
@@ -105,8 +109,11 @@ weft_status trainer_step(weft_trainer *t, step_result *r) {
     memset(t->losses, 0, (size_t)(2 * n + 2) * sizeof *t->losses);
 
     WEFT_TRY(gradients(t, &since));
+    weft_range_push(phase_name[PHASE_COMM]);
     WEFT_TRY(sum_over_ranks(t));
     spend(t, PHASE_COMM, &since);
+    weft_range_pop();
+    weft_range_push(phase_name[PHASE_OPTIM]);
 
     double loss = 0, tokens = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -129,6 +136,7 @@ weft_status trainer_step(weft_trainer *t, step_result *r) {
     t->st.g += (uint64_t)t->layout.batch;
     t->st.tokens += (uint64_t)tokens;
     spend(t, PHASE_OPTIM, &since);
+    weft_range_pop();
     r->seconds = weft_now() - begin;
     return WEFT_OK;
 }
