@@ -137,12 +137,12 @@ typedef struct weft_source_spec { /* one weighted source ("site" in the formula)
     const char *name;
     double weight; /* > 0 */
     const char *const *shards;
-    size_t nshards;
+    size_t nshards; /* 0: the shards are at another site; no window can be read here, see weft_data_tell */
 } weft_source_spec;
 
 /* Opens and maps the shards; context = T: a sample is T+1 tokens (inputs and targets overlap by one), windows step T and
  * never cross a shard. block: a power of two of samples, frozen (decisions.md: independent of the batch size); 0: 1024.
- * All shards must have the same vocab and tokenizer (VOCAB). */
+ * All shards must have the same vocab and tokenizer (VOCAB). At least one source is here. */
 weft_status weft_data_open(const weft_source_spec *src, size_t nsrc, int64_t context, uint64_t seed,
                            uint64_t block, weft_data **out);
 void weft_data_close(weft_data *d);
@@ -182,6 +182,41 @@ weft_status weft_data_eval_get(const weft_data *d, size_t source, uint64_t w, in
 weft_status weft_data_eval_mask(const weft_data *d, size_t source, uint64_t w, uint8_t *mask);
 /* Tells the kernel that these samples come next (MADV_WILLNEED). */
 void weft_data_prefetch(const weft_data *d, const uint64_t *g, size_t n);
+/* What a site tells of a source: counts and fingerprints, no content. */
+typedef struct weft_source_facts {
+    uint64_t windows, content, tokens, docs, targets, source_bytes;
+    uint64_t vocab, tokenizer;
+    int64_t eot;
+} weft_source_facts;
+/* The facts of a source that is here. ARG: it is elsewhere, or does not exist. */
+weft_status weft_data_facts(const weft_data *d, size_t source, weft_source_facts *f);
+/* What is known of a source that is elsewhere, once; it then counts in weft_data_info and in the state. VOCAB: another
+ * tokenizer than the sources' that are here. ARG: the source is here. */
+weft_status weft_data_tell(weft_data *d, size_t source, const weft_source_facts *f);
+/* ACCESS: an open shard names an owner other than site. */
+weft_status weft_data_check_owner(const weft_data *d, const char *site);
+size_t weft_data_sources(const weft_data *d);
+const char *weft_data_source_name(const weft_data *d, size_t source);
+/* Samples of each source among the first g of the run, into count[sources]: exact at the edges of blocks, within one
+ * sample of the share elsewhere. */
+void weft_data_drawn(const weft_data *d, uint64_t g, uint64_t *count);
+
+/* One who takes part in a step. */
+typedef struct weft_member {
+    uint64_t site;  /* weft_site_id of where it is; 0: it reads whatever comes */
+    uint32_t share; /* of the samples it may read, as others' shares are to each other; >= 1 */
+} weft_member;
+uint64_t weft_site_id(const char *site);
+/* Sources named NAME or NAME/anything are at site NAME. */
+int weft_source_at(const char *source, uint64_t site);
+/* The samples of [g, g + n) that member `self` of m[0..nm) reads, rising, into out[0..*n_out) (room for n). Members of a
+ * site read the samples of its sources, members of no site (then all are of none) any; they cut them into runs
+ * proportional to their shares. So every sample of a source with members is read once. Pure; any thread. */
+weft_status weft_data_assign(const weft_data *d, uint64_t g, size_t n, const weft_member *m, size_t nm,
+                             size_t self, uint64_t *out, size_t *n_out);
+/* The mixture that holds last becomes `weights` from the first block edge at or behind g on, *from; nothing is appended
+ * where it is that already (*from = UINT64_MAX). */
+weft_status weft_data_remix(weft_data *d, uint64_t g, const double *weights, uint64_t *from);
 /* Appends a mixture change at global index g0 (a block edge): the append-only schedule of io.md 2.4. */
 weft_status weft_data_reweight(weft_data *d, uint64_t g0, const double *weights);
 /* The stream's identity and schedule as JSON, and back (checks seed, block, fingerprints). Free *json with free(). */

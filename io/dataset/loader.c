@@ -220,13 +220,13 @@ static slot *wait_for(weft_loader *l, weft_loader_at at) {
     return &l->slot[l->taken % l->slots];
 }
 
-weft_status weft_loader_take(weft_loader *l, weft_loader_at at, weft_rows *rows) {
+weft_status weft_loader_take(weft_loader *l, weft_loader_at *at, weft_rows *rows) {
     slot *s = l->slot;
     if (!l->running) {
-        fill(l, s, at);
+        fill(l, s, *at);
     } else {
         pthread_mutex_lock(&l->lock);
-        s = wait_for(l, at);
+        s = wait_for(l, *at);
         if (s->status >= 0) {
             l->taken++;
             l->expected = s->after;
@@ -236,5 +236,6 @@ weft_status weft_loader_take(weft_loader *l, weft_loader_at at, weft_rows *rows)
     }
     if (s->status < 0) return weft_fail(s->status, "%s", s->error);
     *rows = s->rows;
+    *at = s->after;
     return WEFT_OK;
 }

@@ -37,10 +37,10 @@ typedef struct weft_loader weft_loader;
 weft_status weft_loader_create(const weft_data *d, const weft_loader_opts *o, weft_loader **l);
 /* Ends the thread; it may be in the middle of a micro-batch. NULL is taken. */
 void weft_loader_destroy(weft_loader *l);
-/* The micro-batch at `at`; its rows are the owner's until the next take. Taking them in order finds them made; any other
+/* The micro-batch at *at, which becomes the place of the next one (another g: this was the step's last); its rows are the owner's until the next take. Taking them in order finds them made; any other
  * place (a step repeated, a run rolled back) begins anew there. Whatever was wrong when it was made (CORRUPT: a damaged
  * segment) is said here, with the place and the file, and again by every further take of it. */
-weft_status weft_loader_take(weft_loader *l, weft_loader_at at, weft_rows *rows);
+weft_status weft_loader_take(weft_loader *l, weft_loader_at *at, weft_rows *rows);
 /* Returns when the thread does not read the data set any more, and forgets what it has made; the next take wakes it. */
 void weft_loader_rest(weft_loader *l);
 /* Bytes of the buffers that such a loader has. */

@@ -39,10 +39,9 @@ void weft_data_close(weft_data *d) {
 }
 
 /* Totals; every shard must speak of the same ids. */
-static weft_status add_info(weft_data *d, const weft_shard *s, int first) {
+weft_status sampler_add_info(weft_data *d, const weft_shard_info *i, const char *who) {
     weft_shard_info *t = &d->info;
-    const weft_shard_info *i = &s->info;
-    if (first) {
+    if (!t->vocab) {
         *t = *i;
         return WEFT_OK;
     }
@@ -51,7 +50,7 @@ static weft_status add_info(weft_data *d, const weft_shard *s, int first) {
                          "%s was made with tokenizer %016" PRIx64 " (vocab %" PRIu32 ", eot %" PRId64
                          "), the shards before it with %016" PRIx64 " (vocab %" PRIu32 ", eot %" PRId64
                          "); prepare them with one tokenizer",
-                         shard_file(s), i->tokenizer, i->vocab, i->eot, t->tokenizer, t->vocab, t->eot);
+                         who, i->tokenizer, i->vocab, i->eot, t->tokenizer, t->vocab, t->eot);
     t->tokens += i->tokens;
     t->docs += i->docs;
     t->source_bytes += i->source_bytes;
@@ -65,16 +64,17 @@ static weft_status add_info(weft_data *d, const weft_shard *s, int first) {
 }
 
 static weft_status source_open(weft_data *d, data_source *s, const weft_source_spec *spec) {
-    if (!spec->name || !*spec->name || spec->nshards < 1 || spec->nshards > MAX_SHARDS)
-        return weft_fail(WEFT_ERR_ARG, "source '%s' with %zu shards", spec->name ? spec->name : "",
-                         spec->nshards);
+    const size_t n = spec->nshards;
+    if (!spec->name || !*spec->name || n > MAX_SHARDS)
+        return weft_fail(WEFT_ERR_ARG, "source '%s' with %zu shards", spec->name ? spec->name : "", n);
+    s->elsewhere = n == 0;
     s->name = weft_strdup(spec->name);
-    s->shard = weft_calloc(spec->nshards, sizeof *s->shard);
-    s->window = weft_calloc(spec->nshards + 1, sizeof *s->window);
-    s->eval = weft_calloc(spec->nshards + 1, sizeof *s->eval);
-    if (!s->name || !s->shard || !s->window || !s->eval) return WEFT_ERR_NOMEM;
+    s->shard = weft_calloc(n, sizeof *s->shard);
+    s->window = weft_calloc(n + 1, sizeof *s->window);
+    s->eval = weft_calloc(n + 1, sizeof *s->eval);
+    if (!s->name || (n && !s->shard) || !s->window || !s->eval) return WEFT_ERR_NOMEM;
     s->uid = perm_name(spec->name);
-    for (; s->nshards < spec->nshards; s->nshards++) {
+    for (; s->nshards < n; s->nshards++) {
         weft_shard *h = &s->shard[s->nshards];
         uint64_t targets, T = (uint64_t)d->context;
         uint8_t digest[16];
@@ -86,7 +86,7 @@ static weft_status source_open(weft_data *d, data_source *s, const weft_source_s
         shard_digest(h, digest);
         memcpy(half, digest, 16);
         s->content = perm_key(s->content, half[0], half[1], s->nshards);
-        weft_status st = add_info(d, h, s == d->source && s->nshards == 0);
+        weft_status st = sampler_add_info(d, &h->info, shard_file(h));
         if (st < 0) {
             s->nshards++; /* this one is open, too */
             return st;
@@ -110,6 +110,9 @@ static weft_status open_sources(weft_data *d, const weft_source_spec *src, size_
             if (d->source[j].uid == d->source[i].uid)
                 return weft_fail(WEFT_ERR_ARG, "two sources are named %s", src[i].name);
     }
+    if (!d->info.vocab)
+        return weft_fail(WEFT_ERR_ARG, "all %zu data sources are elsewhere: there is nothing to read here",
+                         n);
     WEFT_TRY(schedule_weights(weight, n, W));
     return schedule_append(&d->plan, 0, W);
 }
@@ -161,6 +164,9 @@ static weft_status locate(const weft_data *d, schedule_block *b, uint64_t g, uin
     *source = schedule_locate(&d->plan, b, g, &i);
     const data_source *s = &d->source[*source];
     uint64_t n = source_windows(s);
+    if (s->elsewhere)
+        return weft_fail(WEFT_ERR_ARG, "sample %" PRIu64 " is of source %s, which is at another site", g,
+                         s->name);
     if (!n)
         return weft_fail(WEFT_ERR_FORMAT,
                          "source %s has no window of %" PRId64

@@ -13,6 +13,8 @@ typedef struct data_source {
     weft_shard *shard;
     uint64_t *window; /* nshards + 1: windows before each shard */
     uint64_t *eval;   /* the same for evaluation windows */
+    int elsewhere;
+    uint64_t told; /* windows, if elsewhere */
 } data_source;
 
 struct weft_data {
@@ -25,9 +27,11 @@ struct weft_data {
 };
 
 static inline uint64_t source_windows(const data_source *s) {
-    return s->window[s->nshards];
+    return s->elsewhere ? s->told : s->window[s->nshards];
 }
 
+/* Adds to the totals; VOCAB: other ids than those before. who: for the message. */
+weft_status sampler_add_info(weft_data *d, const weft_shard_info *i, const char *who);
 /* The shard that sample g lies in, and its first token there. b as for schedule_locate. */
 weft_status sampler_place(const weft_data *d, schedule_block *b, uint64_t g, const weft_shard **h,
                           uint64_t *at);

@@ -65,14 +65,16 @@ static error_t info_parse(int key, char *arg, struct argp_state *state) {
     }
 }
 
-static const struct argp info_argp = {
-    info_options,
-    info_parse,
-    "SHARD...",
-    "Checks token shards and prints what is in them.\vExample:\n  weft data info data/kjv/train.wtok.h5",
-    0,
-    0,
-    0};
+static const struct argp info_argp = {info_options,
+                                      info_parse,
+                                      "SHARD...|RUN.yaml",
+                                      "Checks token shards and prints what is in them. Of a run file: the "
+                                      "sources that it mixes, their shares, and how many "
+                                      "epochs of each the run will read.\vExamples:\n  weft data info "
+                                      "data/kjv/train.wtok.h5\n  weft data info run.yaml",
+                                      0,
+                                      0,
+                                      0};
 
 static int data_info(int argc, char **argv) {
     info_arguments a = {.paths = weft_calloc((size_t)argc, sizeof(char *))};
@@ -81,6 +83,10 @@ static int data_info(int argc, char **argv) {
     weft_status s = WEFT_OK;
     for (size_t i = 0; s >= 0 && i < a.n; i++) {
         weft_shard_info info;
+        if (data_is_run_file(a.paths[i])) {
+            s = data_print_mixture(a.paths[i], a.json);
+            continue;
+        }
         s = weft_shard_verify(a.paths[i], &info);
         if (s >= 0) data_print_shard(a.paths[i], &info, a.json);
     }

@@ -10,4 +10,8 @@ void data_print_shard(const char *path, const weft_shard_info *i, int json);
 
 int cli_data_prepare(int argc, char **argv);
 
+/* data_mixture.c: weft data info of a run file (*.yaml, *.yml). */
+int data_is_run_file(const char *path);
+weft_status data_print_mixture(const char *path, int json);
+
 #endif

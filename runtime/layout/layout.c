@@ -36,3 +36,9 @@ weft_status weft_layout_make(int64_t batch, int64_t micro_batch, int ranks, int 
             (long long)l->micro_total, ranks);
     return WEFT_OK;
 }
+
+void weft_layout_by_data(weft_layout *l) {
+    l->micro_count = (l->batch + l->micro_batch - 1) / l->micro_batch;
+    l->micro_total = l->dp * l->micro_count;
+    l->micro_first = l->rank * l->micro_count;
+}

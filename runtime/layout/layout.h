@@ -24,4 +24,8 @@ typedef struct weft_layout {
 weft_status weft_layout_make(int64_t batch, int64_t micro_batch, int ranks, int rank, int reproducible,
                              weft_layout *l);
 
+/* Who has the data decides who computes (data.private): a rank's share of a step is anything up to the whole batch, in
+ * as many micro-batches as it takes; the numbers here become bounds. */
+void weft_layout_by_data(weft_layout *l);
+
 #endif

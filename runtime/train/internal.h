@@ -41,8 +41,11 @@ struct weft_trainer {
     weft_schedule schedule;
 
     weft_data *data, *valid;
-    weft_loader *loader; /* rest it before data is written */
-    weft_tok *tok;       /* NULL: none given */
+    weft_loader *loader;  /* rest it before data is written: trainer_restore_data */
+    double *weights;      /* of the sources, as the run file has them */
+    weft_member *members; /* [ranks]; data.private only */
+    uint64_t *share;      /* [batch]: of the loader, data.private only */
+    weft_tok *tok;        /* NULL: none given */
     int64_t context;
     double bytes_per_token; /* of the training text */
 
@@ -85,6 +88,14 @@ typedef struct step_result {
     weft_verdict verdict;
 } step_result;
 
+/* sources.c: opens the training data with windows of t->context; then all ranks see whether theirs fits the others'
+ * (collective). */
+weft_status trainer_open_sources(weft_trainer *t);
+weft_status trainer_agree_sources(weft_trainer *t);
+/* Sets the stream to a saved state; the mixture becomes the run file's from the next block edge behind t->st.g on. */
+weft_status trainer_restore_data(weft_trainer *t, const char *state);
+const char *trainer_site(const weft_trainer *t);      /* of this rank; "" if it has none */
+const char *trainer_data_name(const weft_trainer *t); /* the first shard or source, for messages */
 /* feed.c: opens the loader of this rank's micro-batches. */
 weft_status trainer_open_feed(weft_trainer *t);
 /* startup.c */

@@ -53,7 +53,14 @@ const weft_config_key weft_run_keys[] = {
     FLOAT("model.rope_theta", model.rope_theta, "10000", 1, 1e9, "base of the rotary frequencies (llama)"),
     FLOAT("model.init_std", model.init_std, "0.02", 0, 1, "standard deviation of the initial weights"),
 
-    LIST("data.train", data.train, "token shards (*.wtok.h5) to train on, made by `weft data prepare`"),
+    LIST("data.train", data.train,
+         "token shards (*.wtok.h5) to train on, made by `weft data prepare`; * ? [ make patterns"),
+    LIST("data.sources", data.sources,
+         "a mixture instead of data.train: NAME=WEIGHT:SHARD,SHARD for each source"),
+    BOOL("data.private", data.private, "false",
+         "a rank opens and reads only the sources of its own site, which are named SITE or SITE/..."),
+    STRING("data.site", data.site, NULL,
+           "site of this rank, for data.private; WEFT_SITE in the environment if left out"),
     STRING("data.valid", data.valid, NULL, "held-out token shard"),
     STRING("data.tokenizer", data.tokenizer, NULL,
            "tokenizer directory or file; needed for samples and export"),
@@ -148,6 +155,14 @@ weft_status weft_run_config_load(const char *path, const char *const *sets, size
         s = weft_fail(WEFT_ERR_CONFIG,
                       "%s: optim.warmup (%g) and optim.decay (%g) are more than the whole run",
                       path ? path : "--set", c->optim.warmup, c->optim.decay);
+    else if (c->data.train.n && c->data.sources.n)
+        s = weft_fail(WEFT_ERR_CONFIG, "%s: data.train and data.sources are both given; which is meant?",
+                      path ? path : "--set");
+    else if (c->data.private && (c->train.reproducible || !c->data.sources.n))
+        s = weft_fail(WEFT_ERR_CONFIG, "%s: data.private %s", path ? path : "--set",
+                      c->data.sources.n ? "lets the data decide who computes what, so it cannot go with "
+                                          "train.reproducible"
+                                        : "needs data.sources");
     else if (c->train.reproducible && c->train.time_limit > 0)
         s = weft_fail(WEFT_ERR_CONFIG,
                       "%s: train.time_limit follows the clock, so it cannot go with train.reproducible",

@@ -22,9 +22,10 @@ typedef struct weft_run_config {
         double norm_eps, rope_theta, init_std;
     } model;
     struct {
-        weft_strlist train;
+        weft_strlist train, sources;
         const char *valid, *tokenizer, *baselines;
-        int pack;
+        const char *site;
+        int pack, private;
         int64_t prefetch;
     } data;
     struct {

@@ -134,7 +134,7 @@ weft_status trainer_resume(weft_trainer *t) {
     char *stream = NULL;
     weft_status s = weft_saver_load(t->saver, &t->st, &stream);
     if (s == WEFT_ERR_NOTFOUND) return s;
-    if (s >= 0) s = weft_data_restore(t->data, stream);
+    if (s >= 0) s = trainer_restore_data(t, stream);
     free(stream);
     if (s >= 0) {
         t->resumed_at = t->saving.saved = t->st.step;

@@ -77,7 +77,7 @@ static weft_status describe_model(const weft_run_config *c, const weft_data *dat
 
 static weft_status open_data(weft_trainer *t) {
     const weft_run_config *c = t->c;
-    if (!c->data.train.n)
+    if (!c->data.train.n && !c->data.sources.n)
         return weft_fail(WEFT_ERR_CONFIG,
                          "data.train is missing: name one or more token shards made by `weft data prepare`");
     int64_t context = c->train.context;
@@ -90,26 +90,24 @@ static weft_status open_data(weft_trainer *t) {
         }
     }
     t->context = context;
-    weft_source_spec src = {
-        .name = "main", .weight = 1, .shards = c->data.train.item, .nshards = c->data.train.n};
-    WEFT_TRY_CTX(weft_data_open(&src, 1, context, (uint64_t)c->run.seed, 0, &t->data), "data.train");
+    WEFT_TRY(trainer_open_sources(t));
     const weft_shard_info *info = weft_data_info(t->data);
     t->bytes_per_token = (double)info->source_bytes / (double)info->tokens;
     if (c->data.valid) {
-        src = (weft_source_spec){
+        const weft_source_spec src = {
             .name = "valid", .weight = 1, .shards = (const char *const *)&c->data.valid, .nshards = 1};
         WEFT_TRY_CTX(weft_data_open(&src, 1, context, 0, 0, &t->valid), "data.valid");
         const weft_shard_info *v = weft_data_info(t->valid);
         if (v->vocab != info->vocab || v->tokenizer != info->tokenizer)
             return weft_fail(WEFT_ERR_VOCAB,
-                             "data.valid %s and data.train %s were made with different tokenizers",
-                             c->data.valid, c->data.train.item[0]);
+                             "data.valid %s and the training data %s were made with different tokenizers",
+                             c->data.valid, trainer_data_name(t));
     }
     if (c->data.tokenizer) {
         WEFT_TRY_CTX(weft_tok_load(c->data.tokenizer, &t->tok), "data.tokenizer");
         if (info->tokenizer && weft_tok_fingerprint(t->tok) != info->tokenizer)
             return weft_fail(WEFT_ERR_VOCAB, "data.tokenizer %s is not the tokenizer that made %s",
-                             c->data.tokenizer, c->data.train.item[0]);
+                             c->data.tokenizer, trainer_data_name(t));
     }
     return WEFT_OK;
 }
@@ -358,9 +356,11 @@ static weft_status build(weft_trainer *t) {
     if (s >= 0)
         s = weft_layout_make(t->c->train.batch, t->c->train.micro_batch, t->ranks, t->rank,
                              t->c->train.reproducible, &t->layout);
+    if (s >= 0 && t->c->data.private) weft_layout_by_data(&t->layout);
     if (s >= 0) s = open_backend(t);
     if (s >= 0) s = plan_memory(t, &d);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
+    WEFT_TRY(trainer_agree_sources(t));
     WEFT_TRY(same_arithmetic(t));
 
     s = plan_allreduce(t);
@@ -422,6 +422,9 @@ void weft_trainer_destroy(weft_trainer *t) {
     if (t->tok) weft_tok_destroy(t->tok);
     if (t->lock >= 0) close(t->lock);
     free(t->losses);
+    free(t->weights);
+    free(t->members);
+    free(t->share);
     free(t->checkpoints);
     free(t->dir);
     free(t);

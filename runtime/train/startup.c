@@ -91,9 +91,20 @@ static void data_table(const weft_trainer *t, json_t *tables) {
     char a[32], b[32];
     json_t *r = table(tables, "Data");
     row(r, "training", "%s tokens, %s bytes, %s", si((double)i->tokens, a), si((double)i->source_bytes, b),
-        t->c->data.train.item[0]);
-    double per_epoch = (double)weft_data_windows(t->data, 0);
-    row(r, "one epoch", "%.0f samples, %.1f steps", per_epoch, per_epoch / (double)t->layout.batch);
+        trainer_data_name(t));
+    double per_epoch = (double)weft_data_windows(t->data, 0), all = 0;
+    const size_t sources = weft_data_sources(t->data);
+    if (sources == 1)
+        row(r, "one epoch", "%.0f samples, %.1f steps", per_epoch, per_epoch / (double)t->layout.batch);
+    for (size_t s = 0; s < sources; s++) all += t->weights[s];
+    for (size_t s = 0; s < sources && sources > 1; s++) {
+        const double windows = (double)weft_data_windows(t->data, s), share = t->weights[s] / all;
+        row(r, weft_data_source_name(t->data, s),
+            "%.2f %% of the samples; one epoch %.0f samples, %.1f steps", 100 * share, windows,
+            windows / share / (double)t->layout.batch);
+    }
+    if (t->c->data.private)
+        row(r, "private", "each site reads its own sources; this one is at %s", trainer_site(t));
     if (t->c->data.pack) row(r, "packing", "documents kept apart: %s of them", si((double)i->docs, a));
     if (i->masked)
         row(r, "loss mask", "%.1f %% of the tokens count", 100 * (double)i->targets / (double)i->tokens);

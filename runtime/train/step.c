@@ -51,25 +51,26 @@ static weft_status parameters_final(void *arg, size_t first, size_t end) {
 }
 
 /* Gradients leave during the last micro-batch's backward pass, unless they are only a part of a sum then. */
-static int overlaps(const weft_trainer *t, int64_t i) {
-    return t->ranks > 1 && i == t->layout.micro_count - 1 && (!t->c->train.reproducible || i == 0);
+static int overlaps(const weft_trainer *t, int64_t i, int last) {
+    return t->ranks > 1 && last && (!t->c->train.reproducible || i == 0);
 }
 
 static weft_status gradients(weft_trainer *t, double *since) {
     size_t bytes = weft_model_params(t->model)->elements * 4;
     double *passes = weft_model_passes(t->model);
     if (t->ranks > 1) WEFT_TRY_CTX(weft_bulk_start(t->allreduce, 1), "gradient allreduce");
-    for (int64_t i = 0; i < t->layout.micro_count; i++) {
+    weft_loader_at at = {t->st.g, 0};
+    for (int64_t i = 0; at.g == t->st.g; i++) {
         int64_t micro = t->layout.micro_first + i, count = 0;
         double loss = 0;
         weft_rows rows;
         weft_range_push(phase_name[PHASE_DATA]);
-        WEFT_TRY(weft_loader_take(t->loader, (weft_loader_at){t->st.g, i}, &rows));
+        WEFT_TRY(weft_loader_take(t->loader, &at, &rows));
         spend(t, PHASE_DATA, since);
         weft_range_pop();
         if (i == 0 || t->c->train.reproducible) WEFT_TRY(t->ops->fill(t->x, t->grads, 0, bytes));
         passes[0] = passes[1] = 0;
-        weft_model_on_final(t->model, overlaps(t, i) ? parameters_final : NULL, t);
+        weft_model_on_final(t->model, overlaps(t, i, at.g != t->st.g) ? parameters_final : NULL, t);
         const weft_model_input in = {rows.tok, rows.target, rows.start};
         WEFT_TRY(weft_model_train(t->model, &in, t->grads, &loss, &count));
         if (t->c->train.reproducible) WEFT_TRY(merge_subtrees(t, i));

@@ -74,6 +74,18 @@ static void check(setup *s, weft_loader_at at, const weft_rows *r) {
     assert_memory_equal(r->start, s->want.start, ROWS * T * 4);
 }
 
+/* Also: what comes next is what the plan says. */
+static weft_status take(weft_loader *l, weft_loader_at at, weft_rows *r) {
+    weft_loader_at after = at, want = at;
+    uint64_t g[ROWS];
+    size_t n;
+    WEFT_TRY(weft_loader_take(l, &after, r));
+    assert_ok(next(&micros, &want, g, &n));
+    assert_int_equal(after.g, want.g);
+    assert_int_equal(after.micro, want.micro);
+    return WEFT_OK;
+}
+
 static void dawdle(uint64_t seed, uint64_t i) {
     const uint64_t r = weft_rng_u64(seed, 9, i);
     if (r % 4 == 0) usleep((unsigned)(r >> 8) % 300);
@@ -93,7 +105,7 @@ static void in_order_and_with_jumps(void **state) {
                 const uint64_t dice = weft_rng_u64(seed, (uint64_t)k, i);
                 if (jumps && dice % 5 == 0)
                     at = (weft_loader_at){(dice >> 8) % 50 * BATCH, (int64_t)(dice >> 32) % MICROS};
-                assert_ok(weft_loader_take(l, at, &r));
+                assert_ok(take(l, at, &r));
                 dawdle(seed, i); /* what was taken stays as it is while others are made */
                 check(&s, at, &r);
                 uint64_t g[ROWS];
@@ -111,10 +123,10 @@ static void a_buffer_is_used_again(void **state) {
     weft_rows first, later;
     begin(&s, *state);
     weft_loader *l = open_loader(&s, 1);
-    assert_ok(weft_loader_take(l, (weft_loader_at){0, 0}, &first));
-    assert_ok(weft_loader_take(l, (weft_loader_at){0, 1}, &later));
+    assert_ok(take(l, (weft_loader_at){0, 0}, &first));
+    assert_ok(take(l, (weft_loader_at){0, 1}, &later));
     assert_ptr_not_equal(first.tok, later.tok);
-    assert_ok(weft_loader_take(l, (weft_loader_at){0, 2}, &later));
+    assert_ok(take(l, (weft_loader_at){0, 2}, &later));
     assert_ptr_equal(first.tok, later.tok);
     weft_loader_destroy(l);
     end(&s);
@@ -127,8 +139,7 @@ static void ends_at_any_moment(void **state) {
     for (uint64_t i = 0; i < 200; i++) {
         weft_loader *l = open_loader(&s, (int)(i % 5));
         weft_rows r;
-        for (uint64_t k = 0; k < i % 3; k++)
-            assert_ok(weft_loader_take(l, (weft_loader_at){i * BATCH, (int64_t)k}, &r));
+        for (uint64_t k = 0; k < i % 3; k++) assert_ok(take(l, (weft_loader_at){i * BATCH, (int64_t)k}, &r));
         dawdle(seed, i);
         weft_loader_destroy(l);
     }
@@ -175,7 +186,7 @@ static void damage_is_told_where_it_is_taken(void **state) {
                 hit |= (w + 1) * T * 2 + 1 >= lo * SHARD_SEGMENT && w * T * 2 < (hi + 1) * SHARD_SEGMENT;
             }
             weft_clear_error();
-            weft_status st = weft_loader_take(l, now, &r);
+            weft_status st = take(l, now, &r);
             if (st < 0) {
                 failed = 1;
                 assert_true(hit);
@@ -183,7 +194,7 @@ static void damage_is_told_where_it_is_taken(void **state) {
                 for (int again = 0; again < 2; again++) {
                     assert_non_null(strstr(weft_last_error(), "a.wtok.h5"));
                     assert_non_null(strstr(weft_last_error(), "sample "));
-                    assert_int_equal(weft_loader_take(l, now, &r), WEFT_ERR_CORRUPT);
+                    assert_int_equal(take(l, now, &r), WEFT_ERR_CORRUPT);
                 }
             } else {
                 sound = now;
@@ -192,11 +203,10 @@ static void damage_is_told_where_it_is_taken(void **state) {
         assert_true(failed);
         weft_rows r;
         if (sound.g || sound.micro) { /* it goes on elsewhere */
-            assert_ok(weft_loader_take(l, sound, &r));
+            assert_ok(take(l, sound, &r));
             check(&s, sound, &r);
         }
-        assert_error(weft_loader_take(l, (weft_loader_at){(uint64_t)1 << 41, 0}, &r), WEFT_ERR_ARG,
-                     "step at sample");
+        assert_error(take(l, (weft_loader_at){(uint64_t)1 << 41, 0}, &r), WEFT_ERR_ARG, "step at sample");
         weft_loader_destroy(l);
         weft_data_close(s.d);
     }
@@ -220,10 +230,10 @@ static void a_failure_that_nobody_waits_for_is_forgotten(void **state) {
     for (int i = 0; i < 10; i++) {
         weft_rows r;
         const weft_loader_at last = {0, MICROS - 1}, away = {(3 + (uint64_t)i) * BATCH, 0};
-        assert_ok(weft_loader_take(l, last, &r));
+        assert_ok(take(l, last, &r));
         usleep((unsigned)i * 1000);
         alarm(20); /* a thread that stays stuck keeps us waiting */
-        assert_ok(weft_loader_take(l, away, &r));
+        assert_ok(take(l, away, &r));
         alarm(0);
         check(&s, away, &r);
     }
@@ -237,14 +247,14 @@ static void data_may_change_while_it_rests(void **state) {
     weft_loader *l = open_loader(&s, 3);
     weft_rows r;
     const double weights[2] = {1, 9};
-    for (int k = 0; k < MICROS; k++) assert_ok(weft_loader_take(l, (weft_loader_at){0, k}, &r));
+    for (int k = 0; k < MICROS; k++) assert_ok(take(l, (weft_loader_at){0, k}, &r));
     weft_loader_rest(l);
     assert_ok(weft_data_reweight(s.d, 64, weights));
     weft_loader_rest(l); /* resting already */
     for (uint64_t g = BATCH; g < 20 * BATCH; g += BATCH)
         for (int k = 0; k < MICROS; k++) {
             weft_loader_at at = {g, k};
-            assert_ok(weft_loader_take(l, at, &r));
+            assert_ok(take(l, at, &r));
             check(&s, at, &r);
         }
     weft_loader_destroy(l);
