@@ -8,8 +8,10 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "fixture.h"
+#include "io/exchange/elements.h"
 #include "io/exchange/format.h"
 #include "io/exchange/safetensors.h"
+#include "kernels/ref/half.h"
 
 static weft_status export(const char *format, const char *path, const model *m, weft_dtype t, int version) {
     const weft_export_opts o = {.size = sizeof o, .t = t, .version = version};
@@ -345,7 +347,8 @@ static void damaged_files_are_refused(void **state) {
                 memcpy(more, f, n);
                 if (word(f, k) == bad[b]) continue;
                 int loose = !strcmp(kinds[i].format, "llmc") ? kinds[i].model[0] == 'l' ? 2 : 3 : -1;
-                if (k == loose && bad[b] == 3) continue; /* a context, a padded vocabulary: no size depends on it */
+                if (k == loose && bad[b] == 3)
+                    continue; /* a context, a padded vocabulary: no size depends on it */
                 memcpy(more + 4 * k, &bad[b], 4);
                 expect_refused(a, more, n, WEFT_ERR_FORMAT, "");
             }
@@ -421,8 +424,29 @@ static void a_failed_export_leaves_the_old_file(void **state) {
     scratch_remove(root);
 }
 
+/* Every f16, its neighbours in f32, and what lies half-way: as the definition has them. */
+static void f16_is_rounded_as_defined(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 65536; h++) {
+        float f = ref_f16_to_f32((uint16_t)h), back;
+        uint32_t u;
+        uint16_t v;
+        elements_convert(WEFT_F16, WEFT_F32, 1, &(uint16_t){(uint16_t)h}, &back);
+        assert_memory_equal(&back, &f, 4);
+        memcpy(&u, &f, 4);
+        static const uint32_t off[] = {0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x2000};
+        for (int k = 0; k < 14; k++) {
+            uint32_t near = k < 7 ? u + off[k] : u - off[k - 7];
+            memcpy(&f, &near, 4);
+            elements_convert(WEFT_F32, WEFT_F16, 1, &f, &v);
+            if (v != ref_f32_to_f16(f)) fail_msg("%08x becomes %04x, not %04x", near, v, ref_f32_to_f16(f));
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(f16_is_rounded_as_defined),
         cmocka_unit_test(the_round_trip_is_bit_equal),
         cmocka_unit_test(bf16_files_hold_rounded_weights),
         cmocka_unit_test(gpt2_lies_where_llmc_looks_for_it),
