@@ -277,18 +277,39 @@ static uint32_t id_at(const char *p, token_type t) {
     return v > UINT32_MAX ? UINT32_MAX : (uint32_t)v;
 }
 
+/* n ids; returns the largest. The two loops that matter vectorise. */
+static uint32_t load_ids(const char *p, token_type t, size_t n, uint32_t *ids) {
+    uint32_t top = 0;
+    if (t == TOKEN_U16)
+        for (size_t i = 0; i < n; i++) {
+            uint16_t v;
+            memcpy(&v, p + 2 * i, 2);
+            ids[i] = v;
+            top = v > top ? v : top;
+        }
+    else if (t == TOKEN_I32 || t == TOKEN_U32) { /* negative: above every vocabulary */
+        memcpy(ids, p, 4 * n);
+        for (size_t i = 0; i < n; i++) top = ids[i] > top ? ids[i] : top;
+    } else
+        for (size_t i = 0; i < n; i++) {
+            ids[i] = id_at(p + i * (size_t)types[t].width, t);
+            top = ids[i] > top ? ids[i] : top;
+        }
+    return top;
+}
+
+static weft_status bad_id(const token_file *f, uint64_t at, uint32_t vocab, const uint32_t *ids) {
+    size_t i = 0;
+    while (ids[i] < vocab) i++;
+    return weft_fail(WEFT_ERR_VOCAB, "%s: token %" PRIu64 " is %" PRId64 "; the vocabulary ends at %" PRIu32,
+                     f->path, at + i, ids[i] > INT32_MAX ? (int64_t)(int32_t)ids[i] : (int64_t)ids[i], vocab);
+}
+
 weft_status token_file_get(const token_file *f, uint64_t at, size_t n, uint32_t vocab, uint32_t *ids) {
     const size_t width = (size_t)token_width(f->l.type);
     if (n > f->l.tokens || at > f->l.tokens - n)
         return weft_fail(WEFT_ERR_ARG, "%s: tokens %" PRIu64 " to %" PRIu64 " of %" PRIu64, f->path, at,
                          at + n, f->l.tokens);
-    const char *p = f->map + f->l.at + at * width;
-    for (size_t i = 0; i < n; i++) {
-        ids[i] = id_at(p + i * width, f->l.type);
-        if (ids[i] >= vocab)
-            return weft_fail(WEFT_ERR_VOCAB,
-                             "%s: token %" PRIu64 " is %" PRId64 "; the vocabulary ends at %" PRIu32, f->path,
-                             at + i, ids[i] == UINT32_MAX ? (int64_t)-1 : (int64_t)ids[i], vocab);
-    }
-    return WEFT_OK;
+    uint32_t top = load_ids(f->map + f->l.at + at * width, f->l.type, n, ids);
+    return top < vocab || !n ? WEFT_OK : bad_id(f, at, vocab, ids);
 }
