@@ -313,9 +313,10 @@ static weft_status put_zeros(output *f, int64_t until) {
 }
 
 static weft_status too_large(const weft_named *c, const run *k, int64_t cols, size_t i) {
+    int64_t row = k->row + (int64_t)i / cols, col = (int64_t)i % cols;
     return weft_fail(WEFT_ERR_NONFINITE,
                      "%s[%lld, %lld] is too large for f16, which ends at 65504; use bf16 or f32", c->name,
-                     (long long)(k->row + (int64_t)i / cols), (long long)((int64_t)i % cols));
+                     (long long)row, (long long)col);
 }
 
 static weft_status produce(const flat_layout *l, const flat_slot *s, const weft_named *t, const size_t *order,

@@ -23,12 +23,12 @@
 
 void gguf_bytes(gguf_header *h, const void *p, size_t n) {
     size_t need;
-    if (h->status < 0) return;
+    if (h->status < 0 || !n) return;
     if (!weft_add_ok(h->n, n, &need)) {
         h->status = weft_fail(WEFT_ERR_NOMEM, "the GGUF header is too large");
         return;
     }
-    if (need > h->cap) {
+    if (!h->p || need > h->cap) {
         size_t cap = need > SIZE_MAX / 2 ? need : 2 * need;
         char *more = weft_reallocarray(h->p, cap, 1);
         if (!more) {

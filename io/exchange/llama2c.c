@@ -168,10 +168,11 @@ static weft_status refuse(const weft_model_desc *m, const weft_export_opts *o) {
     if (o->version > 1)
         return weft_fail(WEFT_ERR_UNSUPPORTED, "weft writes versions 0 and 1 of llama2.c, not %d",
                          o->version);
-    if (m->heads * m->head_dim != m->hidden)
+    const int64_t heads = m->heads * m->head_dim;
+    if (heads != m->hidden)
         return weft_fail(WEFT_ERR_UNSUPPORTED,
                          "llama2.c's heads are together as wide as the model; here %lld of %lld",
-                         (long long)(m->heads * m->head_dim), (long long)m->hidden);
+                         (long long)heads, (long long)m->hidden);
     if (m->rope_llama3) return weft_fail(WEFT_ERR_UNSUPPORTED, "llama2.c has no rope scaling");
     WEFT_TRY(flat_require("llama2.c", "rope_theta", m->rope_theta, THETA));
     return flat_require("llama2.c", "norm's epsilon", m->norm_eps, EPS);

@@ -269,14 +269,15 @@ static weft_status describe(const char *path, weft_model_desc *m) {
 }
 
 static weft_status import(const char *path, const weft_model_desc *m, const weft_named *t, size_t n) {
-    flat_layout l, as;
+    flat_layout l, as = {0};
     weft_model_desc d;
     int fd;
     WEFT_TRY(open_model(path, &fd, &d, &l));
     weft_status s = flat_same_sizes(path, &d, m);
     if (s == WEFT_OK && m->family == WEFT_LLAMA) { /* tied or not is the caller's to say */
-        s = flat_begin(m, l.slot[0].at, 1, &as);
-        llama_slots(l.slot[0].t, &as);
+        const flat_slot *first = l.slot;           /* there is one: the file was accepted */
+        s = first ? flat_begin(m, first->at, 1, &as) : WEFT_ERR_INTERNAL;
+        if (s == WEFT_OK) llama_slots(first->t, &as);
         if (s == WEFT_OK) s = as.status;
         if (s == WEFT_OK) s = flat_import(&as, fd, path, t, n);
         flat_free(&as);
@@ -309,10 +310,11 @@ static int32_t multiple_of(int64_t ffn) {
 }
 
 static weft_status write_llama(const weft_model_desc *m, int32_t *h, flat_layout *l, weft_dtype t) {
-    if (m->heads * m->head_dim != m->hidden)
+    const int64_t heads = m->heads * m->head_dim;
+    if (heads != m->hidden)
         return weft_fail(WEFT_ERR_UNSUPPORTED,
                          "llm.c's heads are together as wide as the model; here %lld of %lld",
-                         (long long)(m->heads * m->head_dim), (long long)m->hidden);
+                         (long long)heads, (long long)m->hidden);
     if (m->rope_theta != floor(m->rope_theta) || m->rope_theta > INT32_MAX)
         return weft_fail(WEFT_ERR_UNSUPPORTED, "llm.c keeps rope_theta as an integer; this model has %g",
                          m->rope_theta);

@@ -47,7 +47,10 @@ static weft_dtype dtype_of(const struct argp_state *state, const char *text) {
 }
 
 static void finish(arguments *a, const struct argp_state *state) {
-    if (!a->from || !a->to) argp_error(state, "which model, and where to?");
+    if (!a->from || !a->to) {
+        argp_error(state, "which model, and where to?");
+        return;
+    }
     size_t n = strlen(a->to);
     if (!a->format) a->format = weft_format_find(n > 5 && !strcmp(a->to + n - 5, ".gguf") ? "gguf" : "hf");
     if (!(a->format->dtypes >> a->o.t & 1))
