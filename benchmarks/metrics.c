@@ -1,5 +1,5 @@
-/* What watching a run costs: setting a metric, emitting a record of 50 with and without an event file,
- * reading metrics.jsonl, and the report of a long run. The floors: a bare write(2) of as many bytes, and one
+/* What watching a run costs: setting a metric, tracing an event, rendering and merging what was collected, emitting a
+ * record of 50 with and without an event file, reading metrics.jsonl, and the report of a long run. The floors: a bare write(2) of as many bytes, and one
  * pass over the bytes of the file for its newlines.
  *
  *   bench_metrics [--json] [--steps N] [DIR]
@@ -15,8 +15,11 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/rng.h"
+#include "base/trace.h"
 #include "benchmarks/harness.h"
 #include "io/metrics/metrics.h"
+#include "io/metrics/openmetrics.h"
+#include "io/metrics/trace.h"
 #include "io/report/report.h"
 
 enum { METRICS = 50, RECORD_BYTES = 1250 };
@@ -72,6 +75,91 @@ static void bench_set(void) {
     }
     row("set a metric", "ns", 1e-9, set, ROUNDS, "");
     row("add to a metric", "ns", 1e-9, add, ROUNDS, "");
+}
+
+/* ---- tracing ---- */
+
+static void bench_trace(void) {
+    enum { ROUNDS = 200, CALLS = 10000 };
+    double add[ROUNDS], timed[ROUNDS], closed[ROUNDS];
+    for (int r = 0; r < ROUNDS; r++) {
+        check(weft_trace_open((size_t)1 << 17));
+        for (int i = 0; i < 1 << 17; i++)
+            weft_trace_add(WEFT_TRACK_STEP, "warm", 1, 2, 3); /* touch the ring */
+        double t = weft_now();
+        for (uint32_t i = 0; i < CALLS; i++) weft_trace_add(WEFT_TRACK_STEP, "forward", i, i + 1, i);
+        double u = weft_now();
+        for (uint32_t i = 0; i < CALLS; i++) {
+            const uint64_t begin = weft_now_ns();
+            weft_trace_add(WEFT_TRACK_STEP, "forward", begin, weft_now_ns(), i);
+        }
+        double v = weft_now();
+        weft_trace_close();
+        double w = weft_now();
+        for (uint32_t i = 0; i < CALLS; i++) weft_trace_add(WEFT_TRACK_STEP, "forward", i, i + 1, i);
+        closed[r] = (weft_now() - w) / CALLS;
+        add[r] = (u - t) / CALLS;
+        timed[r] = (v - u) / CALLS;
+    }
+    row("trace an event", "ns", 1e-9, add, ROUNDS, "target: 80 ns");
+    row("the same, and read the clock twice", "ns", 1e-9, timed, ROUNDS, "");
+    row("the same call, no trace open", "ns", 1e-9, closed, ROUNDS, "");
+}
+
+/* ---- metrics text ---- */
+
+static void bench_render(void) {
+    enum { ROUNDS = 50, SERIES = 10000, BYTES = 4 << 20 };
+    static char label[SERIES][8];
+    char *text = need(malloc(BYTES)), *copy = need(malloc(BYTES)), beside[64];
+    double render[ROUNDS], floor_s[ROUNDS];
+    om_text o = {0};
+    for (int i = 0; i < SERIES; i++) snprintf(label[i], sizeof label[i], "%d", i);
+    for (int r = 0; r < ROUNDS; r++) {
+        double t = weft_now();
+        om_begin(&o, text, BYTES, OM_OPENMETRICS);
+        om_family(&o, OM_GAUGE, "weft_many", "seconds", "Many.");
+        for (int i = 0; i < SERIES; i++)
+            om_sample(&o, (om_label[]){{"lane", "bulk"}, {"rank", label[i]}}, 2, (i + 0.5) * 1e-6 + r);
+        check(om_end(&o));
+        double u = weft_now();
+        memcpy(copy, text, o.n);
+        floor_s[r] = weft_now() - u;
+        render[r] = u - t;
+    }
+    snprintf(beside, sizeof beside, "%zu bytes; target: 5 ms", o.n);
+    row("render 10000 series", "ms", 1e-3, render, ROUNDS, beside);
+    row("floor: copy that text", "ms", 1e-3, floor_s, ROUNDS, "");
+    free(text);
+    free(copy);
+}
+
+static void bench_trace_files(const char *dir) {
+    enum { RANKS = 8, EVENTS = 125000, ROUNDS = 3 };
+    const weft_trace_clock clock[2] = {{1000, 5e6, 900}, {(uint64_t)1e12, 6e6, 900}};
+    double write_s[ROUNDS], merge_s[ROUNDS];
+    char path[4200];
+    weft_trace_merged m = {0};
+    for (int r = 0; r < ROUNDS; r++) {
+        write_s[r] = 0;
+        for (int rank = 0; rank < RANKS; rank++) {
+            check(weft_trace_open(EVENTS));
+            for (uint32_t i = 0; i < EVENTS; i++)
+                weft_trace_add(WEFT_TRACK_PIECE, "piece", (uint64_t)1e9 + 7000u * i,
+                               (uint64_t)1e9 + 7000u * i + 5000, i);
+            snprintf(path, sizeof path, "%s/trace.%d.json", dir, rank);
+            double t = weft_now();
+            check(weft_trace_write(path, rank, clock, 2));
+            write_s[r] += weft_now() - t;
+            weft_trace_close();
+        }
+        snprintf(path, sizeof path, "%s/trace.json", dir);
+        double t = weft_now();
+        check(weft_trace_merge(dir, path, &m));
+        merge_s[r] = weft_now() - t;
+    }
+    row("write 8 traces of 125000 events", "s", 1, write_s, ROUNDS, "one after the other, synced");
+    row("merge them", "s", 1, merge_s, ROUNDS, "target with writing one: 5 s for 1e6 events");
 }
 
 /* ---- emitting ---- */
@@ -179,7 +267,10 @@ int main(int argc, char **argv) {
     }
     if (!json) printf("%-34s %10s %10s %10s\n", "", "min", "median", "p99");
     bench_set();
+    bench_trace();
+    bench_render();
     bench_emit(dir);
+    bench_trace_files(dir);
     bench_report(dir, steps);
     check(weft_remove_tree(dir));
     return 0;
