@@ -98,7 +98,8 @@ static weft_status draw(page *p, const saves *s) {
     }
     for (size_t i = 0; i < s->n; i++) {
         const save *a = &s->list[i];
-        bar[c.n++] = (chart_bar){a->t - p->t0, a->failed ? (double)NAN : a->seconds};
+        bar[c.n++] =
+            (chart_bar){a->t - p->t0, a->failed ? (double)NAN : fmax(a->seconds, 0)}; /* not said: 0 */
         if (!a->failed && isfinite(a->seconds)) {
             seconds[n++] = a->seconds;
             exposed += isfinite(a->exposed) ? a->exposed : a->seconds;
