@@ -110,8 +110,12 @@ static weft_status open_adopted(const char *path, weft_shard *s) {
 weft_status shard_open(const char *path, weft_shard *s) {
     memset(s, 0, sizeof *s);
     if (adopt_is(path)) return open_adopted(path, s);
-    WEFT_TRY(weft_container_open(path, SHARD_FORMAT, SHARD_VERSION, &s->file));
-    weft_status st = read_info(s);
+    weft_status st = weft_container_open(path, SHARD_FORMAT, SHARD_VERSION, &s->file);
+    size_t n = strlen(path);
+    if (st == WEFT_ERR_FORMAT && n > 4 && !strcmp(path + n - 4, ".bin"))
+        st = weft_context(st, "%s has no .weft.json beside it (weft data import --in-place makes one)", path);
+    WEFT_TRY(st);
+    st = read_info(s);
     if (st == WEFT_OK) st = read_sets(s);
     if (st == WEFT_OK) st = read_mask(s);
     if (st < 0) shard_close(s);

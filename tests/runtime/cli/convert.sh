@@ -18,6 +18,12 @@ for f in llama.bin v0.bin v1.bin; do
   [ "$(loss $f)" = "$llama" ] || fail "llama through $f: $(loss $f), not $llama"
 done
 
+# what llm.c and llama2.c compute from the files, written down independently: the logits of transformers
+oracle() { python3 "$top/tests/runtime/cli/convert_oracle.py" "$1" "$golden/$2/expected.safetensors"; }
+near() { python3 -c "import sys; sys.exit(not $1 < 1e-4)"; }
+near "$(oracle gpt2.bin gpt2)" || fail "llm.c would compute other logits: off by $(oracle gpt2.bin gpt2)"
+near "$(oracle v0.bin llama)" || fail "llama2.c would compute other logits: off by $(oracle v0.bin llama)"
+
 # back to HuggingFace, in one file and in shards: the same bytes as transformers wrote
 convert gpt2.bin back_gpt2
 cmp back_gpt2/model.safetensors "$golden/gpt2/model.safetensors"
@@ -52,6 +58,8 @@ open('transposed.bin', 'wb').write(raw)
 P
 [ "$(loss unpermuted.bin)" != "$llama" ] || fail "the order of rotary rows makes no difference"
 [ "$(loss transposed.bin)" != "$gpt2" ] || fail "a transposed matrix makes no difference"
+near "$(oracle unpermuted.bin llama)" && fail "the oracle does not see the order of rotary rows"
+near "$(oracle transposed.bin gpt2)" && fail "the oracle does not see a transposed matrix"
 
 # what happens without being asked for: nothing
 expect 73 'gpt2.bin is there already; --force' "$weft" ckpt convert "$golden/gpt2" gpt2.bin --to llmc

@@ -30,6 +30,7 @@ j = json.load(sys.stdin)
 assert j["docs"] == 100 and j["vocab"] == 32 and j["in_place"] is False, j'
 
 # in place: the same run, loss for loss
+expect 65 'import --in-place' "$weft" data info c.bin
 "$weft" data import c.bin --vocab 32 --eot 31 --in-place >/dev/null
 "$weft" data info c.bin | grep -q 'in 100 documents' || fail "info of a file in place"
 cat >run.yaml <<'Y'
