@@ -54,7 +54,8 @@ const weft_config_key weft_run_keys[] = {
     FLOAT("model.init_std", model.init_std, "0.02", 0, 1, "standard deviation of the initial weights"),
 
     LIST("data.train", data.train,
-         "token shards (*.wtok.h5) to train on, made by `weft data prepare`; * ? [ make patterns"),
+         "token shards (*.wtok.h5) to train on, or .bin files that `weft data import` adopted; * ? [ make "
+         "patterns"),
     LIST("data.sources", data.sources,
          "a mixture instead of data.train: NAME=WEIGHT:SHARD,SHARD for each source"),
     BOOL("data.private", data.private, "false",
