@@ -14,9 +14,9 @@
 
 #include <xxhash.h>
 
-#include "base/file.h"
 #include "base/rng.h"
 #include "benchmarks/harness.h"
+#include "benchmarks/text.h"
 #include "io/tokenizer/split.h"
 #include "io/tokenizer/tok.h"
 
@@ -56,37 +56,6 @@ static void *need(void *p) {
         exit(1);
     }
     return p;
-}
-
-static char *made_up_text(size_t n) {
-    char *s = need(malloc(n));
-    for (size_t i = 0, word = 0; i < n; word++) {
-        uint64_t r = weft_rng_u64(1, 1, word);
-        uint64_t spelling = weft_rng_u64(2, 1, r % (1 + (r >> 32 & 16383))); /* frequent words are few */
-        for (size_t j = 0; j < 1 + spelling % 8 && i < n; j++)
-            s[i++] = (char)('a' + (spelling >> (8 + 5 * j)) % 26);
-        if (i < n) s[i++] = word % 12 ? ' ' : '\n';
-    }
-    return s;
-}
-
-static char *read_text(const char *path, size_t *n, const char **name) {
-    char *s = NULL;
-    *name = path ? path : "KJV";
-    if (path) {
-        check(weft_file_read(path, (size_t)1 << 30, &s, n));
-        return s;
-    }
-    enum { ROOM = 8 << 20 };
-    FILE *p = popen("bible -p /usr/lib Gen1:1-Rev22:21 2>/dev/null", "r");
-    s = need(malloc(ROOM));
-    *n = p ? fread(s, 1, ROOM, p) : 0;
-    if (p) pclose(p);
-    if (*n > MIB) return s;
-    free(s);
-    *name = "made up";
-    *n = 4 << 20;
-    return made_up_text(*n);
 }
 
 /* ASCII letters moved to U+4E00 and on, three bytes each, so that decoding and table look-ups are paid. */
@@ -196,7 +165,7 @@ int main(int argc, char **argv) {
     }
     if (rounds < 1 || rounds > MAX_ROUNDS) rounds = 15;
     static text t[2];
-    t[0].s = read_text(path, &t[0].n, &t[0].name);
+    t[0].s = bench_text(path, &t[0].n, &t[0].name);
     t[1].s = to_cjk(t[0].s, t[0].n, &t[1].n);
     t[1].name = "as CJK";
     uint32_t *ids = need(malloc((t[1].n + 1) * sizeof *ids));

@@ -287,7 +287,7 @@ static char *write_corpus(void) {
     char *path = strdup(scratch_path(&t, "corpus.jsonl"));
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
-    for (uint64_t i = 0; i < 3000; i++) {
+    for (uint64_t i = 0; i < 1200; i++) {
         fprintf(f, "{\"text\": \"");
         for (uint64_t k = 0; k < 1 + weft_rng_u64(seed, 20, i) % 30; k++)
             fprintf(f, "the Lord %llu,\\n ", (unsigned long long)weft_rng_u64(seed, 21 + i, k) % 1000);
@@ -304,7 +304,7 @@ static weft_prepare_opts small_steps(int threads) {
                                .threads = threads,
                                .block_bytes = 20000,
                                .piece_bytes = 50000,
-                               .shard_tokens = 60000};
+                               .shard_tokens = 25000};
 }
 
 /* The digests of all shards in dir, one behind the other; returns how many. */
@@ -339,7 +339,7 @@ static void threads_do_not_change_bytes(void **state) {
         weft_prepare_result r;
         char *out = strdup(scratch_path(&t, "out"));
         assert_ok(prepare_with((const char *const *)&path, 1, tok, out, &o, NULL, &r));
-        assert_true(r.train_shards > 3 && r.train.docs + r.valid.docs == 3000);
+        assert_true(r.train_shards > 3 && r.train.docs + r.valid.docs == 1200);
         if (threads == 1) n = digests(out, want);
         assert_int_equal(n, r.train_shards + 1);
         assert_int_equal(digests(out, got), n);
@@ -366,7 +366,7 @@ static void failures_can_be_taken_up(void **state) {
     size_t n = digests(out, want);
     int resumed = 0;
     for (size_t k = 0; k < sizeof sites / sizeof *sites; k++)
-        for (long at = 1;; at += 1 + at / 8) {
+        for (long at = 1;; at += 1 + at / 4) {
             assert_ok(weft_remove_tree(out));
             weft_fault_arm(sites[k], at);
             weft_status s = prepare_with((const char *const *)&path, 1, tok, out, &o, NULL, &r);
@@ -381,7 +381,7 @@ static void failures_can_be_taken_up(void **state) {
             assert_int_equal(digests(out, got), n);
             assert_memory_equal(got, want, 16 * n);
         }
-    assert_true(resumed > 20);
+    assert_true(resumed > 10);
     weft_tok_destroy(tok);
     free(out);
     free(path);
