@@ -1,6 +1,8 @@
 /* One line of JSONL; see jsonl.h. JSON itself is jansson's: numbers, escapes, surrogates, depth. */
 #include "io/dataset/jsonl.h"
 
+#include "io/dataset/json_line.h"
+
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,6 +62,10 @@ weft_status jsonl_parse(const char *file, size_t number, const char *line, size_
         n -= 3;
     }
     if (blank(line, n)) return WEFT_OK;
+    if (!form->chat) {
+        WEFT_TRY(json_line_text(line, n, form->field, &t->room, &t->cap, &t->text, &t->n, &t->found));
+        if (t->found) return WEFT_OK;
+    }
     json_error_t e;
     json_t *o = json_loadb(line, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
     if (!o)
@@ -78,12 +84,14 @@ weft_status jsonl_parse(const char *file, size_t number, const char *line, size_
         return s;
     }
     t->json = o;
+    t->found = 1;
     return WEFT_OK;
 }
 
 void jsonl_free(jsonl_text *t) {
     json_decref(t->json);
     t->json = NULL;
+    t->found = 0;
     t->text = NULL;
     t->n = 0;
 }
@@ -91,4 +99,7 @@ void jsonl_free(jsonl_text *t) {
 void jsonl_end(jsonl_text *t) {
     jsonl_free(t);
     chat_free(&t->chat);
+    free(t->room);
+    t->room = NULL;
+    t->cap = 0;
 }

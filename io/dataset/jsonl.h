@@ -10,10 +10,13 @@ typedef struct jsonl_form { /* what a line should be */
 } jsonl_form;
 
 typedef struct jsonl_text {
-    void *json;       /* NULL: a blank line */
-    const char *text; /* owned by `json`; may hold zero bytes; NULL: a conversation */
+    int found;        /* 0: a blank line */
+    const char *text; /* in the line, in `room` or in `json`; may hold zero bytes; NULL: a conversation */
     size_t n;
     chat chat; /* its parts point into `json` */
+    void *json;
+    char *room;
+    size_t cap;
 } jsonl_text;
 
 /* The document in line[0..n). t: all zero, or used before and freed by jsonl_free since. FORMAT names file, line and

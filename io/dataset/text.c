@@ -90,7 +90,7 @@ static weft_status next_line(weft_text *t, const char **text, size_t *n) {
     t->at += len + (nl != NULL);
     weft_status s = jsonl_parse(t->inputs.item[b->input].name, t->line++, line, len, &t->form, &t->doc);
     if (s == WEFT_ERR_FORMAT && t->skip_bad) return WEFT_OK;
-    if (s < 0 || !t->doc.json) return s;
+    if (s < 0 || !t->doc.found) return s;
     if (t->doc.text) {
         *text = t->doc.text;
         *n = holdout_split(&t->hold, t->doc.text, t->doc.n);

@@ -122,7 +122,7 @@ static weft_status tokenize_lines(const tokenizer_job *j, const text_block *b, t
         size_t n = nl ? (size_t)(nl - line) : b->n - at;
         at += n + (nl != NULL);
         s = jsonl_parse(name, number, line, n, &j->text->form, &t);
-        if (s == WEFT_OK && t.json)
+        if (s == WEFT_OK && t.found)
             s = add_line(j, out, line, n, &t);
         else if (s == WEFT_ERR_FORMAT && j->text->skip_bad) {
             out->skipped++;
