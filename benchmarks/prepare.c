@@ -24,7 +24,7 @@
 #define VOCAB      32768
 #define DOCUMENT   2048
 #define MAX_ROUNDS 100
-#define COPIES     8 /* of the text in the corpus */
+#define COPIES     20 /* of the text in the corpus */
 
 typedef struct bench {
     char *s;

@@ -18,7 +18,7 @@
 #include "io/tokenizer/split.h"
 
 #define PATIENCE                                                                                             \
-    ((size_t)16 << 20) /* plain text this long without a newline behind a letter is cut elsewhere */
+    ((size_t)4 << 20) /* plain text this long without a newline behind a letter is cut elsewhere */
 
 void blocks_open(block_reader *r, const text_inputs *inputs, const uint64_t *cut, size_t block_bytes) {
     *r = (block_reader){

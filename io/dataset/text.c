@@ -53,6 +53,8 @@ weft_status weft_text_rewind(weft_text *t) {
     blocks_close(&t->reader);
     blocks_open(&t->reader, &t->inputs, t->cut, 0);
     t->block.n = t->at = 0;
+    t->sampled = SIZE_MAX;
+    t->owed = t->delivered = 0;
     return WEFT_OK;
 }
 
@@ -89,7 +91,8 @@ static weft_status next_line(weft_text *t, const char **text, size_t *n) {
     size_t len = nl ? (size_t)(nl - line) : b->n - t->at;
     t->at += len + (nl != NULL);
     weft_status s = jsonl_parse(t->inputs.item[b->input].name, t->line++, line, len, &t->form, &t->doc);
-    if (s == WEFT_ERR_FORMAT && t->skip_bad) return WEFT_OK;
+    /* behind a jump the number of the line is not known: prepare will name it */
+    if (s == WEFT_ERR_FORMAT && (t->skip_bad || t->torn)) return WEFT_OK;
     if (s < 0 || !t->doc.found) return s;
     if (t->doc.text) {
         *text = t->doc.text;
@@ -99,21 +102,61 @@ static weft_status next_line(weft_text *t, const char **text, size_t *n) {
     return holdout_split(&t->hold, line, len) ? join(t, text, n) : WEFT_OK;
 }
 
-/* Has next had its share of the input that the reader is at? Then goes to the following one. */
-static weft_status enough(weft_text *t, int *skip) {
-    const block_reader *r = &t->reader;
-    *skip = 0;
-    if (!t->budget || r->input >= t->inputs.n) return WEFT_OK;
-    double total = 0, mine = 0;
-    for (size_t i = 0; i < t->inputs.n; i++) {
-        const text_input *in = &t->inputs.item[i];
-        double text = (double)in->bytes * (in->packing == STREAM_RAW ? 1 : PACKED_RATIO);
-        total += text;
-        if (i == r->input) mine = text;
+/* --- samples -------------------------------------------------------------------------------------------------- */
+
+/* Text of an input, roughly. */
+static double text_of(const text_input *in) {
+    return (double)in->bytes * (in->packing == STREAM_RAW ? 1 : PACKED_RATIO);
+}
+
+static void begin_input(weft_text *t, size_t input) {
+    t->sampled = input;
+    t->jumps = 0;
+    t->owed += text_of(&t->inputs.item[input]) * t->share;
+}
+
+/* Sends the reader to the next block of the sample. Files that are small beside their share of it are passed over until
+ * the share has caught up; of large ones come blocks at even distances, or the first part if they are packed. */
+static weft_status choose_next(weft_text *t) {
+    block_reader *r = &t->reader;
+    for (weft_status s = WEFT_OK; s == WEFT_OK && t->budget && r->input < t->inputs.n;
+         s = blocks_seek(r, r->input + 1, 0, 1)) {
+        const text_input *in = &t->inputs.item[r->input];
+        double mine = text_of(in) * t->share;
+        if (t->sampled != r->input) { /* its first block */
+            double owed = t->owed;
+            begin_input(t, r->input);
+            if (t->delivered > owed) continue;
+            return WEFT_OK;
+        }
+        if (in->packing != STREAM_RAW) {
+            if ((double)r->at < mine) return WEFT_OK;
+            continue;
+        }
+        uint64_t parts = (uint64_t)(mine / (double)BLOCK_BYTES) + 1, at;
+        if (++t->jumps >= parts) continue;
+        at = in->bytes / parts * t->jumps;
+        if (at <= r->at) return WEFT_OK;
+        t->torn = 1;
+        return blocks_seek(r, r->input, at, 1);
     }
-    if (total <= (double)t->budget || (double)r->at < mine / total * (double)t->budget) return WEFT_OK;
-    *skip = 1;
-    return blocks_seek(&t->reader, r->input + 1, 0, 1);
+    return WEFT_OK;
+}
+
+/* The next block into t->block; behind a jump it begins with the first whole line. */
+static weft_status next_block(weft_text *t) {
+    t->torn = 0;
+    WEFT_TRY(choose_next(t));
+    WEFT_TRY(blocks_next(&t->reader, &t->block));
+    t->at = 0;
+    t->line = t->block.line;
+    t->delivered += (double)t->block.n;
+    if (t->block.n && t->sampled != t->block.input)
+        begin_input(t, t->block.input); /* the one before was at its end */
+    if (!t->torn) return WEFT_OK;
+    const char *nl = memchr(t->block.buf, '\n', t->block.n);
+    t->at = nl ? (size_t)(nl - t->block.buf) + 1 : t->block.n;
+    return WEFT_OK;
 }
 
 weft_status weft_text_next(void *arg, const char **text, size_t *n) {
@@ -123,20 +166,17 @@ weft_status weft_text_next(void *arg, const char **text, size_t *n) {
     for (;;) {
         jsonl_free(&t->doc);
         if (t->at == t->block.n) {
-            int skip = 1;
-            while (skip) WEFT_TRY(enough(t, &skip));
-            WEFT_TRY(blocks_next(&t->reader, &t->block));
-            t->at = 0;
-            t->line = t->block.line;
+            WEFT_TRY(next_block(t));
             if (!t->block.n) return WEFT_OK;
+            if (t->at == t->block.n) continue;
         }
         const text_block *b = &t->block;
         if (t->inputs.item[b->input].jsonl) {
             WEFT_TRY(next_line(t, text, n));
         } else {
+            *text = b->buf + t->at;
+            *n = b->held || holdout_input(&t->hold, b->input) ? 0 : b->n - t->at;
             t->at = b->n;
-            *text = b->buf;
-            *n = b->held || holdout_input(&t->hold, b->input) ? 0 : b->n;
         }
         if (*n) return WEFT_OK;
     }
@@ -172,6 +212,9 @@ weft_status text_hold_out(weft_text *t, double share) {
 }
 
 weft_status text_sample(weft_text *t, uint64_t bytes) {
-    t->budget = bytes;
+    double total = 0;
+    for (size_t i = 0; i < t->inputs.n; i++) total += text_of(&t->inputs.item[i]);
+    t->budget = bytes && total > (double)bytes ? bytes : 0;
+    t->share = t->budget ? (double)bytes / total : 1;
     return weft_text_rewind(t);
 }

@@ -10,7 +10,7 @@
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/rng.h"
-#include "io/dataset/dataset.h"
+#include "io/dataset/text.h"
 #include "tests/io/container/scratch.h"
 #include "tests/support/scratch.h"
 
@@ -304,6 +304,61 @@ static void directories_and_patterns(void **state) {
     free(dir);
 }
 
+/* What a sample of `budget` bytes has: bytes, and documents (by number) of each quarter of `docs`. */
+static uint64_t sample(weft_text *x, uint64_t budget, unsigned docs, unsigned quarter[4]) {
+    const char *s;
+    size_t n;
+    uint64_t bytes = 0;
+    memset(quarter, 0, 4 * sizeof *quarter);
+    assert_ok(text_sample(x, budget));
+    for (;;) {
+        unsigned number;
+        assert_ok(weft_text_next(x, &s, &n));
+        if (!s) return bytes;
+        bytes += n;
+        assert_int_equal(sscanf(s, "doc %u ", &number), 1); /* begins at a line, wherever the block was */
+        assert_true(number < docs);
+        quarter[4 * number / docs]++;
+    }
+}
+
+static void samples_are_spread(void **state) {
+    (void)state;
+    enum { DOCS = 20000, SIZE = 1000, FILES = 200, EACH = 100 };
+    char *line = malloc(SIZE + 2), name[32], *one, *args[2];
+    memset(line, 'x', SIZE + 2);
+    FILE *big = fopen(scratch_path(&t, "one.jsonl"), "wb");
+    one = strdup(t.path);
+    args[0] = strdup(scratch_path(&t, "many"));
+    assert_ok(weft_mkdirs(args[0]));
+    FILE *small = NULL;
+    for (unsigned i = 0; i < DOCS; i++) {
+        if (i % EACH == 0) {
+            if (small) fclose(small);
+            snprintf(name, sizeof name, "many/%03u.jsonl", i / EACH);
+            small = fopen(scratch_path(&t, name), "wb");
+        }
+        for (int k = 0; k < 2; k++)
+            fprintf(k ? small : big, "{\"text\": \"doc %05u %.*s\"}\n", i, SIZE - 30, line);
+    }
+    fclose(small);
+    fclose(big);
+    args[1] = one;
+    for (int k = 0; k < 2; k++) { /* many small files; one large one */
+        weft_text *x;
+        unsigned quarter[4];
+        assert_ok(weft_text_open((const char *const *)&args[k], 1, NULL, &x));
+        assert_true(sample(x, 0, DOCS, quarter) > (uint64_t)DOCS * (SIZE - 30));
+        for (int q = 0; q < 4; q++) assert_int_equal(quarter[q], DOCS / 4);
+        uint64_t n = sample(x, 6 << 20, DOCS, quarter);
+        assert_true(n > 5 << 20 && n < 8 << 20);
+        for (int q = 0; q < 4; q++) assert_true(quarter[q] > DOCS / 4 / 10);
+        weft_text_close(x);
+        free(args[k]);
+    }
+    free(line);
+}
+
 static void bad_lines_are_passed_over_if_asked(void **state) {
     (void)state;
     const weft_text_opts o = {.size = sizeof o, .skip_bad = 1};
@@ -346,6 +401,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(packed_files_are_the_plain_ones, set_up, tear_down),
         cmocka_unit_test_setup_teardown(truncated_packed_files_are_named, set_up, tear_down),
         cmocka_unit_test_setup_teardown(directories_and_patterns, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(samples_are_spread, set_up, tear_down),
         cmocka_unit_test_setup_teardown(bad_lines_are_passed_over_if_asked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(read_errors_are_reported, set_up, tear_down),
     };
