@@ -217,7 +217,11 @@ static void ten_thousand_series_take_milliseconds(void **state) {
     weft_fault_arm(WEFT_FAULT_ALLOC, 0);
     assert_valid(buf, o.n, OM_OPENMETRICS);
     print_message("10000 series, %zu bytes: %.2f ms\n", o.n, best * 1e3);
-    assert_true(best < 0.05); /* ten times the target: sanitizers and busy machines */
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+    assert_true(best < 1);
+#else
+    assert_true(best < 0.05); /* ten times the target: busy machines */
+#endif
 }
 
 static void registered_names_become_families(void **state) {

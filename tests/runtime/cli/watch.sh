@@ -9,7 +9,7 @@ long=(--set train.steps=1000000 --set train.reproducible=false --set train.batch
 start 2 "$weft" train run.yaml -q "${long[@]}" --set log.metrics_port="$port" --set log.textfile=run.prom --set save.every=5 \
   --set run.dir=watched --set run.name='a "b"' >watched.txt 2>&1 &
 mpi=$!
-if ! "$weft" train run.yaml --set log.metrics_port=1 --set train.steps=1 --set run.dir=none 2>&1 | grep -q 'without libmicrohttpd'; then
+if ! "$weft" train run.yaml --set log.metrics_port=1 --set train.steps=1 --set run.dir=unbuilt 2>&1 | grep -q 'without libmicrohttpd'; then
   for _ in $(seq 200); do
     "$weft" top "http://127.0.0.1:$port" --json >url.json 2>/dev/null && grep -q '"step": [1-9]' url.json && grep -q '"checkpoints": [1-9]' url.json && break
     sleep 0.1
@@ -42,4 +42,30 @@ grep -q '^weft_run_running 0$' run.prom || { cat run.prom; fail "the textfile's 
 expect 66 '' "$weft" top none.such
 expect 64 'no http' "$weft" top http://
 expect 66 'no endpoint' "$weft" top "127.0.0.1:$port"
+
+# Traces of both ranks become one at the end, and again by hand; two runs are compared.
+for lr in 1e-3 3e-3; do
+  ranks 2 "$weft" train run.yaml -q --set run.dir=lr$lr --set optim.lr=$lr --set log.trace=true >lr.txt 2>&1 || { cat lr.txt; fail "lr $lr"; }
+done
+python3 - lr1e-3/trace.json <<'P' || fail "trace.json"
+import json, sys
+t = json.load(open(sys.argv[1]))
+assert t["otherData"]["ranks"] == 2 and t["otherData"]["clock_bound_us"] > 0, t["otherData"]
+steps = {e["pid"] for e in t["traceEvents"] if e["ph"] == "X" and e["name"] == "backward"}
+assert steps == {0, 1}, steps
+P
+"$weft" trace merge lr1e-3 -o merged.json | grep -q '^merged.json: 2 ranks, ' && cmp merged.json lr1e-3/trace.json || fail "weft trace merge"
+expect 66 'holds no trace' "$weft" trace merge .
+expect 64 'unknown' "$weft" trace split .
+"$weft" compare lr1e-3 lr3e-3 --json --html page.html >compare.json
+python3 - compare.json <<'P' || fail "weft compare"
+import json, sys
+j = json.load(open(sys.argv[1]))
+assert [r["steps"] for r in j["runs"]] == [6, 6] and j["config"] == {"optim.lr": ["1e-3", "3e-3"]}, j
+assert all(0 < r["loss_valid"] < 10 for r in j["runs"]), j
+P
+grep -q 'line c2' page.html || fail "the page"
+"$weft" compare lr1e-3 lr3e-3 | grep -q '^  optim.lr  *1e-3  *3e-3$' || fail "the table"
+expect 64 'At least two' "$weft" compare lr1e-3
+expect 66 'none/metrics.jsonl' "$weft" compare lr1e-3 none
 echo ok
