@@ -37,8 +37,8 @@ static weft_status mark_documents(const weft_shard *s, uint64_t at, int64_t n, c
     WEFT_TRY(document_of(s, doc, at, &k));
     for (int64_t t = 0;;) { /* document k goes on at t */
         WEFT_TRY(shard_check_docs(s, k + 1, k + 2));
-        int64_t end = doc[k + 1] - first;
-        for (; t < n && t < end; t++) start[t] = begin;
+        int64_t end = doc[k + 1] - first, stop = end < n ? end : n;
+        for (; t < stop; t++) start[t] = begin;
         if (end > n) return WEFT_OK; /* as the last one's does, at the latest: shard_open has seen to it */
         if (end < t)
             return weft_fail(WEFT_ERR_CORRUPT, "%s: document %" PRIu64 " ends before it starts",
@@ -55,7 +55,7 @@ static weft_status apply_mask(const weft_shard *s, uint64_t at, int64_t n, int32
     for (int64_t t = 0; t < n; t += MASK_PIECE) {
         int64_t k = n - t < MASK_PIECE ? n - t : MASK_PIECE;
         WEFT_TRY(shard_copy_mask(s, at + (uint64_t)t, (size_t)k, mask));
-        for (int64_t i = 0; i < k; i++) target[t + i] = mask[i] ? target[t + i] : -1;
+        for (int64_t i = 0; i < k; i++) target[t + i] |= (int32_t)mask[i] - 1; /* 0: all bits, which is -1 */
     }
     return WEFT_OK;
 }
@@ -66,7 +66,7 @@ static weft_status fill_row(const weft_shard *s, uint64_t at, int64_t n, int64_t
     int32_t *tok = rows->tok + row * (size_t)(T + 1), *target = rows->target + row * (size_t)T;
     int32_t *start = rows->start ? rows->start + row * (size_t)T : NULL;
     WEFT_TRY(shard_copy(s, at, (size_t)n + 1, tok));
-    for (int64_t t = 0; t < n; t++) target[t] = tok[t + 1];
+    memcpy(target, tok + 1, (size_t)n * sizeof *target);
     if (s->mask_set) WEFT_TRY(apply_mask(s, at + 1, n, target));
     if (start) WEFT_TRY(mark_documents(s, at, n, tok, target, start));
     for (int64_t t = n; t < T; t++) { /* behind the end of the shard */
