@@ -9,7 +9,7 @@ import sys
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 family = sys.argv[1]
-PROMPT = "And God said, Let there be"
+PROMPT = "In 1234567 days, he'll   come!\n  \nAnd GOD's; (won't) über $%&  x"  # splits and merges of every kind
 
 
 def have(*names):
@@ -122,7 +122,7 @@ def check_llama_cpp():
     """llama.cpp tokenizes the prompt and predicts as transformers does with the same model. (Its cache is f16.)"""
     import gguf
     model = load(f"{family}-hf")
-    for t, bound in (("f32", 2e-3), ("f16", 4e-3), ("bf16", 2e-2)):
+    for t, bound in (("f32", 5e-3), ("f16", 5e-3), ("bf16", 2e-2)):
         steps = ask_llama_cpp(f"{family}-{t}.gguf")
         d = distance(model, steps)
         assert len(steps) == 40 and d < bound, (t, len(steps), d)

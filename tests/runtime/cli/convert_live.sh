@@ -5,12 +5,13 @@
 python=${WEFT_PYTHON:-python3}
 "$python" -c 'import gguf' 2>/dev/null || "$python" -c 'import xllamacpp' 2>/dev/null || { echo "skipped: neither gguf nor xllamacpp"; exit 77; }
 bible Gen1:1-Exod10:29 </dev/null >text.txt
-"$weft" data prepare text.txt --out data --vocab 512 --holdout 0.1 >/dev/null 2>&1
+"$weft" data prepare text.txt --out llama-data --vocab 512 --holdout 0.1 >/dev/null 2>&1
+"$weft" data prepare text.txt --out gpt2-data --vocab 512 --holdout 0.1 --split cl100k >/dev/null 2>&1
 for family in llama gpt2; do
   cat >run.yaml <<Y
 run: {name: $family, dir: $family, seed: 1}
 model: {family: $family, layers: 2, hidden: 64, heads: 2, context: 128}
-data: {train: data/train.wtok.h5, tokenizer: data/tokenizer}
+data: {train: $family-data/train.wtok.h5, tokenizer: $family-data/tokenizer}
 train: {steps: 30, batch: 16}
 optim: {name: adamw, lr: 5e-3}
 Y

@@ -29,6 +29,20 @@ import json, sys
 j = json.load(sys.stdin)
 assert j["docs"] == 100 and j["vocab"] == 32 and j["in_place"] is False, j'
 
+# with its tokenizer a shard comes back whole: fingerprint, bytes of text, documents
+for i in 1 2 3; do printf 'Number %d: the quick brown fox, and the lazy dog.\n' $i $i$i $i$i$i >text$i.txt; done
+"$weft" data prepare text1.txt text2.txt text3.txt --out p --vocab 270 --holdout 0 >/dev/null 2>&1
+"$weft" data export p/train.wtok.h5 --to megatron --out p/x >/dev/null
+"$weft" data import p/x.bin --tokenizer p/tokenizer --out p/back.wtok.h5 >/dev/null
+"$weft" data import p/x.bin --tokenizer p/tokenizer --in-place >/dev/null
+for f in p/train.wtok.h5 p/back.wtok.h5 p/x.bin; do "$weft" data info $f --json; done | python3 -c '
+import json, sys
+a, *others = [json.loads(l) for l in sys.stdin]
+assert a["source_bytes"] > 100 and a["docs"] == 3, a
+for b in others:
+    for k in ("tokens", "docs", "source_bytes", "vocab", "eot", "tokenizer", "token_bytes"):
+        assert a[k] == b[k], (k, a, b)'
+
 # in place: the same run, loss for loss
 expect 65 'import --in-place' "$weft" data info c.bin
 "$weft" data import c.bin --vocab 32 --eot 31 --in-place >/dev/null
@@ -43,6 +57,9 @@ Y
 "$weft" train -q run.yaml
 "$weft" train -q run.yaml --set run.dir=b --set data.train=c.bin --set data.valid=c.bin
 [ -n "$(losses a)" ] && [ "$(losses a)" = "$(losses b)" ] || fail "in place, other samples: $(losses a) $(losses b)"
+"$weft" train -q run.yaml --set run.dir=pa --set data.pack=doc # documents are those of the .idx
+"$weft" train -q run.yaml --set run.dir=pb --set data.pack=doc --set data.train=c.bin --set data.valid=c.bin
+[ "$(losses pa)" = "$(losses pb)" ] && [ "$(losses pa)" != "$(losses a)" ] || fail "packed in place: $(losses pa) $(losses pb)"
 printf '\1' | dd of=c.bin bs=1 seek=5000 conv=notrunc status=none # control: one token changed
 cmp -s c.bin m.bin && fail "nothing was changed"
 expect 65 'c.bin is damaged, or was changed' "$weft" train -q run.yaml --set run.dir=c --set data.train=c.bin --set data.valid=
