@@ -28,6 +28,9 @@ typedef struct stall_board {
     _Atomic uint64_t since; /* ns: began to wait, or ended */
     char group[64], what[WHAT_BYTES];
     char text[SITES][SITE_BYTES]; /* of the call sites */
+    _Atomic uint64_t told;        /* stalls reported; release: the last one stands below */
+    double told_s;
+    char told_text[STALL_TEXT];
 } stall_board;
 
 struct stall {
@@ -36,15 +39,17 @@ struct stall {
     stall_board *board; /* by rank of the node */
     const void *site[SITES];
     uint32_t sites;
-    stall_told told;
+    uint64_t *noted; /* by rank of the node: those that stall_news has handed out */
 };
 
 weft_status stall_create(weft_ctx *c, stall **out) {
     stall *s = weft_calloc(1, sizeof *s);
-    weft_status e = weft_ctrl_agree(c->all, s ? WEFT_OK : WEFT_ERR_NOMEM);
+    if (s) s->noted = weft_calloc((size_t)c->all->node.size, sizeof *s->noted);
+    weft_status e = weft_ctrl_agree(c->all, s && s->noted ? WEFT_OK : WEFT_ERR_NOMEM);
     *out = NULL;
     if (e >= 0) e = segment_create(c->all, (size_t)c->all->node.size * sizeof(stall_board), &s->segment);
     if (e < 0) {
+        if (s) free(s->noted);
         free(s);
         return weft_context(e, "boards of the ranks");
     }
@@ -58,6 +63,7 @@ weft_status stall_create(weft_ctx *c, stall **out) {
 void stall_destroy(stall *s) {
     if (!s) return;
     segment_destroy(&s->segment);
+    free(s->noted);
     free(s);
 }
 
@@ -171,6 +177,17 @@ static int speaks(const weft_group *g) {
     return 1;
 }
 
+/* Puts on this rank's board what it has just reported; stalls of one rank are seconds apart, so that a reader that copies
+ * one is not overtaken. */
+static void tell(const weft_group *g, const char *what, const char *whom, uint64_t waited) {
+    if (!g->ctx->stall) return; /* the first group is being made */
+    stall_board *b = own_board(g->ctx->stall);
+    b->told_s = (double)waited * 1e-9;
+    snprintf(b->told_text, sizeof b->told_text, "%.60s waits in %.60s of group '%.30s'%.160s",
+             weft_group_peer(g, g->rank), what, g->name, whom);
+    atomic_fetch_add_explicit(&b->told, 1, memory_order_release);
+}
+
 int stall_report(const comm_op *op, uint64_t waited) {
     weft_group *g = op->group;
     const uint64_t now = weft_now_ns();
@@ -180,26 +197,29 @@ int stall_report(const comm_op *op, uint64_t waited) {
     site_text(b, op->site ? stall_site(g->ctx, op->site) : 0, ours, sizeof ours);
     weft_log(WEFT_LOG_WARN, "%s has waited %.1f s in %s of group '%s', called at %s",
              weft_group_peer(g, g->rank), (double)waited * 1e-9, op->what, g->name, ours);
-    stall_told *t = &g->ctx->stall->told;
-    t->count++;
-    t->seconds = (double)waited * 1e-9;
-    snprintf(t->text, sizeof t->text, "%s of group '%s'", op->what, g->name);
+    char first[STALL_TEXT] = "";
     int told = 0;
     for (int r = 0; r < g->size && told < 8; r++) {
         const stall_board *o = board_of(g, r);
         if (r == g->rank || (r != op->waits_for && (!o || op->waits_for >= 0))) continue;
         describe_board(g, r, now, text, sizeof text);
         weft_log(WEFT_LOG_WARN, "  %s %s", weft_group_peer(g, r), text);
-        if (!told++)
-            snprintf(t->text, sizeof t->text, "%.60s of group '%.30s': %.60s %.90s", op->what, g->name,
-                     weft_group_peer(g, r), text);
+        if (!told++) snprintf(first, sizeof first, ": %.60s %.120s", weft_group_peer(g, r), text);
     }
+    tell(g, op->what, first, waited);
     return 1;
 }
 
-void stall_last(const weft_ctx *c, stall_told *told) {
-    if (c->stall)
-        *told = c->stall->told;
-    else
-        memset(told, 0, sizeof *told);
+int stall_news(weft_ctx *c, stall_told *told) {
+    stall *s = c->stall;
+    for (int i = 0; s && i < c->all->node.size; i++) {
+        const stall_board *b = &s->board[i];
+        const uint64_t n = atomic_load_explicit(&b->told, memory_order_acquire);
+        if (n == s->noted[i]) continue;
+        s->noted[i] = n;
+        told->seconds = b->told_s;
+        snprintf(told->text, sizeof told->text, "%.*s", STALL_TEXT - 1, b->told_text);
+        return 1;
+    }
+    return 0;
 }

@@ -12,6 +12,8 @@
 #include "comm/drive.h"
 #include "weft/comm.h"
 
+#define STALL_TEXT 384
+
 typedef struct stall stall;
 
 /* What a rank posted as a small reduction. */
@@ -33,15 +35,14 @@ void stall_enter(const comm_op *op);
 void stall_leave(weft_ctx *c);
 /* "rank 1 (...) posts 3 reductions, first f64 sum of ..., at prog(main+0x12)". */
 void stall_describe(const weft_group *g, int rank, const stall_note *n, char *text, size_t bytes);
-/* The last stall that this rank reported. */
+/* A stall that a rank of this node reported. */
 typedef struct stall_told {
-    uint64_t count; /* so far */
-    double seconds; /* how long it had waited then */
-    char text[256]; /* "bcast of group 'world': rank 1 (...) is outside weft" */
+    double seconds;        /* how long it had waited then */
+    char text[STALL_TEXT]; /* "rank 0 (...) waits in bcast of group 'world': rank 1 (...) is outside weft" */
 } stall_told;
 
-/* Of this rank: where another rank of the node had the word, it is not counted here. Main thread. */
-void stall_last(const weft_ctx *c, stall_told *told);
+/* 1: *told is one that this rank has not been given yet; of several by one rank in between, the last. Main thread. */
+int stall_news(weft_ctx *c, stall_told *told);
 /* Logs who keeps op waiting, after `waited` ns, and returns 1; 0 if a lower rank of the node that waits in the group has
  * the word: ask again. */
 int stall_report(const comm_op *op, uint64_t waited);

@@ -64,7 +64,6 @@ struct weft_trainer {
     weft_metrics *metrics; /* rank 0 */
     uint32_t id_loss, id_valid, id_bpb, id_rate, id_mfu, id_norm, id_lr, id_phase[PHASES];
     uint32_t id_lane[TRAINER_LANES][TRAINER_LANE_FIGURES];
-    uint64_t stalls; /* reported so far */
     double lanes_at; /* weft_now() of the last look at them */
     struct weft_export *exporter;
     struct weft_trace_clock *clocks; /* measured so far; NULL: no trace */

@@ -40,15 +40,10 @@ static void set_lane(const uint32_t *id, const weft_lane_stats *s) {
     weft_metric_set(id[LANE_MAX], used && s->max_us > 0 ? s->max_us * 1e-6 : (double)NAN);
 }
 
-/* A wait that was reported becomes an event, so that the report has it. */
-static void note_stall(weft_trainer *t) {
-    stall_told told;
-    stall_last(t->o.ctx, &told);
-    if (told.count == t->stalls) return;
-    t->stalls = told.count;
-    json_t *j = json_pack("{s:I, s:f, s:o}", "step", (json_int_t)t->st.step, "seconds", told.seconds, "text",
-                          json_string(told.text));
-    char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+static void stall_event(weft_trainer *t, const stall_told *told) {
+    json_t *j = json_pack("{s:I, s:f, s:s}", "step", (json_int_t)t->st.step, "seconds", told->seconds, "text",
+                          told->text);
+    char *text = j ? json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
     if (text) {
         text[strlen(text) - 1] = 0; /* members without braces */
         if (weft_metrics_event(t->metrics, "stall", text + 1) < 0) weft_warn("%s", weft_last_error());
@@ -57,11 +52,17 @@ static void note_stall(weft_trainer *t) {
     free(text);
 }
 
+/* Waits that ranks of rank 0's node have reported become events, so that the report has them. */
+static void note_stalls(weft_trainer *t) {
+    stall_told told;
+    while (stall_news(t->o.ctx, &told)) stall_event(t, &told);
+}
+
 void trainer_watch_lanes(weft_trainer *t, int last) {
     weft_stats_buf s = {.size = sizeof s};
     const double now = weft_now();
     if (t->ranks == 1) return;
-    note_stall(t);
+    note_stalls(t);
     if (!t->lanes_at) t->lanes_at = now + 1 - LANES_S; /* the first steps are not like the others */
     if ((last || now - t->lanes_at >= LANES_S) && weft_stats(t->o.ctx, &s, 0) >= 0)
         t->lanes_at = now;

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "comm/group.h"
 #include "comm/lat.h"
+#include "comm/stall.h"
 #include "tests/support/mpi_test.h"
 
 #define LATE 1
@@ -63,6 +64,12 @@ static void a_late_rank_is_named(void **state) {
         assert_non_null(
             strstr(text, "is outside weft; its last small reduction here was number 1, at test_comm_stall("));
     }
+    stall_told told; /* all ranks of the node can read what one has said, once */
+    assert_int_equal(stall_news(c, &told), 1);
+    assert_true(told.seconds >= 0.3 && told.seconds < 60);
+    assert_non_null(strstr(told.text, "rank 0 ("));
+    assert_non_null(strstr(told.text, " waits in small reduction of group 'physics': rank 1 ("));
+    assert_int_equal(stall_news(c, &told), 0);
     end(c);
 }
 
@@ -113,6 +120,8 @@ static void a_punctual_program_reports_nothing(void **state) {
     for (int i = 0; i < 1000; i++) assert_ok(lat_allreduce(g, &x, &x, 1, WEFT_F64, WEFT_MAX, NULL));
     read_log(text, sizeof text);
     assert_string_equal(text, "");
+    stall_told told;
+    assert_int_equal(stall_news(c, &told), 0);
     end(c);
 }
 
