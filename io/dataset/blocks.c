@@ -173,6 +173,7 @@ weft_status blocks_next(block_reader *r, text_block *b) {
         if (!r->stream) WEFT_TRY(open_input(r));
         WEFT_TRY(next_size(r, &n));
         if (n) return take(r, n, b);
+        WEFT_TRY(inputs_unchanged(&r->inputs->item[r->input]));
         r->before += r->inputs->item[r->input].bytes;
         r->at = 0;
         r->line = 1;

@@ -17,7 +17,8 @@
 /* --- shards ------------------------------------------------------------------------------------------------- */
 
 typedef struct weft_shard_info {
-    uint64_t tokens, docs, source_bytes; /* source_bytes: raw text bytes that the tokens stand for */
+    uint64_t tokens, docs, source_bytes; /* source_bytes: raw text bytes that the tokens stand for; with a
+ mask, that those with mask 1 stand for */
     uint32_t vocab;
     int64_t eot;        /* -1: none */
     uint64_t tokenizer; /* weft_tok_fingerprint; 0: synthetic */

@@ -41,6 +41,10 @@ static int kind_of_name(const char *path, stream_packing *packing, int *jsonl) {
     return *jsonl || ends_with(path, n, ".txt") || ends_with(path, n, ".text");
 }
 
+static int64_t mtime_of(const struct stat *st) {
+    return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+}
+
 static weft_status add(text_inputs *t, const char *path, const char *name, const struct stat *st) {
     if (t->n == MAX_INPUTS) return weft_fail(WEFT_ERR_ARG, "more than %zu text files", MAX_INPUTS);
     if (t->n == t->cap) {
@@ -51,8 +55,7 @@ static weft_status add(text_inputs *t, const char *path, const char *name, const
         t->cap = cap;
     }
     text_input *i = &t->item[t->n++];
-    *i = (text_input){.bytes = (uint64_t)st->st_size,
-                      .mtime_ns = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec};
+    *i = (text_input){.bytes = (uint64_t)st->st_size, .mtime_ns = mtime_of(st)};
     kind_of_name(path, &i->packing, &i->jsonl);
     t->bytes += i->bytes;
     i->path = weft_strdup(path);
@@ -214,6 +217,13 @@ weft_status inputs_expand(const char *const *args, size_t n, int stdin_plain, co
             return weft_fail_errno(errno, "text file %s", args[i]);
     }
     return WEFT_OK;
+}
+
+weft_status inputs_unchanged(const text_input *i) {
+    struct stat st;
+    if (stat(i->path, &st) < 0) return weft_fail_errno(errno, "text file %s", i->name);
+    if ((uint64_t)st.st_size == i->bytes && mtime_of(&st) == i->mtime_ns) return WEFT_OK;
+    return weft_fail(WEFT_ERR_FORMAT, "%s was changed while it was read", i->name);
 }
 
 void inputs_free(text_inputs *t) {

@@ -26,6 +26,8 @@ typedef struct text_inputs {
  * stdin_plain: standard input is plain text. *out is to be freed in any case. NOTFOUND, ACCESS, FORMAT. */
 weft_status inputs_expand(const char *const *args, size_t n, int stdin_plain, const char *spool_dir,
                           text_inputs *out);
+/* FORMAT: the file has been changed since it was looked at. */
+weft_status inputs_unchanged(const text_input *i);
 void inputs_free(text_inputs *t);
 
 #endif

@@ -90,7 +90,7 @@ static weft_status add_part(const tokenizer_job *j, token_block *out, token_doc 
     }
     default: break;
     }
-    if (p->content) d->bytes += p->n;
+    if (p->content && p->learn) d->bytes += p->n;
     return put_text(j, out, d, p->text, p->n, p->learn);
 }
 

@@ -26,8 +26,8 @@ void data_print_shard(const char *path, const weft_shard_info *i, int json) {
     printf("%s\n  tokens        %llu in %llu documents, %d bytes each\n", path, (unsigned long long)i->tokens,
            (unsigned long long)i->docs, i->width);
     if (i->source_bytes)
-        printf("  source        %llu bytes, %.3f bytes per token\n", (unsigned long long)i->source_bytes,
-               (double)i->source_bytes / (double)i->tokens);
+        printf("  source        %llu bytes, %.3f bytes per token%s\n", (unsigned long long)i->source_bytes,
+               (double)i->source_bytes / (double)i->targets, i->masked ? " that is learnt" : "");
     printf("  vocabulary    %u, end of text %lld, tokenizer %016llx\n", i->vocab, (long long)i->eot,
            (unsigned long long)i->tokenizer);
     if (i->masked)

@@ -66,7 +66,8 @@ weft_status weft_evaluate(weft_model *m, const weft_data *d, weft_group *g, cons
             targets += sums[windows + i];
         }
         /* a part of the windows, or of the targets, stands for the whole text by its share of the tokens */
-        double bytes = (double)info->source_bytes * (targets / (double)(info->tokens - 1));
+        uint64_t all = info->masked ? info->targets : info->tokens - 1;
+        double bytes = (double)info->source_bytes * (targets / (double)all);
         *e = (weft_evaluation){.loss = nats / targets,
                                .bits_per_byte = info->source_bytes ? nats / M_LN2 / bytes : NAN,
                                .tokens = targets,

@@ -92,7 +92,7 @@ static weft_status open_data(weft_trainer *t) {
     t->context = context;
     WEFT_TRY(trainer_open_sources(t));
     const weft_shard_info *info = weft_data_info(t->data);
-    t->bytes_per_token = (double)info->source_bytes / (double)info->tokens;
+    t->bytes_per_token = (double)info->source_bytes / (double)info->targets;
     if (c->data.valid) {
         const weft_source_spec src = {
             .name = "valid", .weight = 1, .shards = (const char *const *)&c->data.valid, .nshards = 1};

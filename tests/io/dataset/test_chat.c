@@ -88,7 +88,7 @@ static void chatml(void **state) {
            "<|im_start|>assistant\nok<|im_end|>\n",
            "0  0 000000 0 000 0 0  0 0000 0 00 0 0  0 000000000 0 11111 1 0  0 0000 0 0000000000 0 0"
            "  0 000000000 0 11 1 0");
-    assert_int_equal(r.train.source_bytes, 3 + 2 + 5 + 10 + 2);
+    assert_int_equal(r.train.source_bytes, 5 + 2); /* what is learnt */
     /* a marker in what the user says is ten bytes, not a token: the mask above counts them */
     weft_tok_destroy(tok);
 }

@@ -359,6 +359,22 @@ static void samples_are_spread(void **state) {
     free(line);
 }
 
+static void files_must_not_change_meanwhile(void **state) {
+    (void)state;
+    char *p = put_text("x.jsonl", "{\"text\": \"a\"}\n");
+    weft_text *x;
+    assert_ok(weft_text_open((const char *const *)&p, 1, NULL, &x));
+    free(put_text("x.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"}\n"));
+    const char *s;
+    size_t n;
+    weft_status st = WEFT_OK;
+    for (int i = 0; st == WEFT_OK && i < 3; i++) st = weft_text_next(x, &s, &n);
+    assert_int_equal(st, WEFT_ERR_FORMAT);
+    assert_non_null(strstr(weft_last_error(), "was changed while it was read"));
+    weft_text_close(x);
+    free(p);
+}
+
 static void bad_lines_are_passed_over_if_asked(void **state) {
     (void)state;
     const weft_text_opts o = {.size = sizeof o, .skip_bad = 1};
@@ -402,6 +418,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(truncated_packed_files_are_named, set_up, tear_down),
         cmocka_unit_test_setup_teardown(directories_and_patterns, set_up, tear_down),
         cmocka_unit_test_setup_teardown(samples_are_spread, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(files_must_not_change_meanwhile, set_up, tear_down),
         cmocka_unit_test_setup_teardown(bad_lines_are_passed_over_if_asked, set_up, tear_down),
         cmocka_unit_test_setup_teardown(read_errors_are_reported, set_up, tear_down),
     };
