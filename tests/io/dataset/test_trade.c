@@ -416,6 +416,33 @@ static void failures_leave_nothing(void **state) {
     assert_int_equal(system(command), 0);
 }
 
+/* Memory that runs out anywhere is an error, and nothing is lost (leaks: the sanitizer's run). */
+static void failing_allocations_are_reported(void **state) {
+    (void)state;
+    weft_import_opts o = opts(50257, 11);
+    megatron(&bin, &idx, 8, 2, 50257, 11, 0);
+    save(in("a.bin"), &bin);
+    save(in("a.idx"), &idx);
+    for (int what = 0; what < 4; what++) {
+        long nth = 1;
+        for (;; nth++) {
+            weft_fault_arm(WEFT_FAULT_ALLOC, nth);
+            weft_status s = what == 0   ? weft_data_import(in("a.bin"), in("a.wtok.h5"), &o, NULL)
+                            : what == 1 ? weft_data_adopt(in("a.bin"), &o, NULL)
+                            : what == 2
+                                ? weft_shard_verify(in("a.bin"), NULL)
+                                : weft_data_export(in("a.bin"), WEFT_EXPORT_MEGATRON, in("ab"), NULL, NULL);
+            weft_fault_arm(WEFT_FAULT_ALLOC, 0);
+            if (s == WEFT_OK) break;
+            assert_true(*weft_last_error() != 0 && nth < 1000);
+        }
+        assert_true(nth > 2);
+    }
+    assert_shard(in("a.wtok.h5"), 50257, 11, starts, DOCS);
+    assert_file(in("ab.bin"), &bin);
+    assert_file(in("ab.idx"), &idx);
+}
+
 static int set_up(void **state) {
     if (scratch_make(state) < 0) return 1;
     snprintf(dir, sizeof dir, "%s", (char *)*state);
@@ -431,6 +458,7 @@ int main(void) {
         cmocka_unit_test(a_file_that_changed_is_not_used),
         cmocka_unit_test(wrong_numbers_are_refused),
         cmocka_unit_test(failures_leave_nothing),
+        cmocka_unit_test(failing_allocations_are_reported),
     };
     return cmocka_run_group_tests_name("io/dataset/trade", tests, set_up, scratch_remove);
 }

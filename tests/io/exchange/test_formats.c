@@ -424,6 +424,38 @@ static void a_failed_export_leaves_the_old_file(void **state) {
     scratch_remove(root);
 }
 
+/* Wherever an allocation or a read fails, the import says so, and nothing is lost (leaks: the sanitizer's run). */
+static void a_failed_import_is_reported(void **state) {
+    (void)state;
+    static const weft_fault_site sites[] = {WEFT_FAULT_ALLOC, WEFT_FAULT_READ};
+    char *root = scratch_make();
+    model m, back;
+    const char *a = at(root, "a");
+    model_golden(&m, "llama", WEFT_F32);
+    for (int k = 0; k < 2; k++) {
+        const weft_format *f = weft_format_find(k ? "llama2c" : "llmc");
+        assert_ok(export(f->name, a, &m, WEFT_F32, 0));
+        model_create(&back, &m.desc, WEFT_F32);
+        for (int i = 0; i < 2; i++) {
+            long nth = 1;
+            for (;; nth++) {
+                weft_model_desc d;
+                weft_fault_arm(sites[i], nth);
+                weft_status s = f->describe(a, &d);
+                if (s == WEFT_OK) s = f->import(a, &m.desc, back.t, back.n);
+                weft_fault_arm(sites[i], 0);
+                if (s == WEFT_OK) break;
+                assert_true(*weft_last_error() != 0 && nth < 1000);
+            }
+            assert_true(nth > 3);
+            assert_same_model(&m, &back);
+        }
+        model_destroy(&back);
+    }
+    model_destroy(&m);
+    scratch_remove(root);
+}
+
 /* Every f16, its neighbours in f32, and what lies half-way: as the definition has them. */
 static void f16_is_rounded_as_defined(void **state) {
     (void)state;
@@ -457,6 +489,7 @@ int main(void) {
         cmocka_unit_test(damaged_files_are_refused),
         cmocka_unit_test(the_caller_s_model_must_fit),
         cmocka_unit_test(a_failed_export_leaves_the_old_file),
+        cmocka_unit_test(a_failed_import_is_reported),
     };
     return cmocka_run_group_tests_name("io/exchange/formats", tests, NULL, NULL);
 }
