@@ -118,7 +118,7 @@ static weft_status parse_address(const char *text, int port, address *a, socklen
 
 static weft_status listen_on(const char *bind_to, int port, int *out, int *bound) {
     address a;
-    socklen_t bytes;
+    socklen_t bytes = 0;
     const int one = 1;
     WEFT_TRY(parse_address(bind_to, port, &a, &bytes));
     const int fd = socket(a.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

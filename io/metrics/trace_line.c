@@ -51,7 +51,7 @@ weft_status trace_head_read(const char *line, size_t n, trace_head *h) {
         s = weft_fail(WEFT_ERR_FORMAT, "the first line names no rank: written by an older weft?");
     else
         s = read_clock(json_object_get(other, "clock"), h);
-    if (s >= 0) {
+    if (s >= 0 && lost) {
         h->rank = (int)json_integer_value(rank);
         h->lost = strtod(lost, NULL);
     }

@@ -51,7 +51,7 @@ static weft_status find_files(merge *m) {
     closedir(d);
     if (s >= 0 && !m->n)
         s = weft_fail(WEFT_ERR_NOTFOUND, "%s holds no trace.<rank>.json (log.trace)", m->dir);
-    if (s >= 0) qsort(m->rank, (size_t)m->n, sizeof *m->rank, ascending);
+    if (s >= 0 && m->rank) qsort(m->rank, (size_t)m->n, sizeof *m->rank, ascending);
     return s;
 }
 

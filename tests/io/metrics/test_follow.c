@@ -58,7 +58,7 @@ static void every_line_is_taken_once_however_it_comes(void **state) {
         assert_ok(weft_follow_more(f, take, &s));
         assert_int_equal(s.records, i);
     }
-    assert_true(s.events == N / 50 && s.begins == 1 && s.steps == N * (N + 1) / 2);
+    assert_true(s.events == N / 50 && s.begins == 1 && (int)s.steps == N * (N + 1) / 2);
     weft_follow_close(f);
     free(path);
 }

@@ -165,7 +165,7 @@ static void end(void) {
 
 static void shifted_clocks_come_together(void **state) {
     double worst, bound;
-    int same;
+    int same = 0;
     (void)state;
     begin(3.7e9 * mpi_test_rank(), 1 + 300e-6 * mpi_test_rank());
     record_events(1, 3);
@@ -173,7 +173,7 @@ static void shifted_clocks_come_together(void **state) {
     if (mpi_test_rank() == 0) {
         print_message("apart by 3.7 s and 300 ppm a rank: worst %.2f us, bound %.2f us\n", worst, bound);
         assert_int_equal(same, 1); /* rank 0's own */
-        if (worst > bound + READ_NS / 2 * 1e-3) fail_msg("worst %.2f us, bound %.2f us", worst, bound);
+        if (worst > bound + READ_NS * 0.5e-3) fail_msg("worst %.2f us, bound %.2f us", worst, bound);
     }
     end();
 }
@@ -181,21 +181,21 @@ static void shifted_clocks_come_together(void **state) {
 /* The negative control: one measurement cannot see 300 ppm over a third of a second, 90 us a rank. */
 static void one_measurement_does_not_do(void **state) {
     double worst, bound;
-    int same;
+    int same = 0;
     (void)state;
     begin(3.7e9 * mpi_test_rank(), 1 + 300e-6 * mpi_test_rank());
     record_events(0, 1);
     merge_and_judge(&worst, &bound, &same);
     if (mpi_test_rank() == 0) {
         print_message("by one measurement: worst %.2f us, bound %.2f us\n", worst, bound);
-        assert_true(mpi_test_size() == 1 || worst > 70);
+        assert_true(mpi_test_size() == 1 || worst > 40); /* whatever the error of the one */
     }
     end();
 }
 
 static void equal_clocks_are_not_moved(void **state) {
     double worst, bound;
-    int same;
+    int same = 0;
     (void)state;
     begin(0, 1);
     record_events(0, 2);
