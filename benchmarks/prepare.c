@@ -139,7 +139,7 @@ int main(int argc, char **argv) {
     b.jsonl = weft_path_join(work, "corpus.jsonl");
     b.out = weft_path_join(work, "out");
     b.ids = malloc((b.n + 1) * sizeof *b.ids);
-    if (!b.jsonl || !b.out || !b.ids) return 1;
+    if (!b.jsonl || !b.out || !b.ids) exit(1);
     const weft_tok_opts o = {.size = sizeof o, .vocab = VOCAB, .threads = 1};
     check(tokenizer ? weft_tok_load(tokenizer, &b.tok) : weft_tok_train(&o, one_document, &doc, &b.tok));
     write_corpus(&b);

@@ -124,7 +124,7 @@ static weft_status render_messages(const char *where, const json_t *list, weft_c
         return weft_fail(WEFT_ERR_FORMAT, "%s: \"messages\" is not a list of 1 to %d messages", where,
                          CHAT_MAX_MESSAGES);
     for (size_t i = 0; i < n; i++) {
-        message m;
+        message m = {.role = "", .content = ""};
         WEFT_TRY(read_message(where, i + 1, json_array_get(list, i), &m));
         WEFT_TRY(put_message(c, template, &m));
         learnt |= m.learn && m.n;

@@ -109,7 +109,7 @@ static weft_status add_directory(text_inputs *t, const char *dir, int depth) {
     weft_status s = depth < MAX_DEPTH ? list_directory(dir, &l)
                                       : weft_fail(WEFT_ERR_FORMAT, "%s: too many directories deep", dir);
     for (size_t i = 0; s == WEFT_OK && i < l.n; i++) {
-        struct stat st;
+        struct stat st = {0};
         stream_packing packing;
         int jsonl;
         if (stat(l.item[i], &st) < 0)
@@ -144,7 +144,7 @@ static weft_status add_pattern(text_inputs *t, const char *pattern) {
         s = weft_fail(WEFT_ERR_NOTFOUND, "text file %s: no file of that name or pattern", pattern);
     if (!r) qsort(g.gl_pathv, g.gl_pathc, sizeof *g.gl_pathv, by_name);
     for (size_t i = 0; s == WEFT_OK && i < g.gl_pathc; i++) {
-        struct stat st;
+        struct stat st = {0};
         s = stat(g.gl_pathv[i], &st) < 0 ? weft_fail_errno(errno, "text file %s", g.gl_pathv[i])
                                          : add_path(t, g.gl_pathv[i], &st);
     }
@@ -184,7 +184,7 @@ static weft_status add_stdin(text_inputs *t, int plain, const char *dir) {
     if (!name) return WEFT_ERR_NOMEM;
     weft_status s = WEFT_OK;
     stream_packing packing = STREAM_RAW;
-    struct stat st;
+    struct stat st = {0};
     t->stdin_fd = mkostemp(name, O_CLOEXEC);
     if (t->stdin_fd < 0) s = weft_fail_create(errno, "a file for standard input in %s", dir);
     if (t->stdin_fd >= 0 && unlink(name) < 0) s = weft_fail_errno(errno, "removing the name %s", name);
@@ -206,7 +206,7 @@ weft_status inputs_expand(const char *const *args, size_t n, int stdin_plain, co
     *out = (text_inputs){.stdin_fd = -1};
     if (n < 1) return weft_fail(WEFT_ERR_ARG, "no text files given");
     for (size_t i = 0; i < n; i++) {
-        struct stat st;
+        struct stat st = {0};
         if (!strcmp(args[i], "-"))
             WEFT_TRY(add_stdin(out, stdin_plain, spool_dir));
         else if (stat(args[i], &st) == 0)

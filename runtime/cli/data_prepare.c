@@ -220,6 +220,8 @@ static weft_status run(prepare_arguments *a, weft_prepare_result *r) {
     if (s >= 0) s = weft_data_prepare(text, tok, a->out, &a->o, r);
     weft_text_close(text);
     weft_tok_destroy(tok);
+    a->o.progress_arg = NULL; /* these end here */
+    a->train.specials = NULL;
     if (s < 0 && line.tty && *line.phase) fputc('\n', stderr);
     return s;
 }

@@ -23,7 +23,8 @@ static atomic_long calls;
 
 static int due(void) {
     static long at = -1;
-    if (at < 0) at = getenv("WEFT_KILL_AT") ? atol(getenv("WEFT_KILL_AT")) : 0;
+    const char *e = getenv("WEFT_KILL_AT");
+    if (at < 0) at = e ? atol(e) : 0;
     return atomic_fetch_add(&calls, 1) + 1 == at;
 }
 

@@ -23,7 +23,7 @@ static weft_tok *byte_tokenizer(weft_chat markers) {
     size_t n = 1;
     for (const char *const *m = weft_chat_markers(markers); *m; m++) specials[n++] = *m;
     weft_tok_opts o = {.size = sizeof o, .vocab = (uint32_t)(256 + n), .specials = specials, .nspecial = n};
-    weft_tok *tok;
+    weft_tok *tok = NULL;
     assert_ok(weft_tok_train(&o, no_text, NULL, &tok));
     return tok;
 }
@@ -80,7 +80,7 @@ static const char two_turns[] =
 
 static void chatml(void **state) {
     weft_tok *tok = byte_tokenizer(WEFT_CHAT_CHATML);
-    weft_prepare_result r;
+    weft_prepare_result r = {0};
     assert_ok(prepare(*state, two_turns, WEFT_CHAT_CHATML, tok, 0, &r));
     expect(*state, tok,
            "<|endoftext|><|im_start|>system\nBe.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
@@ -95,7 +95,7 @@ static void chatml(void **state) {
 
 static void chatml_without_its_markers(void **state) {
     weft_tok *tok = byte_tokenizer(WEFT_CHAT_PLAIN); /* none */
-    weft_prepare_result r;
+    weft_prepare_result r = {0};
     assert_ok(prepare(*state, "{\"prompt\": \"a\", \"completion\": \"b\"}\n", WEFT_CHAT_CHATML, tok, 0, &r));
     expect(*state, tok, "<|endoftext|><|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n",
            "0  000000000000 0000 0 0 0000000000 0  000000000000 000000000 0 1 1111111111 0");
@@ -104,7 +104,7 @@ static void chatml_without_its_markers(void **state) {
 
 static void llama3(void **state) {
     weft_tok *tok = byte_tokenizer(WEFT_CHAT_LLAMA3);
-    weft_prepare_result r;
+    weft_prepare_result r = {0};
     assert_ok(prepare(*state,
                       "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi \"}, "
                       "{\"role\": \"assistant\", \"content\": \"\\n Yo\\t\"}]}\n"
@@ -122,7 +122,7 @@ static void llama3(void **state) {
 
 static void plain(void **state) {
     weft_tok *tok = byte_tokenizer(WEFT_CHAT_PLAIN);
-    weft_prepare_result r;
+    weft_prepare_result r = {0};
     assert_ok(prepare(*state,
                       "{\"prompt\": \"1+1=\", \"completion\": \"2\"}\n\n"
                       "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", "
@@ -140,7 +140,7 @@ static void conversations_are_held_out_whole(void **state) {
         strcat(lines, line);
     }
     weft_tok *tok = byte_tokenizer(WEFT_CHAT_CHATML);
-    weft_prepare_result r;
+    weft_prepare_result r = {0};
     assert_ok(prepare(*state, lines, WEFT_CHAT_CHATML, tok, 0.3, &r));
     assert_int_equal(r.train.docs + r.valid.docs, 60);
     assert_true(r.valid.docs > 5 && r.valid.docs < 35);
@@ -169,7 +169,7 @@ static void other_lines_are_refused(void **state) {
         {"{\"prompt\": \"a\"}", "neither"},
     };
     weft_tok *tok = byte_tokenizer(WEFT_CHAT_CHATML);
-    weft_prepare_result r;
+    weft_prepare_result r = {0};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char lines[400];
         snprintf(lines, sizeof lines, "{\"prompt\": \"a\", \"completion\": \"b\"}\n%s\n", bad[i].line);

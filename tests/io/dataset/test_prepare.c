@@ -336,7 +336,7 @@ static void threads_do_not_change_bytes(void **state) {
     size_t n = 0;
     for (int threads = 1; threads <= 16; threads = 2 * threads + 1) {
         const weft_prepare_opts o = small_steps(threads);
-        weft_prepare_result r;
+        weft_prepare_result r = {0};
         char *out = strdup(scratch_path(&t, "out"));
         assert_ok(prepare_with((const char *const *)&path, 1, tok, out, &o, NULL, &r));
         assert_true(r.train_shards > 3 && r.train.docs + r.valid.docs == 1200);
@@ -360,7 +360,7 @@ static void failures_can_be_taken_up(void **state) {
     char *path = write_corpus(), *out = strdup(scratch_path(&t, "out"));
     weft_tok *tok = make_tokenizer(WEFT_SPLIT_GPT2);
     const weft_prepare_opts o = small_steps(2);
-    weft_prepare_result r;
+    weft_prepare_result r = {0};
     uint8_t want[16][16], got[16][16];
     assert_ok(prepare_with((const char *const *)&path, 1, tok, out, &o, NULL, &r));
     size_t n = digests(out, want);
@@ -393,7 +393,7 @@ static void damaged_spools_are_refused(void **state) {
     char *path = write_corpus(), *out = strdup(scratch_path(&t, "out"));
     weft_tok *tok = make_tokenizer(WEFT_SPLIT_GPT2);
     weft_prepare_opts o = small_steps(1);
-    weft_prepare_result r;
+    weft_prepare_result r = {0};
     weft_fault_arm(WEFT_FAULT_SYNC, 30);
     assert_int_equal(prepare_with((const char *const *)&path, 1, tok, out, &o, NULL, &r), WEFT_ERR_IO);
     weft_fault_arm(WEFT_FAULT_SYNC, 0);
