@@ -37,12 +37,12 @@ static weft_status mark_documents(const weft_shard *s, uint64_t at, int64_t n, c
     WEFT_TRY(document_of(s, doc, at, &k));
     for (int64_t t = 0;;) { /* document k goes on at t */
         WEFT_TRY(shard_check_docs(s, k + 1, k + 2));
-        int64_t end = doc[k + 1] - first, stop = end < n ? end : n;
-        for (; t < stop; t++) start[t] = begin;
-        if (end > n) return WEFT_OK; /* as the last one's does, at the latest: shard_open has seen to it */
-        if (end < t)
+        if (doc[k + 1] < first + t)
             return weft_fail(WEFT_ERR_CORRUPT, "%s: document %" PRIu64 " ends before it starts",
                              shard_file(s), k);
+        const int64_t end = doc[k + 1] - first, stop = end < n ? end : n;
+        for (; t < stop; t++) start[t] = begin;
+        if (end > n) return WEFT_OK; /* as the last one's does, at the latest: shard_open has seen to it */
         if (end > 0 && tok[end] != s->info.eot) target[end - 1] = -1;
         begin = (int32_t)end;
         k++;

@@ -119,9 +119,72 @@ static void a_damaged_document_table_is_found(void **state) {
     weft_data_close(d);
 }
 
+/* A shard whose digests are right and whose document table is what somebody has written into it. */
+static void write_with_documents(const char *path, const int64_t *doc, size_t n, uint64_t tokens) {
+    const weft_attr attrs[] = {{.name = "vocab", .type = WEFT_ATTR_I64, .i = VOCAB},
+                               {.name = "eot", .type = WEFT_ATTR_I64, .i = EOT},
+                               {.name = "source_bytes", .type = WEFT_ATTR_I64, .i = 1},
+                               {.name = "tokenizer", .type = WEFT_ATTR_STRING, .s = "0000000000000001"}};
+    const weft_container_opts o = {.size = sizeof o,
+                                   .format = SHARD_FORMAT,
+                                   .version = 1,
+                                   .segment_bytes = SHARD_SEGMENT,
+                                   .attrs = attrs,
+                                   .nattrs = 4};
+    weft_container_dataset sets[] = {
+        {.name = "/tokens", .dtype = WEFT_U16, .ndim = 1, .shape = {(int64_t)tokens}},
+        {.name = "/doc", .dtype = WEFT_I64, .ndim = 1, .shape = {(int64_t)n}}};
+    static uint16_t ids[TOKENS];
+    weft_container_writer *w;
+    assert_ok(weft_container_create(path, &o, sets, 2, &w));
+    assert_ok(weft_container_append(w, 0, ids, tokens * 2));
+    assert_ok(weft_container_append(w, 1, doc, n * 8));
+    assert_ok(weft_container_commit(w, NULL));
+}
+
+/* Whatever stands between the ends of a document table: starts within the row, or an error. */
+static void any_document_table_is_safe(void **state) {
+    enum { ENTRIES = 40, LENGTH = 1000 };
+    const uint64_t seed = test_seed();
+    unsigned refused = 0, accepted = 0;
+    corpus c;
+    snprintf(c.path, sizeof c.path, "%s/a.wtok.h5", (char *)*state);
+    for (uint64_t round = 0; round < 60; round++) {
+        int64_t doc[ENTRIES] = {0};
+        for (uint64_t i = 1; i + 1 < ENTRIES; i++) {
+            const uint64_t r = weft_rng_u64(seed, 20 + round, i);
+            doc[i] = (int64_t)(i * LENGTH / ENTRIES); /* as it should be, and a few that are not */
+            if (r % 23 < round % 4) doc[i] = (int64_t)(r >> 32) % LENGTH;
+            if (round % 3 == 1 && r % 13 == 5) doc[i] = (int64_t)(r << 1);
+            if (round % 3 == 1 && r % 13 == 6) doc[i] = INT64_MIN + (int64_t)(r % 5);
+        }
+        doc[ENTRIES - 1] = LENGTH;
+        write_with_documents(c.path, doc, ENTRIES, LENGTH);
+        weft_data *d = corpus_open(&c, T);
+        weft_rows r;
+        assert_ok(weft_rows_alloc(1, T, 1, &r));
+        for (uint64_t g = 0; g < weft_data_windows(d, 0); g++) {
+            const weft_status s = weft_data_rows(d, &g, 1, &r);
+            if (s < 0) {
+                assert_int_equal(s, WEFT_ERR_CORRUPT);
+                refused++;
+                continue;
+            }
+            accepted++;
+            for (int32_t t = 0; t < T; t++) assert_true(r.start[t] >= 0 && r.start[t] <= t);
+        }
+        weft_rows_free(&r);
+        weft_data_close(d);
+        assert_int_equal(unlink(c.path), 0);
+    }
+    print_message("%u rows refused, %u accepted\n", refused, accepted);
+    assert_true(refused > 20 && accepted > 50);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(rows_are_what_the_shard_says, scratch_make, scratch_remove),
+        cmocka_unit_test_setup_teardown(any_document_table_is_safe, scratch_make, scratch_remove),
         cmocka_unit_test_setup_teardown(a_damaged_document_table_is_found, scratch_make, scratch_remove),
     };
     return cmocka_run_group_tests_name("rows", tests, NULL, NULL);
