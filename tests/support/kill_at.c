@@ -1,14 +1,21 @@
-/* Preloaded into a program under test: kills it at its n-th change of the file system, as kill -9 or a power cut would.
+/* Preloaded into a program under test: makes its n-th change of the file system go wrong.
  *
- * WEFT_KILL_AT=n: the n-th call of write, pwrite, fsync, rename, unlink, unlinkat, rmdir, ftruncate or mkdir does not
- * happen (a write happens by half), the process is killed. WEFT_KILL_COUNT=path: their number is written there at the
- * end. Files of the terminal and pipes do not count. */
+ * WEFT_KILL_AT=n: the n-th call of write, pwrite, fallocate, fsync, rename, unlink, unlinkat, rmdir, ftruncate or mkdir.
+ * WEFT_KILL_KIND: what happens then.
+ *   kill (default)  the call does not happen (a write happens by half), the process is killed: kill -9, or a power cut
+ *   eio             it fails once with EIO
+ *   enospc          it fails with ENOSPC, and so does every write, fallocate and mkdir from there on: the disk is full
+ *   short           a write happens by half and says so; nothing else
+ * WEFT_KILL_RANK=r: only in the process of this rank of mpirun. WEFT_KILL_COUNT=path: their number is written there at
+ * the end. Files of the terminal and pipes do not count. */
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -19,18 +26,43 @@
     static __typeof__(&name) real;                                                                           \
     if (!real) *(void **)&real = dlsym(RTLD_NEXT, #name)
 
+enum { NOTHING, KILL, FAIL, SHORT };
+
 static atomic_long calls;
 
-static int due(void) {
+static int is_me(void) {
+    const char *want = getenv("WEFT_KILL_RANK"), *have = getenv("OMPI_COMM_WORLD_RANK");
+    return !want || !*want || (have && !strcmp(want, have));
+}
+
+/* What is to happen to this call; fills: it takes room. */
+static int due(int fills) {
     static long at = -1;
-    const char *e = getenv("WEFT_KILL_AT");
-    if (at < 0) at = e ? atol(e) : 0;
-    return atomic_fetch_add(&calls, 1) + 1 == at;
+    static const char *kind;
+    if (at < 0) {
+        kind = getenv("WEFT_KILL_KIND") ? getenv("WEFT_KILL_KIND") : "kill";
+        at = getenv("WEFT_KILL_AT") && is_me() ? atol(getenv("WEFT_KILL_AT")) : 0;
+    }
+    const long i = atomic_fetch_add(&calls, 1) + 1;
+    if (!strcmp(kind, "enospc")) {
+        errno = ENOSPC;
+        return at && i >= at && fills ? FAIL : NOTHING;
+    }
+    if (i != at) return NOTHING;
+    errno = EIO;
+    return !strcmp(kind, "eio") ? FAIL : strcmp(kind, "short") ? KILL : SHORT;
 }
 
 static void die(void) {
     raise(SIGKILL);
     for (;;) pause();
+}
+
+/* For calls that happen as a whole or not at all: 1 if it fails. */
+static int stopped(int fills) {
+    const int what = due(fills);
+    if (what == KILL) die();
+    return what == FAIL;
 }
 
 static int is_file(int fd) {
@@ -40,65 +72,74 @@ static int is_file(int fd) {
 
 EXPORT ssize_t write(int fd, const void *p, size_t n) {
     REAL(write);
-    if (!is_file(fd) || !due()) return real(fd, p, n);
-    if (real(fd, p, n / 2) >= 0) die();
-    die();
-    return -1;
+    const int what = is_file(fd) ? due(1) : NOTHING;
+    if (what == FAIL) return -1;
+    const ssize_t done = real(fd, p, what == NOTHING || n < 2 ? n : n / 2);
+    if (what == KILL) die();
+    return done;
+}
+
+/* Whole pages, so that a half write past the cache is one that the system could make. */
+static size_t half(size_t n) {
+    return n > 8192 ? n / 2 / 4096 * 4096 : n < 2 || n % 512 == 0 ? n : n / 2;
 }
 
 EXPORT ssize_t pwrite(int fd, const void *p, size_t n, off_t at) {
     REAL(pwrite);
-    if (!due()) return real(fd, p, n, at);
-    if (real(fd, p, n / 2, at) >= 0) die();
-    die();
-    return -1;
+    const int what = due(1);
+    if (what == FAIL) return -1;
+    const ssize_t done = real(fd, p, what == NOTHING ? n : half(n), at);
+    if (what == KILL) die();
+    return done;
+}
+
+EXPORT ssize_t pwrite64(int fd, const void *p, size_t n, off_t at) {
+    return pwrite(fd, p, n, at);
+}
+
+EXPORT int fallocate(int fd, int mode, off_t at, off_t n) {
+    REAL(fallocate);
+    return stopped(1) ? -1 : real(fd, mode, at, n);
 }
 
 EXPORT int fsync(int fd) {
     REAL(fsync);
-    if (due()) die();
-    return real(fd);
+    return stopped(0) ? -1 : real(fd);
 }
 
 EXPORT int rename(const char *from, const char *to) {
     REAL(rename);
-    if (due()) die();
-    return real(from, to);
+    return stopped(0) ? -1 : real(from, to);
 }
 
 EXPORT int unlink(const char *path) {
     REAL(unlink);
-    if (due()) die();
-    return real(path);
+    return stopped(0) ? -1 : real(path);
 }
 
 EXPORT int unlinkat(int dir, const char *path, int flags) {
     REAL(unlinkat);
-    if (due()) die();
-    return real(dir, path, flags);
+    return stopped(0) ? -1 : real(dir, path, flags);
 }
 
 EXPORT int rmdir(const char *path) {
     REAL(rmdir);
-    if (due()) die();
-    return real(path);
+    return stopped(0) ? -1 : real(path);
 }
 
 EXPORT int ftruncate(int fd, off_t n) {
     REAL(ftruncate);
-    if (due()) die();
-    return real(fd, n);
+    return stopped(0) ? -1 : real(fd, n);
 }
 
 EXPORT int mkdir(const char *path, mode_t mode) {
     REAL(mkdir);
-    if (due()) die();
-    return real(path, mode);
+    return stopped(1) ? -1 : real(path, mode);
 }
 
 __attribute__((destructor)) static void report(void) {
     const char *path = getenv("WEFT_KILL_COUNT");
-    FILE *f = path ? fopen(path, "w") : NULL;
+    FILE *f = path && *path && is_me() ? fopen(path, "w") : NULL;
     if (!f) return;
     fprintf(f, "%ld\n", atomic_load(&calls));
     fclose(f);
