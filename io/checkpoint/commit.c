@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/checkpoint/internal.h"
+#include "io/container/digest.h"
 #include "weft/version.h"
 
 #define EXTRA_MAX ((size_t)1 << 30)
@@ -31,7 +32,7 @@ static weft_status add_extra(ckpt_manifest *m, const char *dir, const char *name
         s = weft_fail(WEFT_ERR_ARG, "%s: the name is too long", path);
     if (s >= 0) {
         f->bytes = (int64_t)n;
-        weft_container_hash(data, n, f->digest);
+        weft_digest(data, n, f->digest);
         m->nextra++;
     }
     free(path);

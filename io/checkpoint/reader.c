@@ -1,6 +1,7 @@
 /* Reading a checkpoint; see reader.h. Nothing of a file is used before its place in the chain of digests has been checked:
  * manifest.sha256 -> manifest -> catalogue of each file -> roots -> rows -> segments. */
 #include "io/checkpoint/reader.h"
+#include "io/container/digest.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,7 +77,7 @@ static weft_status read_extra(const ckpt_reader *r, const ckpt_file *f, char **d
     if (s == WEFT_ERR_NOTFOUND)
         s = weft_fail(WEFT_ERR_CORRUPT, "%s is missing, but the manifest names it", path);
     if (s >= 0) {
-        weft_container_hash(*data, *n, digest);
+        weft_digest(*data, *n, digest);
         if ((int64_t)*n != f->bytes || memcmp(digest, f->digest, sizeof digest) != 0)
             s = weft_fail(WEFT_ERR_CORRUPT, "%s is damaged: its digest does not fit the manifest", path);
     }

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "io/checkpoint/verify.h"
+#include "io/container/digest.h"
 
 #define TEXT_MAX ((size_t)1 << 30)
 
@@ -97,7 +98,7 @@ static weft_status mend_extra(const repairing *q, const ckpt_file *f) {
         size_t n = 0;
         uint8_t digest[16];
         if (path && to && weft_file_read(path, TEXT_MAX, &data, &n) >= 0) {
-            weft_container_hash(data, n, digest);
+            weft_digest(data, n, digest);
             if (!memcmp(digest, f->digest, sizeof digest) && (s = weft_file_write(to, data, n)) >= 0)
                 mended(q, f->path);
         }

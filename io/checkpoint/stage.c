@@ -1,8 +1,8 @@
 /* Staging and writing: the bytes of one rank.
  *
- * A segment is copied and digested in one pass, in pieces that stay in the cache, into memory that was touched before.
- * Whoever has time takes the next segment from one counter: the writer thread, and the caller when it needs the memory
- * back. Writing goes past the page cache (O_DIRECT) where the file system can, in whole pages; the rest of a segment goes
+ * Staging copies and nothing else, into memory that was touched before, because training waits for it: whoever has time
+ * takes the next segment from one counter, the writer thread, and the caller when it needs the memory back. The writer
+ * digests what it is about to write, while the disk is the one that is waited for. Writing goes past the page cache (O_DIRECT) where the file system can, in whole pages; the rest of a segment goes
  * through it. No two ranks write into one page (plan.c), so that file systems without coherent pages are safe too. */
 #include <errno.h>
 #include <fcntl.h>
@@ -12,16 +12,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "base/checked.h"
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/mem.h"
 #include "io/checkpoint/internal.h"
-
-#define PIECE ((int64_t)128 << 10)
+#include "io/container/digest.h"
 
 size_t ckpt_arena_needed(const ckpt_plan *p) {
     size_t n = 0;
@@ -58,24 +54,13 @@ static const char *source_of(const weft_ckpt *c, const ckpt_segment *g) {
     return part + (int64_t)g->number * c->plan.segment_bytes;
 }
 
-static void copy_and_digest(char *to, const char *from, int64_t n, uint8_t digest[16]) {
-    XXH3_state_t state;
-    XXH3_128bits_reset(&state);
-    for (int64_t at = 0; at < n; at += PIECE) {
-        const size_t m = (size_t)(n - at < PIECE ? n - at : PIECE);
-        memcpy(to + at, from + at, m);
-        XXH3_128bits_update(&state, to + at, m);
-    }
-    XXH128_canonicalFromHash((XXH128_canonical_t *)digest, XXH3_128bits_digest(&state));
-}
-
 void ckpt_stage_all(weft_ckpt *c) {
     const ckpt_plan *p = &c->plan;
     ckpt_save *v = &c->save;
     size_t i;
     while ((i = atomic_fetch_add_explicit(&v->next, 1, memory_order_relaxed)) < p->nmine) {
         const ckpt_segment *g = &p->segment[p->mine[i]];
-        copy_and_digest(c->arena + v->slot[i], source_of(c, g), g->bytes, v->digest[i]);
+        memcpy(c->arena + v->slot[i], source_of(c, g), (size_t)g->bytes);
         /* release: who sees the count knows that the source is not read any more */
         atomic_fetch_sub_explicit(&v->left[p->part[g->set]], 1, memory_order_release);
         atomic_fetch_sub_explicit(&v->left[v->nparts], 1, memory_order_release);
@@ -132,11 +117,11 @@ weft_status ckpt_write_mine(weft_ckpt *c) {
     for (size_t i = 0; s >= 0 && i < p->nmine; i++) {
         const ckpt_segment *g = &p->segment[p->mine[i]];
         out *o = &files[p->table.set[g->set].file];
-        if (v->unstaged) copy_and_digest(c->arena + v->slot[i], source_of(c, g), g->bytes, v->digest[i]);
+        char *bytes = c->arena + v->slot[i];
+        if (v->unstaged) memcpy(bytes, source_of(c, g), (size_t)g->bytes);
+        weft_digest(bytes, (size_t)g->bytes, v->digest[i]);
         s = open_out(c, p->table.set[g->set].file, o);
-        if (s >= 0)
-            s = put(o, c->arena + v->slot[i], g->bytes,
-                    v->at[g->set] + (int64_t)g->number * p->segment_bytes);
+        if (s >= 0) s = put(o, bytes, g->bytes, v->at[g->set] + (int64_t)g->number * p->segment_bytes);
     }
     for (int f = 0; f < p->nfiles; f++) s = close_out(&files[f], s);
     free(files);

@@ -144,7 +144,4 @@ weft_status weft_container_verify(const weft_container *c);
 weft_status weft_container_mend(const char *path, const char *from, const char *format, int32_t max_version,
                                 const uint8_t want[16]);
 
-/* The digest of n bytes: XXH3-128, canonical. */
-void weft_container_hash(const void *p, size_t n, uint8_t digest[16]);
-
 #endif

@@ -14,6 +14,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "io/container/digest.h"
 #include "io/container/reader.h"
 
 #define COPY ((size_t)4 << 20)
@@ -37,9 +38,9 @@ static int rows_from_data(const weft_container *c, size_t i, uint8_t (*rows)[16]
     for (int64_t k = 0; k < d->rows; k++) {
         const int64_t lo = k * c->k.segment_bytes,
                       n = d->bytes - lo < c->k.segment_bytes ? d->bytes - lo : c->k.segment_bytes;
-        weft_container_hash(c->map + d->at + lo, (size_t)n, rows[k]);
+        weft_digest(c->map + d->at + lo, (size_t)n, rows[k]);
     }
-    weft_container_hash(rows, (size_t)d->rows * 16, root);
+    weft_digest(rows, (size_t)d->rows * 16, root);
     return !memcmp(root, c->k.roots[i], sizeof root);
 }
 
@@ -51,7 +52,7 @@ static weft_status mend_set(const weft_container *c, const weft_container *copy,
     const int64_t at = sys->at + d->row * 16, n = d->rows * 16;
     weft_status s = WEFT_OK;
     memcpy(rows, c->map + at, (size_t)n);
-    weft_container_hash(rows, (size_t)n, root);
+    weft_digest(rows, (size_t)n, root);
     if (memcmp(root, c->k.roots[i], sizeof root) != 0 && !rows_from_data(c, i, rows)) {
         if (copy)
             memcpy(rows, copy->map + at, (size_t)n); /* the same file: the same place */
@@ -63,9 +64,9 @@ static weft_status mend_set(const weft_container *c, const weft_container *copy,
         const int64_t lo = k * c->k.segment_bytes,
                       m = d->bytes - lo < c->k.segment_bytes ? d->bytes - lo : c->k.segment_bytes;
         uint8_t digest[16];
-        weft_container_hash(c->map + d->at + lo, (size_t)m, digest);
+        weft_digest(c->map + d->at + lo, (size_t)m, digest);
         if (!memcmp(digest, rows[k], sizeof digest)) continue;
-        if (copy) weft_container_hash(copy->map + d->at + lo, (size_t)m, digest);
+        if (copy) weft_digest(copy->map + d->at + lo, (size_t)m, digest);
         if (!copy || memcmp(digest, rows[k], sizeof digest) != 0)
             s = weft_fail(WEFT_ERR_CORRUPT,
                           "%s: segment %lld of dataset %s is damaged, and no copy of it is whole", c->path,
@@ -89,7 +90,7 @@ static weft_status mend_into(const weft_container *c, const weft_container *copy
     uint8_t digest[16];
     int64_t end = c->block + k->meta_bytes;
     WEFT_TRY(copy_bytes(c->fd, to, 0, c->file_bytes, c->path));
-    weft_container_hash(c->map + c->block, (size_t)k->meta_bytes, digest);
+    weft_digest(c->map + c->block, (size_t)k->meta_bytes, digest);
     if (memcmp(digest, k->meta_digest, sizeof digest) != 0) {
         if (!copy)
             return weft_fail(WEFT_ERR_CORRUPT, "%s: the HDF5 metadata is damaged; a copy is needed", c->path);

@@ -13,17 +13,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "base/file.h"
 #include "base/mem.h"
+#include "io/container/digest.h"
 #include "io/container/reader.h"
 
 static int digest_is(const void *p, size_t n, const uint8_t want[16]) {
-    XXH128_canonical_t c;
-    XXH128_canonicalFromHash(&c, XXH3_128bits(p, n));
-    return !memcmp(&c, want, 16);
+    uint8_t found[WEFT_DIGEST_BYTES];
+    weft_digest(p, n, found);
+    return !memcmp(found, want, sizeof found);
 }
 
 /* Sizes and magic: is this one of our files, whole? */
@@ -246,16 +244,16 @@ static weft_status read_segment(const weft_container *c, const weft_container_da
                                 char *to) {
     int64_t lo, hi;
     const uint8_t *want = segment_of(c, d, segment, &lo, &hi);
-    XXH3_state_t state;
-    XXH128_canonical_t found;
-    XXH3_128bits_reset(&state);
+    weft_digest_state state;
+    uint8_t found[WEFT_DIGEST_BYTES];
+    weft_digest_begin(&state);
     for (int64_t at = lo; at < hi; at += READ_PIECE) {
         const size_t n = (size_t)(hi - at < READ_PIECE ? hi - at : READ_PIECE);
         WEFT_TRY(weft_pread_all(c->fd, to + (at - lo), n, d->at + at, c->path));
-        XXH3_128bits_update(&state, to + (at - lo), n);
+        weft_digest_add(&state, to + (at - lo), n);
     }
-    XXH128_canonicalFromHash(&found, XXH3_128bits_digest(&state));
-    if (memcmp(&found, want, sizeof found) != 0) return damaged(c, d, lo, hi);
+    weft_digest_end(&state, found);
+    if (memcmp(found, want, sizeof found) != 0) return damaged(c, d, lo, hi);
     note_seen(c, d->row + segment, hi - lo);
     return WEFT_OK;
 }

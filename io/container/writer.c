@@ -13,20 +13,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
-
 #include "base/checked.h"
 #include "base/fault.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "io/container/digest.h"
 #include "io/container/layout.h"
 
 #define ATTR_TEXT_MAX 32768 /* HDF5 keeps an attribute below 64 KiB in its object header */
 
 typedef struct progress {
-    int64_t done;        /* bytes of the dataset written */
-    XXH3_state_t *state; /* of the open segment; NULL between datasets */
+    int64_t done;             /* bytes of the dataset written */
+    weft_digest_state *state; /* of the open segment; NULL between datasets */
 } progress;
 
 struct weft_container_writer {
@@ -39,10 +37,6 @@ struct weft_container_writer {
     size_t n;      /* caller's datasets */
     uint8_t (*rows)[16];
 };
-
-void weft_container_hash(const void *p, size_t n, uint8_t digest[16]) {
-    XXH128_canonicalFromHash((XXH128_canonical_t *)digest, XXH3_128bits(p, n));
-}
 
 static int by_name(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
@@ -103,7 +97,7 @@ void weft_container_abort(weft_container_writer *w) {
     if (!w) return;
     if (w->fd >= 0) close(w->fd);
     if (w->tmp) unlink(w->tmp);
-    for (size_t i = 0; w->at && i < w->n; i++) XXH3_freeState(w->at[i].state);
+    for (size_t i = 0; w->at && i < w->n; i++) free(w->at[i].state);
     catalogue_free(&w->k);
     free(w->place);
     free(w->at);
@@ -255,27 +249,27 @@ weft_status weft_container_append(weft_container_writer *w, size_t set, const vo
         return weft_fail(WEFT_ERR_ARG, "%s: %zu bytes more for dataset %s, which has room for %lld", w->path,
                          n, d->name, (long long)(d->bytes - p->done));
     if (!p->state && n) {
-        if (!(p->state = XXH3_createState())) return weft_fail(WEFT_ERR_NOMEM, "out of memory: digest state");
-        XXH3_128bits_reset(p->state);
+        if (!(p->state = aligned_alloc(_Alignof(weft_digest_state), sizeof *p->state)))
+            return weft_fail(WEFT_ERR_NOMEM, "out of memory: digest state");
+        weft_digest_begin(p->state);
     }
     WEFT_TRY(weft_pwrite_all(w->fd, data, n, d->at + p->done, w->path));
     const char *q = data;
     while (n) {
         int64_t in = p->done & (w->k.segment_bytes - 1), room = w->k.segment_bytes - in;
         size_t m = n < (uint64_t)room ? n : (size_t)room;
-        XXH3_128bits_update(p->state, q, m);
+        weft_digest_add(p->state, q, m);
         p->done += (int64_t)m;
         q += m;
         n -= m;
         if ((int64_t)m == room || p->done == d->bytes) {
             int64_t segment = (p->done - 1) / w->k.segment_bytes;
-            XXH128_canonicalFromHash((XXH128_canonical_t *)w->rows[d->row + segment],
-                                     XXH3_128bits_digest(p->state));
-            XXH3_128bits_reset(p->state);
+            weft_digest_end(p->state, w->rows[d->row + segment]);
+            weft_digest_begin(p->state);
         }
     }
     if (p->done == d->bytes) {
-        XXH3_freeState(p->state);
+        free(p->state);
         p->state = NULL;
     }
     return WEFT_OK;
@@ -304,7 +298,7 @@ static weft_status digest_meta(weft_container_writer *w) {
     char *meta = weft_calloc((size_t)w->k.meta_bytes, 1);
     if (!meta) return WEFT_ERR_NOMEM;
     weft_status s = weft_pread_all(w->fd, meta, (size_t)w->k.meta_bytes, w->block, w->path);
-    if (s == WEFT_OK) weft_container_hash(meta, (size_t)w->k.meta_bytes, w->k.meta_digest);
+    if (s == WEFT_OK) weft_digest(meta, (size_t)w->k.meta_bytes, w->k.meta_digest);
     free(meta);
     return s;
 }
@@ -329,7 +323,7 @@ static weft_status write_front(weft_container_writer *w, weft_container_id *id) 
         /* the digest is of prefix and text without the digest: laid side by side first */
         memcpy(front, &p, offsetof(container_prefix, digest));
         memcpy(front + offsetof(container_prefix, digest), text, n);
-        weft_container_hash(front, offsetof(container_prefix, digest) + n, p.digest);
+        weft_digest(front, offsetof(container_prefix, digest) + n, p.digest);
         memcpy(front, &p, sizeof p);
         memcpy(front + sizeof p, text, n);
         s = weft_pwrite_all(w->fd, front, (size_t)w->block, 0, w->path);
@@ -349,7 +343,7 @@ static weft_status complete(weft_container_writer *w, weft_container_id *id) {
         if (w->at[i].done != d->bytes)
             return weft_fail(WEFT_ERR_STATE, "%s: dataset %s has %lld of %lld bytes", w->path, d->name,
                              (long long)w->at[i].done, (long long)d->bytes);
-        weft_container_hash(w->rows[d->row], (size_t)d->rows * 16, w->k.roots[w->place[i]]);
+        weft_digest(w->rows[d->row], (size_t)d->rows * 16, w->k.roots[w->place[i]]);
     }
     const weft_container_dataset *sys = &w->k.sets[w->n];
     WEFT_TRY(weft_pwrite_all(w->fd, w->rows, (size_t)sys->bytes, sys->at, w->path));
