@@ -182,6 +182,11 @@ static weft_status run_steps(weft_trainer *t, int *outcome) {
     *outcome = WEFT_TRAIN_DONE;
     t->began = weft_now() - t->st.elapsed;
     trainer_event(t, "start", NULL);
+    if (t->resumed_at > 0) {
+        char json[64];
+        snprintf(json, sizeof json, "\"step\":%lld", (long long)t->resumed_at);
+        trainer_event(t, "resume", json);
+    }
     while (!finished(t)) {
         step_result r;
         WEFT_TRY_CTX(trainer_step(t, &r), "step %lld", (long long)t->st.step + 1);

@@ -177,8 +177,8 @@ weft_status trainer_roll_back(weft_trainer *t, const char *why) {
         weft_warn("step %lld: %lld steps in a row were skipped (%s); back to the checkpoint of step %lld, "
                   "with the data that follows",
                   (long long)now.step, (long long)now.guard.in_a_row, why, (long long)t->st.step);
-        snprintf(json, sizeof json, "\"step\":%lld,\"to\":%lld,\"reason\":\"%s\"", (long long)now.step,
-                 (long long)t->st.step, why);
+        snprintf(json, sizeof json, "\"step\":%lld,\"from\":%lld,\"reason\":\"%s\"", (long long)t->st.step,
+                 (long long)now.step, why);
         trainer_event(t, "rollback", json);
     }
     return WEFT_OK;
