@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 
@@ -146,8 +147,9 @@ static weft_status expand(weft_source_spec *s) {
     full.nshards = 0;
     weft_status st = WEFT_OK;
     for (size_t i = 0; st >= 0 && i < s->nshards; i++)
-        st = strpbrk(s->shards[i], "*?[") ? expand_pattern(s->shards[i], &full)
-                                          : add_shard(&full, weft_strdup(s->shards[i]));
+        st = strpbrk(s->shards[i], "*?[") && access(s->shards[i], F_OK) < 0
+                 ? expand_pattern(s->shards[i], &full)
+                 : add_shard(&full, weft_strdup(s->shards[i]));
     free_shards(st < 0 ? &full : s);
     if (st >= 0) *s = full;
     return st;

@@ -20,7 +20,7 @@ weft_status weft_mixture_single(const char *name, const char *const *shards, siz
  * here. */
 weft_status weft_mixture_at(weft_mixture *m, const char *site);
 /* Replaces shell patterns (* ? [) in the shards by the files they stand for, in the order of
- * their bytes. NOTFOUND: a pattern without files. */
+ * their bytes. A file of just that name is no pattern. NOTFOUND: a pattern without files. */
 weft_status weft_mixture_expand(weft_mixture *m);
 void weft_mixture_free(weft_mixture *m);
 

@@ -202,6 +202,16 @@ static void sources_are_read_from_text(void **state) {
     for (int i = 0; i < 7; i++) assert_string_equal(m.spec[1].shards[i], c.path[want[i]]);
     assert_error(weft_mixture_at(&m, "oslo"), WEFT_ERR_CONFIG, "'oslo'");
     weft_mixture_free(&m);
+    char odd[4300], spec[4400];
+    snprintf(odd, sizeof odd, "%s/odd[1].wtok.h5", (char *)*state);
+    write_shard(odd, 100, 100, "");
+    snprintf(spec, sizeof spec, "a=1:%s", odd);
+    const char *literal[] = {spec};
+    assert_ok(weft_mixture_parse(literal, 1, &m));
+    assert_ok(weft_mixture_expand(&m));
+    assert_int_equal(m.spec[0].nshards, 1);
+    assert_string_equal(m.spec[0].shards[0], odd);
+    weft_mixture_free(&m);
     const char *none[] = {"a=1:/nowhere/*.h5"};
     assert_ok(weft_mixture_parse(none, 1, &m));
     assert_error(weft_mixture_expand(&m), WEFT_ERR_NOTFOUND, "no file matches /nowhere/*.h5");
