@@ -280,7 +280,7 @@ int main(int argc, char **argv) {
     MPI_Bcast(dir, sizeof dir, MPI_CHAR, 0, MPI_COMM_WORLD);
     weft_ctx *ctx;
     weft_group *g;
-    weft_ckpt *c;
+    weft_ckpt *c = NULL;
     char root[4100];
     const weft_ckpt_opts o = {.size = sizeof o, .keep = 1, .files = 1};
     snprintf(root, sizeof root, "%s/ckpt", dir);

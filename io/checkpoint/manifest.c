@@ -285,9 +285,9 @@ weft_status ckpt_manifest_parse(const char *path, const char *text, size_t n, ck
 }
 
 static weft_status check_seal(const char *path, const char *text, size_t n, const char *seal, size_t seal_n) {
-    char digest[65];
+    char digest[65] = "";
     sha256_hex(text, n, digest);
-    if (seal_n < 64 || strncmp(seal, digest, 64) != 0)
+    if (!seal || seal_n < 64 || strncmp(seal, digest, 64) != 0)
         return weft_fail(WEFT_ERR_CORRUPT, "%s does not fit its digest in %s: one of the two is damaged",
                          path, CKPT_SEAL_FILE);
     return WEFT_OK;

@@ -125,20 +125,10 @@ static weft_status exchange(weft_group *g, const wire_part *mine, size_t n, whol
 
 /* --- sets ------------------------------------------------------------------------------------------------------- */
 
-static int by_piece(const ckpt_piece *a, const ckpt_piece *b) {
-    if (a->flat_lo != b->flat_lo) return a->flat_lo < b->flat_lo ? -1 : 1;
-    if (a->flat_hi != b->flat_hi) return a->flat_hi < b->flat_hi ? -1 : 1;
-    for (uint32_t d = 0; d < a->box.ndim && d < b->box.ndim; d++)
-        if (a->box.off[d] != b->box.off[d]) return a->box.off[d] < b->box.off[d] ? -1 : 1;
-    for (uint32_t d = 0; d < a->box.ndim && d < b->box.ndim; d++)
-        if (a->box.ext[d] != b->box.ext[d]) return a->box.ext[d] < b->box.ext[d] ? -1 : 1;
-    return 0;
-}
-
 static int by_place(const void *x, const void *y) {
     const wire_part *a = x, *b = y;
     int order = strcmp(a->name, b->name);
-    if (!order) order = by_piece(&a->piece, &b->piece);
+    if (!order) order = ckpt_piece_order(&a->piece, &b->piece);
     return order ? order : (a->rank > b->rank) - (a->rank < b->rank);
 }
 
@@ -154,7 +144,7 @@ static weft_status make_table(const wire_part *w, size_t n, int replicated, ckpt
     for (size_t i = 0; i < n; i++) {
         const int new_tensor = !i || strcmp(w[i].name, w[i - 1].name) != 0;
         if (!new_tensor) WEFT_TRY(same_tensor(&w[i - 1], &w[i]));
-        if (!new_tensor && !by_piece(&w[i].piece, &w[i - 1].piece)) {
+        if (!new_tensor && !ckpt_piece_order(&w[i].piece, &w[i - 1].piece)) {
             if (w[i].rank == w[i - 1].rank || replicated)
                 return weft_fail(WEFT_ERR_ARG, "rank %d gives a part of tensor %s twice", w[i].rank,
                                  w[i].name);

@@ -30,6 +30,16 @@ void ckpt_dataset_name(const ckpt_table *t, size_t i, char name[CKPT_DATASET_MAX
     snprintf(name, CKPT_DATASET_MAX, "/%s/%u", t->tensor[t->set[i].tensor].name, t->set[i].number);
 }
 
+int ckpt_piece_order(const ckpt_piece *a, const ckpt_piece *b) {
+    if (a->flat_lo != b->flat_lo) return a->flat_lo < b->flat_lo ? -1 : 1;
+    if (a->flat_hi != b->flat_hi) return a->flat_hi < b->flat_hi ? -1 : 1;
+    for (uint32_t d = 0; d < a->box.ndim && d < b->box.ndim; d++)
+        if (a->box.off[d] != b->box.off[d]) return a->box.off[d] < b->box.off[d] ? -1 : 1;
+    for (uint32_t d = 0; d < a->box.ndim && d < b->box.ndim; d++)
+        if (a->box.ext[d] != b->box.ext[d]) return a->box.ext[d] < b->box.ext[d] ? -1 : 1;
+    return 0;
+}
+
 int ckpt_name_ok(const char *name) {
     const size_t n = strlen(name);
     if (!n || n > WEFT_CKPT_NAME_MAX || name[0] == '/' || name[n - 1] == '/' || !strncmp(name, "sys/", 4))

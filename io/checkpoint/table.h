@@ -49,6 +49,8 @@ const ckpt_tensor *ckpt_table_find(const ckpt_table *t, const char *name);
 #define CKPT_DATASET_MAX (WEFT_CKPT_NAME_MAX + 16)
 void ckpt_dataset_name(const ckpt_table *t, size_t i, char name[CKPT_DATASET_MAX]);
 
+/* -1, 0, 1: an order of the pieces of one tensor, by their places. */
+int ckpt_piece_order(const ckpt_piece *a, const ckpt_piece *b);
 int ckpt_name_ok(const char *name);
 /* Elements of a tensor of this shape, or -1 (no dimension, a size < 1, bytes beyond 2^61). */
 int64_t ckpt_elements(weft_dtype dtype, uint32_t ndim, const int64_t *shape);

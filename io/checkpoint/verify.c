@@ -128,7 +128,7 @@ static weft_status same_roots(ckpt_reader *a, const ckpt_tensor *p, ckpt_reader 
         WEFT_TRY(ckpt_reader_set(b, q->first + i, &e, &f));
         weft_container_root(c, d, x);
         weft_container_root(e, f, y);
-        *same = !memcmp(&ta->set[p->first + i].piece, &tb->set[q->first + i].piece, sizeof(ckpt_piece)) &&
+        *same = !ckpt_piece_order(&ta->set[p->first + i].piece, &tb->set[q->first + i].piece) &&
                 weft_container_segment(c) == weft_container_segment(e) && !memcmp(x, y, sizeof x);
     }
     return WEFT_OK;

@@ -110,7 +110,11 @@ static weft_status make(const weft_container *c, const weft_container *copy, con
                         const char *format, int32_t version, uint8_t digest[16]) {
     const int to = open(tmp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (to < 0) return weft_fail_create(errno, "creating %s", tmp);
-    weft_status s = c ? mend_into(c, copy, to) : copy_bytes(copy->fd, to, 0, copy->file_bytes, copy->path);
+    weft_status s = WEFT_ERR_INTERNAL;
+    if (c)
+        s = mend_into(c, copy, to);
+    else if (copy)
+        s = copy_bytes(copy->fd, to, 0, copy->file_bytes, copy->path);
     if (s >= 0) s = weft_file_sync(to, tmp);
     close(to);
     weft_container *made = NULL;

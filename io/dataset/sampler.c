@@ -245,17 +245,17 @@ weft_status sampler_eval_place(const weft_data *d, size_t source, uint64_t w, co
 }
 
 weft_status weft_data_eval_get(const weft_data *d, size_t source, uint64_t w, int32_t *tok, int64_t *valid) {
-    const weft_shard *h;
-    uint64_t at;
+    const weft_shard *h = NULL;
+    uint64_t at = 0;
     WEFT_TRY(sampler_eval_place(d, source, w, &h, &at, valid));
     for (int64_t i = *valid + 1; i <= d->context; i++) tok[i] = -1;
     return shard_copy(h, at, (size_t)*valid + 1, tok);
 }
 
 weft_status weft_data_eval_mask(const weft_data *d, size_t source, uint64_t w, uint8_t *mask) {
-    const weft_shard *h;
-    uint64_t at;
-    int64_t valid;
+    const weft_shard *h = NULL;
+    uint64_t at = 0;
+    int64_t valid = 0;
     WEFT_TRY(sampler_eval_place(d, source, w, &h, &at, &valid));
     memset(mask + valid + 1, 0, (size_t)(d->context - valid));
     return shard_copy_mask(h, at, (size_t)valid + 1, mask);

@@ -96,6 +96,7 @@ weft_status weft_data_assign(const weft_data *d, uint64_t g, size_t n, const wef
         before += i < self ? m[i].share : 0;
         all += m[i].share;
     }
+    if (all < before || !all) return weft_fail(WEFT_ERR_ARG, "the shares of %zu members are too large", nm);
     for (size_t s = 0; s < d->nsources; s++)
         mine[s] = !m[self].site || weft_source_at(d->source[s].name, m[self].site);
     schedule_block b;
