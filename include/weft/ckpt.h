@@ -68,6 +68,9 @@ WEFT_API weft_status weft_ckpt_open(weft_group *g, const char *root, const weft_
                                     weft_ckpt **out);
 /* Waits for a save that is under way (its failure is returned), ends the threads. NULL is fine. */
 WEFT_API weft_status weft_ckpt_close(weft_ckpt *c);
+/* The same without a word to the other ranks, for a program that ends because something broke: a save under way is given up
+ * (what it has written goes at the next open). Not collective. NULL is fine. */
+WEFT_API void weft_ckpt_abandon(weft_ckpt *c);
 
 /* Begins to save these parts as checkpoint `step`. state: JSON object of rank 0 that goes into the manifest (NULL
  * elsewhere, or none). The parts together must cover each tensor once. Until weft_ckpt_staged the memory must not change;

@@ -71,7 +71,7 @@ weft_status weft_ckpt_open(weft_group *g, const char *root, const weft_ckpt_opts
     s = weft_ctrl_agree(g, s);
     if (s >= 0) s = new_run(c);
     if (s < 0) {
-        if (c) weft_ckpt_close(c);
+        weft_ckpt_abandon(c);
         return s;
     }
     *out = c;
@@ -95,15 +95,19 @@ static void forget(weft_ckpt *c) {
     c->info.busy = 0;
 }
 
-weft_status weft_ckpt_close(weft_ckpt *c) {
-    if (!c) return WEFT_OK;
-    const weft_status s = c->save.phase == CKPT_IDLE ? WEFT_OK : weft_ckpt_wait(c, NULL);
-    ckpt_worker_destroy(c->worker); /* waits for a job: the files are its own */
+void weft_ckpt_abandon(weft_ckpt *c) {
+    if (!c) return;
+    ckpt_worker_destroy(c->worker); /* waits for its job: the files are its own */
     forget(c);
     ckpt_plan_free(&c->plan);
     ckpt_arena_release(c);
     free(c->root);
     free(c);
+}
+
+weft_status weft_ckpt_close(weft_ckpt *c) {
+    const weft_status s = c && c->save.phase != CKPT_IDLE ? weft_ckpt_wait(c, NULL) : WEFT_OK;
+    weft_ckpt_abandon(c);
     return s;
 }
 

@@ -163,21 +163,20 @@ weft_status weft_saver_open(weft_group *g, const char *dir, const weft_saver_opt
     st = weft_ctrl_agree(g, st);
     if (st >= 0) st = weft_ckpt_open(g, dir, &s->o.ckpt, &s->ckpt);
     if (st < 0) {
-        weft_saver_close(s);
+        weft_saver_destroy(s);
         return st;
     }
     *out = s;
     return WEFT_OK;
 }
 
-weft_status weft_saver_close(weft_saver *s) {
-    if (!s) return WEFT_OK;
-    const weft_status st = weft_ckpt_close(s->ckpt);
+void weft_saver_destroy(weft_saver *s) {
+    if (!s) return;
+    weft_ckpt_abandon(s->ckpt);
     free_parts(&s->save);
     free(s->dir);
     free(s->tokenizer);
     free(s);
-    return st;
 }
 
 weft_ckpt *weft_saver_ckpt(weft_saver *s) {

@@ -37,7 +37,8 @@ typedef struct weft_saver_opts {
 typedef struct weft_saver weft_saver;
 
 weft_status weft_saver_open(weft_group *g, const char *dir, const weft_saver_opts *o, weft_saver **out);
-weft_status weft_saver_close(weft_saver *s); /* NULL: nothing */
+/* Gives up a save that is under way. Not collective. NULL: nothing. */
+void weft_saver_destroy(weft_saver *s);
 /* For progress, staged and wait. */
 weft_ckpt *weft_saver_ckpt(weft_saver *s);
 /* Takes the memory that saves in the background need. */

@@ -409,7 +409,7 @@ void weft_trainer_destroy(weft_trainer *t) {
     if (!t) return;
     trainer_trace_write(t);
     trainer_watch_close(t);
-    weft_saver_close(t->saver);
+    weft_saver_destroy(t->saver);
     if (t->metrics) weft_metrics_close(t->metrics);
     weft_optim_destroy(t->optim);
     weft_model_destroy(t->model);
