@@ -20,4 +20,18 @@ wait $mpi || code=$?
 grep -qE "weft: error: .*rank 1 .*pid $victim" dead.txt || { cat dead.txt; fail "no message names rank 1 (pid $victim)"; }
 "$weft" report dead >/dev/null || fail "no report of a killed run"
 [ "$(losses dead | wc -l)" -ge 5 ] || fail "metrics lost"
+
+# killed while it saves after every step, taken up by another number of ranks: the same weights, moments and losses as never stopped
+start 2 "$weft" train run.yaml -q --set run.dir=cut --set train.steps=300 --set save.every=1 >cut.log 2>&1 &
+mpi=$!
+for _ in $(seq 200); do
+  [ "$(grep -c '"ev":"checkpoint"' cut/metrics.jsonl 2>/dev/null || true)" -ge 3 ] 2>/dev/null && break
+  sleep 0.05
+done
+kill -KILL "$(pgrep -P $mpi -x weft | head -n 1)"
+wait $mpi && fail "a killed run ended well"
+expect 0 'resumed' ranks 4 "$weft" train run.yaml --set run.dir=cut --set train.steps=300 --set save.every=50
+ranks 1 "$weft" train run.yaml -q --set run.dir=whole --set train.steps=300 --set save.every=-1
+same cut whole "" || fail "killed and taken up by 4 ranks, a run has another state"
+[ "$(losses cut | tail -n 20)" = "$(losses whole | tail -n 20)" ] || fail "killed and taken up, a run has other losses"
 echo ok
