@@ -5,6 +5,9 @@
 #include <unistd.h>
 
 #include "solver.h"
+#ifndef SW_NO_WEFT
+#include "checkpoint.h"
+#endif
 
 #define GRIDS_MAX 8
 
@@ -19,6 +22,7 @@ static const comm_ops *const carriers[] = {
 typedef struct options {
     const sw_case *of;
     const comm_ops *ops;
+    const char *checkpoint; /* directory; NULL: none */
     int n, grids, every, json, check, progress;
     sw_broken broken;
 } options;
@@ -27,6 +31,8 @@ typedef struct options {
 typedef struct result {
     int n, steps;
     sw_diagnosis first, last;
+    int from; /* step from which this run went on, and the time there */
+    double from_t;
     double mean, largest, seconds, drift; /* drift: largest relative change of the mass */
     uint64_t checksum;
 } result;
@@ -43,7 +49,8 @@ static void usage(FILE *to) {
             "  --n CELLS          along x (64)\n"
             "  --grids COUNT      also 2n, 4n ... cells, and the order of convergence (1)\n"
             "  --comm weft|mpi    who communicates (%s)\n"
-            "  --every STEPS      between looks at mass and energy (10)\n"
+            "  --every STEPS      between looks at mass and energy, and checkpoints (10)\n"
+            "  --checkpoint DIR   saves there, and goes on from the newest that is there (weft only)\n"
             "  --check            exit 1 unless the solution is as good as it should be\n"
             "  --json             one JSON object a grid on stdout\n"
             "  --progress         a line on stderr even if that is no terminal\n"
@@ -92,6 +99,8 @@ static int read_options(int argc, char **argv, options *o) {
             bad = number(v, 1, GRIDS_MAX, &o->grids), i++;
         else if (strcmp(a, "--every") == 0)
             bad = number(v, 1, 1000000, &o->every), i++;
+        else if (strcmp(a, "--checkpoint") == 0)
+            bad = !v || !*v, o->checkpoint = v, i++;
         else if (strcmp(a, "--break") == 0)
             bad = word(a, v, breaks, &k), o->broken = (sw_broken)k, i++;
         else if (strcmp(a, "--comm") == 0) {
@@ -108,7 +117,9 @@ static int read_options(int argc, char **argv, options *o) {
         }
         if (bad) return -1;
     }
-    return 0;
+    if (!o->checkpoint || (o->grids == 1 && strcmp(o->ops->name, "weft") == 0)) return 0;
+    if (!rank) fprintf(stderr, "shallow_water: --checkpoint is for one grid, and needs --comm weft\n");
+    return -1;
 }
 
 /* --- running --------------------------------------------------------------------------------------------------- */
@@ -120,8 +131,9 @@ static void show(const options *o, const result *r, double t, double begun, int 
     shown = now;
     const double cells = (double)r->n * r->n * (o->of->hi[1] - o->of->lo[1]) / (o->of->hi[0] - o->of->lo[0]);
     fprintf(stderr, "\r%s %d: %3.0f %%, step %d, t %.4f of %.4f, %.2f Mcells/s, %.0f s left   %s",
-            o->of->name, r->n, 100 * t / o->of->end, r->steps, t, o->of->end, cells * r->steps / spent * 1e-6,
-            t > 0 ? spent * (o->of->end - t) / t : 0, last ? "\n" : "");
+            o->of->name, r->n, 100 * t / o->of->end, r->steps, t, o->of->end,
+            cells * (r->steps - r->from) / spent * 1e-6,
+            t > r->from_t ? spent * (o->of->end - t) / (t - r->from_t) : 0, last ? "\n" : "");
 }
 
 static int look(sw_solver *s, result *r, double t) {
@@ -131,10 +143,78 @@ static int look(sw_solver *s, result *r, double t) {
     return 0;
 }
 
+#ifndef SW_NO_WEFT
+typedef sw_checkpoint keeper;
+
+static void describe(const options *o, const result *r, double t, char *text, size_t n) {
+    snprintf(text, n,
+             "{\"case\": \"%s\", \"t\": %.17g, \"mass_start\": %.17g, \"energy_start\": %.17g, "
+             "\"mass_drift\": %.17g}",
+             o->of->name, t, r->first.mass, r->first.energy, r->drift);
+}
+
+static int understand(const options *o, const char *state, result *r, double *t) {
+    char name[16];
+    snprintf(name, sizeof name, "\"%s\"", o->of->name);
+    if (!strstr(state, name)) {
+        if (!rank) fprintf(stderr, "shallow_water: %s is of another case: %s\n", o->checkpoint, state);
+        return -1;
+    }
+    return sw_checkpoint_number(state, "t", t) || sw_checkpoint_number(state, "mass_start", &r->first.mass) ||
+           sw_checkpoint_number(state, "energy_start", &r->first.energy) ||
+           sw_checkpoint_number(state, "mass_drift", &r->drift);
+}
+
+/* The newest checkpoint, if there is one. */
+static int take_up(const options *o, sw_solver *s, result *r, double *t, keeper **k) {
+    char *state = NULL;
+    int64_t step;
+    if (!o->checkpoint) return 0;
+    if (!(*k = sw_checkpoint_open(s, o->checkpoint, NULL, 0))) return -1;
+    const int none = sw_checkpoint_load(*k, &step, &state);
+    const int failed = none < 0 || (!none && understand(o, state, r, t));
+    free(state);
+    if (none || failed) return -failed;
+    r->steps = r->from = (int)step;
+    r->from_t = *t;
+    return 0;
+}
+
+static int keep(const options *o, keeper *k, const result *r, double t) {
+    char state[256];
+    if (!k) return 0;
+    describe(o, r, t, state, sizeof state);
+    if (t >= o->of->end) return sw_checkpoint_last(k, r->steps, state);
+    if (r->steps % o->every == 0)
+        sw_checkpoint_begin(k, r->steps, state);
+    else
+        sw_checkpoint_progress(k);
+    return 0;
+}
+
+static void let_go(keeper *k) {
+    sw_checkpoint_close(k);
+}
+#else
+typedef void keeper;
+
+static int take_up(const options *o, sw_solver *s, result *r, double *t, keeper **k) {
+    return (void)o, (void)s, (void)r, (void)t, (void)k, 0;
+}
+static int keep(const options *o, keeper *k, const result *r, double t) {
+    return (void)o, (void)k, (void)r, (void)t, 0;
+}
+static void let_go(keeper *k) {
+    (void)k;
+}
+#endif
+
 static int advance(const options *o, sw_solver *s, result *r) {
     const double begun = MPI_Wtime(), end = o->of->end;
-    if (look(s, r, 0)) return -1;
-    for (double t = 0; t < end; show(o, r, t, begun, t >= end)) {
+    double t = 0;
+    keeper *k = NULL;
+    if (take_up(o, s, r, &t, &k) || look(s, r, t)) return -1;
+    for (; t < end; show(o, r, t, begun, t >= end)) {
         double dt;
         if (sw_time_step(s, end - t, &dt)) return -1;
         if (!(dt > 0)) {
@@ -146,8 +226,10 @@ static int advance(const options *o, sw_solver *s, result *r) {
         t = dt < end - t ? t + dt : end;
         r->steps++;
         if (r->steps % o->every == 0 && look(s, r, t)) return -1;
+        if (t < end && keep(o, k, r, t)) return -1;
     }
-    if (look(s, r, end)) return -1;
+    if (look(s, r, end) || keep(o, k, r, end)) return -1;
+    let_go(k);
     r->seconds = MPI_Wtime() - begun;
     return 0;
 }

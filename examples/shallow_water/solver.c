@@ -139,6 +139,18 @@ int sw_close(sw_solver *s) {
     return failed;
 }
 
+void sw_get(const sw_solver *s, int f, double *cells) {
+    const size_t n = (size_t)s->own[0];
+    for (int j = 0; j < s->own[1]; j++)
+        memcpy(cells + (size_t)j * n, s->u[f] + at(s, 0, j), n * sizeof(double));
+}
+
+void sw_set(sw_solver *s, int f, const double *cells) {
+    const size_t n = (size_t)s->own[0];
+    for (int j = 0; j < s->own[1]; j++)
+        memcpy(s->u[f] + at(s, 0, j), cells + (size_t)j * n, n * sizeof(double));
+}
+
 /* --- a step ---------------------------------------------------------------------------------------------------- */
 
 static double velocity(double momentum, double h) {

@@ -45,6 +45,9 @@ int sw_diagnose(sw_solver *s, sw_diagnosis *d);
 int sw_error(sw_solver *s, double t, double *mean, double *largest);
 /* Over cells and their places: equal exactly if all ranks hold the same solution, however it is split. */
 int sw_checksum(sw_solver *s, uint64_t *sum);
+/* This rank's cells of field f (u[f]) without ghosts, row-major: own[1] rows of own[0]. Not collective. */
+void sw_get(const sw_solver *s, int f, double *cells);
+void sw_set(sw_solver *s, int f, const double *cells);
 int sw_close(sw_solver *s);
 
 #endif
