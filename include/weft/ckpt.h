@@ -29,7 +29,8 @@ extern "C" {
 /* The part of one tensor that this rank holds: contiguous in memory, row-major. */
 typedef struct weft_ckpt_part {
     const char *
-        name; /* of the tensor: "sim/temperature"; [A-Za-z0-9._-] and single '/' inside; <= WEFT_CKPT_NAME_MAX */
+        name; /* of the tensor: "sim/temperature"; [A-Za-z0-9._-] and single '/' inside; <= WEFT_CKPT_NAME_MAX; not
+                 "a/0" beside a tensor "a": its pieces are stored under such names */
     weft_dtype dtype;
     uint32_t ndim;                /* 1..WEFT_MAX_DIMS */
     int64_t shape[WEFT_MAX_DIMS]; /* of the whole tensor; each >= 1 */

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #include "base/file.h"
@@ -95,19 +94,13 @@ static weft_status write_manifest(weft_ckpt *c) {
 weft_status ckpt_commit(weft_ckpt *c) {
     const ckpt_save *v = &c->save;
     char name[32];
-    struct stat st;
     ckpt_step_name(v->step, name);
     if (c->o.extra) WEFT_TRY(c->o.extra(c->o.extra_arg, v->tmp));
     WEFT_TRY(write_manifest(c));
-    char *final = weft_path_join(c->root, name);
-    if (!final) return WEFT_ERR_NOMEM;
-    weft_status s = WEFT_OK; /* the same step, saved before by a run that was resumed from an older one */
-    if (lstat(final, &st) == 0) s = ckpt_remove(c->root, name);
-    if (s >= 0) s = weft_rename_durable(v->tmp, final);
-    free(final);
-    if (s < 0) return s;
+    /* the same step may have been saved before, by a run that was resumed from an older one */
+    WEFT_TRY(ckpt_take_name(c->root, v->tmp, name));
     ckpt_point_latest(c->root, name);
-    if (ckpt_prune(c->root, c->o.keep, c->o.keep_every, 0, NULL, NULL) < 0)
+    if (ckpt_prune(c->root, c->o.keep, c->o.keep_every, v->step, 0, NULL, NULL) < 0)
         weft_warn("old checkpoints not removed: %s", weft_last_error());
     return WEFT_OK;
 }

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/checkpoint/reader.h"
+#include "io/checkpoint/verify.h"
 
 #define TRASH ".trash-"
 
@@ -95,10 +96,35 @@ void ckpt_point_latest(const char *root, const char *name) {
     free(tmp);
 }
 
-weft_status ckpt_remove(const char *root, const char *name) {
+static char *trash_of(const char *root, const char *name) {
     char hidden[160];
     snprintf(hidden, sizeof hidden, TRASH "%s", name);
-    char *path = weft_path_join(root, name), *trash = weft_path_join(root, hidden);
+    return weft_path_join(root, hidden);
+}
+
+/* The new one is on the disk under its temporary name before the old one loses its own, so one of the two is always found;
+ * a sweep never takes what is sealed. */
+weft_status ckpt_take_name(const char *root, const char *from, const char *name) {
+    struct stat st;
+    char *path = weft_path_join(root, name), *trash = trash_of(root, name);
+    weft_status s = path && trash ? weft_remove_tree(trash) : WEFT_ERR_NOMEM;
+    const int old = s >= 0 && lstat(path, &st) == 0;
+    if (old) {
+        s = weft_dir_sync_of(from);
+        if (s >= 0 && rename(path, trash) < 0) s = weft_fail_errno(errno, "renaming %s", path);
+    }
+    if (s >= 0) s = weft_rename_durable(from, path);
+    if (s < 0 && old && lstat(path, &st) < 0 && rename(trash, path) < 0)
+        weft_warn("%s is now %s: %s", path, trash, strerror(errno));
+    if (s >= 0 && old && weft_remove_tree(trash) < 0)
+        weft_warn("the checkpoint that was replaced is not removed: %s", weft_last_error());
+    free(path);
+    free(trash);
+    return s;
+}
+
+weft_status ckpt_remove(const char *root, const char *name) {
+    char *path = weft_path_join(root, name), *trash = trash_of(root, name);
     weft_status s = path && trash ? weft_remove_tree(trash) : WEFT_ERR_NOMEM;
     if (s >= 0 && rename(path, trash) < 0) s = weft_fail_errno(errno, "renaming %s", path);
     if (s >= 0) s = weft_remove_tree(trash);
@@ -111,10 +137,10 @@ void ckpt_sweep(const char *root) {
     DIR *d = opendir(root);
     for (struct dirent *f; d && (f = readdir(d));) {
         const int trash = !strncmp(f->d_name, TRASH, strlen(TRASH));
-        if (!trash && !strstr(f->d_name, ".tmp-")) continue;
+        if (!trash && (strncmp(f->d_name, "step_", 5) != 0 || !strstr(f->d_name, ".tmp-"))) continue;
         char *path = weft_path_join(root, f->d_name);
         ckpt_manifest m = {0};
-        if (path && is_directory(path) && (trash || ckpt_manifest_read(path, &m) < 0) &&
+        if (path && is_directory(path) && (trash || ckpt_manifest_read(path, &m) == WEFT_ERR_NOTFOUND) &&
             weft_remove_tree(path) < 0)
             weft_warn("left over from an earlier save, not removed: %s", weft_last_error());
         ckpt_manifest_free(&m);
@@ -134,6 +160,13 @@ static int opens(const char *root, const char *name) {
     return s >= 0;
 }
 
+static int whole(const char *root, const char *name) {
+    char *path = weft_path_join(root, name);
+    const weft_status s = path ? ckpt_verify(path, 1, NULL, NULL) : WEFT_ERR_NOMEM;
+    free(path);
+    return s >= 0;
+}
+
 static int pinned(const char *root, const char *name) {
     char inside[160];
     snprintf(inside, sizeof inside, "%s/pin", name);
@@ -143,7 +176,7 @@ static int pinned(const char *root, const char *name) {
     return there;
 }
 
-weft_status ckpt_prune(const char *root, int64_t keep, int64_t keep_every, int dry,
+weft_status ckpt_prune(const char *root, int64_t keep, int64_t keep_every, int64_t newest, int dry,
                        void (*told)(void *, const char *), void *arg) {
     ckpt_entry *list;
     size_t n;
@@ -154,8 +187,9 @@ weft_status ckpt_prune(const char *root, int64_t keep, int64_t keep_every, int d
     for (size_t i = 0; i < n && s >= 0; i++) {
         const ckpt_entry *e = &list[i];
         if (e->status < 0) continue; /* damaged, or being written: not ours to judge */
-        if (good < keep) {           /* what does not open does not count, so a good one behind it stays */
-            good += opens(root, e->name);
+        if (newest != CKPT_ALL_STEPS && e->step > newest) continue; /* passed over by who saves now */
+        if (good < keep) { /* what does not open does not count, so a good one behind it stays */
+            good += newest == CKPT_ALL_STEPS && !good ? whole(root, e->name) : opens(root, e->name);
             continue;
         }
         if ((keep_every && e->step % keep_every == 0) || pinned(root, e->name)) continue;

@@ -85,7 +85,7 @@ weft_status weft_ckpt_load(weft_ckpt *c, int64_t *step, const weft_ckpt_part *pa
     for (size_t i = 0; s >= 0 && i < count; i++) {
         s = load_one(c, &list[i], parts, n, o, step, state);
         if (s >= 0) break;
-        if (want >= 0 || !is_damage(s) || i + 1 == count) {
+        if (!is_damage(s) || i + 1 == count) {
             s = weft_context(s, "loading the checkpoint %s/%s", c->root, list[i].name);
             break;
         }

@@ -6,6 +6,7 @@
  * each set to its owners by bytes, the least loaded first. */
 #include "io/checkpoint/plan.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -139,6 +140,22 @@ static weft_status same_tensor(const wire_part *a, const wire_part *b) {
                      a->name);
 }
 
+/* A piece is the dataset "/tensor/number": no other tensor may need a group of that name. */
+static weft_status names_apart(const ckpt_table *t) {
+    char name[WEFT_CKPT_NAME_MAX + 1];
+    for (size_t i = 0; i < t->ntensors; i++) {
+        snprintf(name, sizeof name, "%s", t->tensor[i].name);
+        for (char *p; (p = strrchr(name, '/'));) {
+            const int number = !p[1 + strspn(p + 1, "0123456789")];
+            *p = 0;
+            if (number && ckpt_table_find(t, name))
+                return weft_fail(WEFT_ERR_ARG, "tensor %s has the name of a piece of tensor %s",
+                                 t->tensor[i].name, name);
+        }
+    }
+    return WEFT_OK;
+}
+
 /* Sorted parts -> tensors and sets. owner[i]: where the parts of set i begin in w; owner[nsets] = n. */
 static weft_status make_table(const wire_part *w, size_t n, int replicated, ckpt_table *t, size_t *owner) {
     for (size_t i = 0; i < n; i++) {
@@ -164,6 +181,7 @@ static weft_status make_table(const wire_part *w, size_t n, int replicated, ckpt
         ckpt_piece_ok(&set->piece, e->ndim, e->shape, &set->elements);
     }
     owner[t->nsets] = n;
+    WEFT_TRY(names_apart(t));
     return ckpt_table_covers(t);
 }
 

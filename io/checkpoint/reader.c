@@ -110,6 +110,12 @@ weft_status ckpt_reader_open_files(ckpt_reader *r) {
     return WEFT_OK;
 }
 
+static int same_array(const weft_container_dataset *d, const ckpt_tensor *t, const ckpt_set *e) {
+    if (!d || d->dtype != t->dtype || d->ndim != (e->piece.flat_hi ? 1 : t->ndim)) return 0;
+    return e->piece.flat_hi ? d->shape[0] == e->elements
+                            : !memcmp(d->shape, e->piece.box.ext, t->ndim * sizeof *d->shape);
+}
+
 /* The manifest and the file must mean the same array. */
 weft_status ckpt_reader_set(ckpt_reader *r, size_t i, const weft_container **c,
                             const weft_container_dataset **d) {
@@ -119,7 +125,7 @@ weft_status ckpt_reader_set(ckpt_reader *r, size_t i, const weft_container **c,
     WEFT_TRY(ckpt_reader_file(r, (size_t)e->file, c));
     ckpt_dataset_name(&r->m.table, i, name);
     *d = weft_container_find(*c, name);
-    if (!*d || (*d)->dtype != t->dtype || (*d)->bytes != e->elements * (int64_t)weft_dtype_size(t->dtype))
+    if (!same_array(*d, t, e))
         return weft_fail(WEFT_ERR_CORRUPT,
                          "%s: the manifest promises the array %s, which the file does not have so",
                          weft_container_path(*c), name);

@@ -3,7 +3,8 @@
  * Staging copies and nothing else, into memory that was touched before, because training waits for it: whoever has time
  * takes the next segment from one counter, the writer thread, and the caller when it needs the memory back. The writer
  * digests what it is about to write, while the disk is the one that is waited for. Writing goes past the page cache (O_DIRECT) where the file system can, in whole pages; the rest of a segment goes
- * through it. No two ranks write into one page (plan.c), so that file systems without coherent pages are safe too. */
+ * through it. No two ranks write into one page but for sets below 4 KiB, whose
+ * exact bytes go through the cache. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

@@ -50,6 +50,11 @@ int ckpt_name_ok(const char *name) {
                          c == '_' || c == '-' || c == '.';
         if (!word && (c != '/' || name[i + 1] == '/')) return 0;
     }
+    for (const char *p = name; p;
+         p = strchr(p, '/') ? strchr(p, '/') + 1 : NULL) { /* "." is the group itself */
+        const size_t dots = strspn(p, ".");
+        if ((dots == 1 || dots == 2) && (!p[dots] || p[dots] == '/')) return 0;
+    }
     return 1;
 }
 
@@ -149,18 +154,33 @@ weft_status ckpt_runs(uint32_t ndim, const int64_t *shape, const ckpt_piece *p, 
     return box_runs(&p->box, &q->box, fn, arg);
 }
 
-static weft_status count(void *arg, int64_t a, int64_t b, int64_t n) {
-    (void)a, (void)b;
-    *(int64_t *)arg += n;
-    return WEFT_OK;
+/* Elements of the box before element `flat` of the tensor. */
+static int64_t before(uint32_t ndim, const int64_t *shape, const weft_box *box, int64_t flat) {
+    int64_t stride = 1, inside = weft_box_count(box), n = 0;
+    for (uint32_t d = 1; d < ndim; d++) stride *= shape[d];
+    for (uint32_t d = 0; d < ndim; d++) {
+        const int64_t at = flat / stride - box->off[d];
+        inside /= box->ext[d]; /* for each index of this dimension */
+        if (at < 0) return n;
+        if (at >= box->ext[d]) return n + box->ext[d] * inside;
+        n += at * inside;
+        flat %= stride;
+        if (d + 1 < ndim) stride /= shape[d + 1];
+    }
+    return n;
 }
 
 int64_t ckpt_shared(uint32_t ndim, const int64_t *shape, const ckpt_piece *p, const ckpt_piece *q) {
     weft_box r;
-    int64_t n = 0;
     if (!p->flat_hi && !q->flat_hi) return weft_box_intersect(&p->box, &q->box, &r) ? weft_box_count(&r) : 0;
-    (void)ckpt_runs(ndim, shape, p, q, count, &n);
-    return n;
+    if (p->flat_hi && q->flat_hi) {
+        const int64_t lo = p->flat_lo > q->flat_lo ? p->flat_lo : q->flat_lo;
+        const int64_t hi = p->flat_hi < q->flat_hi ? p->flat_hi : q->flat_hi;
+        return lo < hi ? hi - lo : 0;
+    }
+    const weft_box *box = p->flat_hi ? &q->box : &p->box;
+    const ckpt_piece *range = p->flat_hi ? p : q;
+    return before(ndim, shape, box, range->flat_hi) - before(ndim, shape, box, range->flat_lo);
 }
 
 /* --- coverage ------------------------------------------------------------------------------------------------- */

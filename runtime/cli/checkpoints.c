@@ -341,7 +341,8 @@ int cli_ckpt_prune(int argc, char **argv) {
     cli_parse(&argp, argc, argv, &a);
     char *root = root_of(a.dir);
     const weft_status s =
-        root ? ckpt_prune(root, a.keep, a.keep_every, a.dry, print_removed, &a) : WEFT_ERR_NOMEM;
+        root ? ckpt_prune(root, a.keep, a.keep_every, CKPT_ALL_STEPS, a.dry, print_removed, &a)
+             : WEFT_ERR_NOMEM;
     free(root);
     return s < 0 ? cli_fail(s) : 0;
 }

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/fault.h"
+#include "base/file.h"
 #include "comm/ctrl.h"
 #include "io/checkpoint/dir.h"
 #include "io/checkpoint/reader.h"
@@ -260,6 +261,41 @@ static void a_failed_save_costs_nothing(void **state) {
     case_remove(dir);
 }
 
+/* The same step again, as after a resume from an older one: whatever fails, there is one of that step that loads. */
+static void a_replaced_checkpoint_is_never_lost(void **state) {
+    (void)state;
+    char *dir = case_directory();
+    weft_ckpt *c = open_ckpt(world, dir, 1);
+    case_parts p;
+    int64_t step;
+    int failures = 0;
+    case_make(11, mpi_test_rank(), mpi_test_size(), &p);
+    case_fill(&p, 1);
+    assert_ok(weft_ckpt_save(c, 1, p.part, p.n, NULL));
+    static const weft_fault_site sites[] = {WEFT_FAULT_RENAME, WEFT_FAULT_SYNC};
+    for (size_t k = 0; k < 2; k++)
+        for (int nth = 1; nth < 14; nth++) {
+            const int v = nth + 1;
+            case_fill(&p, v);
+            if (!mpi_test_rank()) weft_fault_arm(sites[k], nth);
+            const weft_status s = weft_ckpt_save(c, 1, p.part, p.n, NULL);
+            weft_fault_arm(sites[k], 0);
+            failures += s < 0;
+            weft_ckpt_load_opts o = {.size = sizeof o, .partial = 1};
+            step = -1;
+            assert_ok(weft_ckpt_load(c, &step, p.part, p.n, &o, NULL));
+            assert_int_equal(step, 1);
+            if (s >= 0) case_check(&p, v);
+            assert_ok(weft_ctrl_barrier(world));
+            if (!mpi_test_rank()) assert_int_equal(entries(dir), 1);
+            assert_ok(weft_ctrl_barrier(world));
+        }
+    assert_true(failures > 5);
+    case_free(&p);
+    assert_ok(weft_ckpt_close(c));
+    case_remove(dir);
+}
+
 static void flip(const char *path, int64_t at) {
     unsigned char b;
     const int fd = open(path, O_RDWR);
@@ -268,6 +304,21 @@ static void flip(const char *path, int64_t at) {
     b ^= 0x10;
     assert_int_equal(pwrite(fd, &b, 1, at), 1);
     close(fd);
+}
+
+/* A byte of tensor `name` of the checkpoint ROOT/entry. */
+static void flip_tensor(const char *root, const char *entry, const char *name) {
+    char path[4300];
+    ckpt_reader *r;
+    const weft_container *file;
+    const weft_container_dataset *d;
+    snprintf(path, sizeof path, "%s/%s", root, entry);
+    assert_ok(ckpt_reader_open(path, &r));
+    assert_ok(ckpt_reader_set(r, ckpt_table_find(&ckpt_reader_manifest(r)->table, name)->first, &file, &d));
+    const int64_t at = d->at + 777;
+    ckpt_reader_close(r);
+    snprintf(path, sizeof path, "%s/%s/s000.h5", root, entry);
+    flip(path, at);
 }
 
 static void damage_is_found_and_passed_over(void **state) {
@@ -282,17 +333,7 @@ static void damage_is_found_and_passed_over(void **state) {
         assert_ok(weft_ckpt_save(c, v, p.part, p.n, NULL));
     }
     if (!mpi_test_rank()) { /* a byte of a tensor of 3; the manifest of 2 */
-        ckpt_reader *r;
-        const weft_container *file;
-        const weft_container_dataset *d;
-        snprintf(path, sizeof path, "%s/step_0000000003", dir);
-        assert_ok(ckpt_reader_open(path, &r));
-        assert_ok(ckpt_reader_set(
-            r, ckpt_table_find(&ckpt_reader_manifest(r)->table, "model/embed.tok.weight")->first, &file, &d));
-        const int64_t at = d->at + 777;
-        ckpt_reader_close(r);
-        snprintf(path, sizeof path, "%s/step_0000000003/s000.h5", dir);
-        flip(path, at);
+        flip_tensor(dir, "step_0000000003", "model/embed.tok.weight");
         snprintf(path, sizeof path, "%s/step_0000000002/manifest.json", dir);
         flip(path, 200);
     }
@@ -332,7 +373,7 @@ static void retention_keeps_what_can_be_read(void **state) {
             snprintf(path, sizeof path, "%s/step_%010d/s000.h5", dir, v);
             assert_int_equal(unlink(path), 0);
         }
-        assert_ok(ckpt_prune(dir, 1, 0, 0, NULL, NULL));
+        assert_ok(ckpt_prune(dir, 1, 0, CKPT_ALL_STEPS, 0, NULL, NULL));
         assert_ok(ckpt_list(dir, &list, &n));
         assert_int_equal(n, 3);
         assert_int_equal(list[2].step, 10);
@@ -341,6 +382,143 @@ static void retention_keeps_what_can_be_read(void **state) {
     case_free(&p);
     assert_ok(weft_ckpt_close(c));
     case_remove(dir);
+}
+
+/* A run that went back behind a damaged checkpoint saves: what is damaged does not push out what it has saved. */
+static void retention_is_not_misled_by_damage(void **state) {
+    (void)state;
+    char *dir = case_directory();
+    weft_ckpt *c = open_ckpt(world, dir, 1);
+    case_parts p;
+    int64_t step = -1;
+    case_make_as(CASE_ROWS, mpi_test_rank(), mpi_test_size(), &p);
+    assert_ok(weft_ckpt_save(c, 5, p.part, p.n, NULL));
+    if (!mpi_test_rank()) flip_tensor(dir, "step_0000000005", "model/embed.tok.weight");
+    MPI_Barrier(MPI_COMM_WORLD);
+    case_fill(&p, 3);
+    assert_ok(weft_ckpt_save(c, 3, p.part, p.n, NULL));
+    weft_ckpt_load_opts o = {.size = sizeof o, .partial = 1};
+    assert_ok(weft_ckpt_load(c, &step, p.part, p.n, &o, NULL));
+    assert_int_equal(step, 3);
+    case_check(&p, 3);
+    MPI_Barrier(MPI_COMM_WORLD);
+    if (!mpi_test_rank()) assert_ok(ckpt_prune(dir, 1, 0, CKPT_ALL_STEPS, 0, NULL, NULL));
+    MPI_Barrier(MPI_COMM_WORLD);
+    step = -1;
+    assert_ok(weft_ckpt_load(c, &step, p.part, p.n, &o, NULL));
+    assert_int_equal(step, 3);
+    case_free(&p);
+    assert_ok(weft_ckpt_close(c));
+    case_remove(dir);
+}
+
+/* What stands in the directory and is not an unfinished save of ours stays: other directories, and a manifest that was
+ * committed and cannot be read now. */
+static void opening_removes_only_unfinished_saves(void **state) {
+    (void)state;
+    static const char *const stays[] = {"notes.tmp-old", "step_0000000007.tmp-00000001"};
+    char *dir = case_directory(), path[4300];
+    for (int i = 0; i < 3 && !mpi_test_rank(); i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, i < 2 ? stays[i] : "step_0000000008.tmp-00000002");
+        assert_ok(weft_mkdirs(path));
+        if (i == 1) assert_ok(ckpt_manifest_write(path, "damaged", 7));
+    }
+    weft_ckpt *c = open_ckpt(world, dir, 1);
+    assert_ok(weft_ckpt_close(c));
+    if (!mpi_test_rank()) {
+        for (int i = 0; i < 2; i++) {
+            snprintf(path, sizeof path, "%s/%s", dir, stays[i]);
+            assert_int_equal(access(path, F_OK), 0);
+        }
+        assert_int_equal(entries(dir), 2);
+    }
+    case_remove(dir);
+}
+
+/* "/a/0" cannot be a piece of one tensor and the group of another's. */
+static void names_that_clash_in_the_file_are_refused(void **state) {
+    (void)state;
+    char *dir = case_directory();
+    weft_ckpt *c = open_ckpt(world, dir, 1);
+    float x[6] = {0};
+    weft_ckpt_part p[] = {{.name = "a", .dtype = WEFT_F32, .ndim = 1, .shape = {6}, .ptr = x},
+                          {.name = "a/0", .dtype = WEFT_F32, .ndim = 1, .shape = {6}, .ptr = x}};
+    assert_error(weft_ckpt_begin(c, 1, p, 2, NULL), WEFT_ERR_ARG, "a/0");
+    p[1].name = "a/0/b";
+    assert_error(weft_ckpt_begin(c, 1, p, 2, NULL), WEFT_ERR_ARG, "a/0/b");
+    static const char *const odd[] = {".", "a/.", "a/./b", "..", "a/../b", "../a"};
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+        p[1].name = odd[i];
+        assert_error(weft_ckpt_begin(c, 1, p, 2, NULL), WEFT_ERR_ARG, "no name");
+    }
+    p[1].name = "a/x0";
+    assert_ok(weft_ckpt_save(c, 1, p, 2, NULL));
+    p[1].name = "a.0/..0";
+    assert_ok(weft_ckpt_save(c, 2, p, 2, NULL));
+    assert_ok(weft_ckpt_close(c));
+    case_remove(dir);
+}
+
+/* A manifest, sealed anew, that gives a tensor another shape of the same size. */
+static void manifest_and_file_mean_the_same_array(void **state) {
+    (void)state;
+    char *dir = case_directory(), path[4300], *text = NULL;
+    weft_ckpt *c = open_ckpt(world, dir, 1);
+    float x[6] = {0};
+    size_t n = 0;
+    int64_t step = -1;
+    weft_ckpt_part p = {.name = "w", .dtype = WEFT_F32, .ndim = 2, .shape = {2, 3}, .ptr = x};
+    assert_ok(weft_ckpt_save(c, 1, &p, 1, NULL));
+    if (!mpi_test_rank()) {
+        snprintf(path, sizeof path, "%s/step_0000000001/manifest.json", dir);
+        assert_ok(weft_file_read(path, 1 << 20, &text, &n));
+        int found = 0;
+        for (char *q = text; (q = strstr(q, "[2,3]")); q++, found++) memcpy(q, "[3,2]", 5);
+        assert_int_equal(found, 2);
+        snprintf(path, sizeof path, "%s/step_0000000001", dir);
+        assert_ok(ckpt_manifest_write(path, text, n));
+        free(text);
+    }
+    MPI_Barrier(MPI_COMM_WORLD);
+    p.shape[0] = 3;
+    p.shape[1] = 2;
+    assert_error(weft_ckpt_load(c, &step, &p, 1, NULL, NULL), WEFT_ERR_CORRUPT, "/w/0");
+    assert_ok(weft_ckpt_close(c));
+    case_remove(dir);
+}
+
+static weft_status add_one(void *arg, int64_t a, int64_t b, int64_t n) {
+    (void)a, (void)b;
+    *(int64_t *)arg += n;
+    return WEFT_OK;
+}
+
+/* Box against range by arithmetic: as many as there are runs, and no time however large the tensor is said to be. */
+static void shared_elements_are_computed(void **state) {
+    (void)state;
+    const int64_t shape[3] = {5, 4, 6}, huge[2] = {(int64_t)1 << 56, 2};
+    uint64_t seed = mpi_test_seed();
+    for (int i = 0; i < 3000; i++) {
+        ckpt_piece box = {.box = {.ndim = 3}}, range = {0};
+        for (int d = 0; d < 3; d++) {
+            box.box.off[d] =
+                (int64_t)((seed = seed * 6364136223846793005u + 1442695040888963407u) >> 33) % shape[d];
+            box.box.ext[d] =
+                1 + (int64_t)((seed = seed * 6364136223846793005u + 1442695040888963407u) >> 33) %
+                        (shape[d] - box.box.off[d]);
+        }
+        range.flat_lo = (int64_t)((seed = seed * 6364136223846793005u + 1442695040888963407u) >> 33) % 120;
+        range.flat_hi = range.flat_lo + 1 +
+                        (int64_t)((seed = seed * 6364136223846793005u + 1442695040888963407u) >> 33) %
+                            (120 - range.flat_lo);
+        int64_t want = 0;
+        assert_ok(ckpt_runs(3, shape, &box, &range, add_one, &want));
+        assert_int_equal(ckpt_shared(3, shape, &box, &range), want);
+        assert_int_equal(ckpt_shared(3, shape, &range, &box), want);
+    }
+    const ckpt_piece column = {.box = {.ndim = 2, .off = {0, 1}, .ext = {(int64_t)1 << 56, 1}}},
+                     rest = {.flat_lo = 2, .flat_hi = (int64_t)1 << 57};
+    assert_int_equal(ckpt_shared(2, huge, &column, &rest), ((int64_t)1 << 56) - 1);
 }
 
 /* Whole parts are fetched once; parts of segments at most one segment more at each end. */
@@ -374,6 +552,12 @@ int main(int argc, char **argv) {
         cmocka_unit_test_setup_teardown(a_failed_save_costs_nothing, begin, end),
         cmocka_unit_test_setup_teardown(damage_is_found_and_passed_over, begin, end),
         cmocka_unit_test_setup_teardown(retention_keeps_what_can_be_read, begin, end),
+        cmocka_unit_test_setup_teardown(a_replaced_checkpoint_is_never_lost, begin, end),
+        cmocka_unit_test_setup_teardown(retention_is_not_misled_by_damage, begin, end),
+        cmocka_unit_test_setup_teardown(opening_removes_only_unfinished_saves, begin, end),
+        cmocka_unit_test_setup_teardown(names_that_clash_in_the_file_are_refused, begin, end),
+        cmocka_unit_test_setup_teardown(manifest_and_file_mean_the_same_array, begin, end),
+        cmocka_unit_test_setup_teardown(shared_elements_are_computed, begin, end),
         cmocka_unit_test_setup_teardown(a_load_fetches_what_it_needs, begin, end),
     };
     return mpi_test_main(&argc, &argv, "checkpoint", tests, sizeof tests / sizeof *tests);
