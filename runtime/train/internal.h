@@ -76,6 +76,7 @@ struct weft_trainer {
         int64_t begun, saved,
             rolled_back;     /* steps: of the last begin, the last success, the last return; -1: none */
         double at, interval; /* seconds of training: at the last begin; until the next */
+        int owed;            /* a save is due once a step is not skipped */
     } saving;
 };
 
@@ -112,7 +113,7 @@ void trainer_watch_lanes(weft_trainer *t, int last);
 void trainer_watch_close(weft_trainer *t);
 /* saving.c; collective. Errors are those of the group or of the input: a disk that fails costs the save alone. */
 weft_status trainer_saving_open(weft_trainer *t);
-int trainer_save_due(const weft_trainer *t);
+int trainer_save_due(weft_trainer *t);
 weft_status trainer_save(weft_trainer *t);          /* begins, or waits where save.async is off */
 weft_status trainer_save_progress(weft_trainer *t); /* at every step boundary */
 weft_status trainer_save_now(weft_trainer *t);      /* this step, before it returns; also its own failure */

@@ -87,11 +87,18 @@ static weft_status ended(weft_trainer *t, weft_status s, const char *mode) {
     return WEFT_OK;
 }
 
-int trainer_save_due(const weft_trainer *t) {
+/* Not between skipped steps: weights that may be what makes them skipped would push out the checkpoint that is to be gone
+ * back to. Such a save comes after the next step that is not skipped. */
+int trainer_save_due(weft_trainer *t) {
     const int64_t every = t->c->save.every;
-    if (every > 0) return t->st.step % every == 0;
-    if (every < 0) return 0;
-    return t->st.elapsed - t->saving.at >= (t->saving.interval > 0 ? t->saving.interval : FIRST_S);
+    if (every > 0 && t->st.step % every == 0) t->saving.owed = 1;
+    if (every == 0)
+        t->saving.owed =
+            t->st.elapsed - t->saving.at >= (t->saving.interval > 0 ? t->saving.interval : FIRST_S);
+    if (t->st.guard.in_a_row) return 0;
+    const int due = t->saving.owed;
+    t->saving.owed = 0;
+    return due;
 }
 
 static weft_status begin(weft_trainer *t, int wait) {
