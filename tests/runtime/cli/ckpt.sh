@@ -77,7 +77,7 @@ expect 93 'again after going back to the checkpoint of step' "$weft" train -q ru
 [ "$(grep -c '"ev":"rollback"' e/metrics.jsonl)" -ge 1 ] || fail "no rollback"
 # a save between skipped steps would be of weights in doubt: the way back goes behind all of these steps
 expect 93 'again after going back to the checkpoint of step' "$weft" train -q run.yaml --set run.dir=g --set train.steps=400 \
-  --set train.reproducible=false --set save.every=1 --set optim.guard=1e-6 --set optim.give_up=4
+  --set train.reproducible=false --set save.every=1 --set save.async=false --set optim.guard=1e-6 --set optim.give_up=4
 python3 - <<'P'
 import json
 back = [j for j in map(json.loads, open('g/metrics.jsonl')) if j.get('ev') == 'rollback']
