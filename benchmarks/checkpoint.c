@@ -9,7 +9,9 @@
  *
  * Times are of the slowest rank. Every tensor is dirtied before a save; files of the rounds before are removed.
  *
- *   mpirun -n 2 bench_checkpoint [--dir DIR] [--mib N] [--rounds N] [--json]
+ *   mpirun -n 2 bench_checkpoint [--dir DIR] [--mib N] [--rounds N] [--only save|raw] [--json]
+ *
+ * With --only every round is one save (or one raw write), printed by itself: a turn of peers/checkpoint_peers.py.
  */
 #include <fcntl.h>
 #include <hdf5.h>
@@ -156,6 +158,36 @@ static void load(weft_ckpt *c, int how, what k) {
     note(k, since);
 }
 
+static void timed_save(weft_ckpt *c, int round) {
+    const double since = start();
+    if (weft_ckpt_save(c, round, part, TENSORS, NULL) < 0) fail("save");
+    note(SAVE, since);
+}
+
+static void timed_raw_write(const char *path) {
+    if (!rank) unlink(path);
+    const double since = start();
+    raw_write(path);
+    note(RAW, since);
+}
+
+static void timed_hdf5_write(const char *path) {
+    if (!rank) unlink(path);
+    const double since = start();
+    hdf5_write(path);
+    note(HDF5, since);
+}
+
+static void round_of_one(weft_ckpt *c, what only, int round) {
+    char raw[4100];
+    snprintf(raw, sizeof raw, "%s/raw", dir);
+    dirty(round);
+    if (only == SAVE)
+        timed_save(c, round);
+    else
+        timed_raw_write(raw);
+}
+
 static void round_of_all(weft_ckpt *c, int round) {
     char raw[4100], h5[4100], file[4200];
     double since;
@@ -166,22 +198,9 @@ static void round_of_all(weft_ckpt *c, int round) {
     cut(0);
     for (int turn = 0; turn < 3; turn++) { /* who goes first changes */
         switch ((turn + round) % 3) {
-        case 0:
-            since = start();
-            if (weft_ckpt_save(c, round, part, TENSORS, NULL) < 0) fail("save");
-            note(SAVE, since);
-            break;
-        case 1:
-            if (!rank) unlink(raw);
-            since = start();
-            raw_write(raw);
-            note(RAW, since);
-            break;
-        default:
-            if (!rank) unlink(h5);
-            since = start();
-            hdf5_write(h5);
-            note(HDF5, since);
+        case 0: timed_save(c, round); break;
+        case 1: timed_raw_write(raw); break;
+        default: timed_hdf5_write(h5);
         }
     }
     for (int turn = 0; turn < 2; turn++) {
@@ -244,8 +263,21 @@ static void print(int json) {
                median(pairs[i].ours) / median(pairs[i].theirs));
 }
 
+static void print_rounds(what only, int json) {
+    const double mib = (double)share * ranks / 1048576;
+    for (int i = 0; i < filled[only]; i++) {
+        const double t = times[only][i];
+        if (json)
+            printf("{\"what\": \"%s\", \"mib\": %.0f, \"round\": %d, \"seconds\": %.5f}\n", names[only], mib,
+                   i, t);
+        else
+            printf("  %-18s %8.1f ms  %8.0f MiB/s\n", names[only], 1e3 * t, mib / t);
+    }
+}
+
 int main(int argc, char **argv) {
     int level, json = 0;
+    what only = KINDS; /* all of them */
     int64_t mib = 1024;
     const char *where = "/tmp";
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &level);
@@ -260,10 +292,14 @@ int main(int argc, char **argv) {
             mib = atoll(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--rounds"))
             rounds = atoi(argv[++i]);
+        else if (i + 1 < argc && !strcmp(argv[i], "--only") && !strcmp(argv[i + 1], "save"))
+            only = SAVE, i++;
+        else if (i + 1 < argc && !strcmp(argv[i], "--only") && !strcmp(argv[i + 1], "raw"))
+            only = RAW, i++;
         else {
             if (!rank)
-                fprintf(stderr,
-                        "usage: mpirun -n N bench_checkpoint [--dir DIR] [--mib N] [--rounds N] [--json]\n");
+                fprintf(stderr, "usage: mpirun -n N bench_checkpoint [--dir DIR] [--mib N] [--rounds N] "
+                                "[--only save|raw] [--json]\n");
             MPI_Finalize();
             return 64;
         }
@@ -289,9 +325,15 @@ int main(int argc, char **argv) {
         fail("start");
     cut(0);
     if (weft_ckpt_plan(c, part, TENSORS) < 0) fail("plan");
-    for (int i = 0; i < rounds; i++) round_of_all(c, i);
+    for (int i = 0; i < rounds; i++) {
+        if (only == KINDS)
+            round_of_all(c, i);
+        else
+            round_of_one(c, only, i);
+    }
     weft_ckpt_close(c);
-    if (!rank) print(json);
+    if (!rank && only == KINDS) print(json);
+    if (!rank && only != KINDS) print_rounds(only, json);
     MPI_Barrier(MPI_COMM_WORLD);
     if (!rank) weft_remove_tree(dir);
     weft_finalize(&ctx, -1);
