@@ -43,7 +43,7 @@ static const char *metadata(const char *line, om_format format) {
         if (!is_name(name, strlen(name))) return "the name of a family";
         strcpy(seen.family[seen.nfamilies++], name);
         strcpy(seen.current, name);
-        snprintf(seen.type, sizeof seen.type, "%s", rest);
+        snprintf(seen.type, sizeof seen.type, "%.*s", (int)sizeof seen.type - 1, rest);
         seen.unit[0] = 0, seen.helped = 0;
         const char *const known[] = {"gauge", "counter", "info"};
         int ok = 0;
