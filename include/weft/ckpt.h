@@ -63,14 +63,14 @@ typedef struct weft_ckpt_info {     /* equal on all ranks but for the times, whi
 
 typedef struct weft_ckpt weft_ckpt;
 
-/* Makes ROOT if it is not there, removes what killed saves have left, starts the writer threads. One program at a time
- * may save into ROOT. ARG, ACCESS, NOMEM, IO. opts may be NULL. */
+/* Makes ROOT if it is not there, starts the writer threads. One program at a time may save into ROOT (the first save removes
+ * what killed ones have left); others may load from it. ARG, ACCESS, NOMEM, IO. opts may be NULL. */
 WEFT_API weft_status weft_ckpt_open(weft_group *g, const char *root, const weft_ckpt_opts *o,
                                     weft_ckpt **out);
 /* Waits for a save that is under way (its failure is returned), ends the threads. NULL is fine. */
 WEFT_API weft_status weft_ckpt_close(weft_ckpt *c);
 /* The same without a word to the other ranks, for a program that ends because something broke: a save under way is given up
- * (what it has written goes at the next open). Not collective. NULL is fine. */
+ * (what it has written goes with the next save). Not collective. NULL is fine. */
 WEFT_API void weft_ckpt_abandon(weft_ckpt *c);
 
 /* Begins to save these parts as checkpoint `step`. state: JSON object of rank 0 that goes into the manifest (NULL

@@ -2,10 +2,12 @@
  * directory gets its name. Before the manifest's seal is there, nothing is; from then on, everything is. */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -22,6 +24,14 @@ static int is_ours(const ckpt_manifest *m, const char *name) {
     return 0;
 }
 
+static weft_status sync_file(const char *path) {
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return weft_fail_errno(errno, "opening %s", path);
+    const weft_status s = weft_file_sync(fd, path);
+    close(fd);
+    return s;
+}
+
 static weft_status add_extra(ckpt_manifest *m, const char *dir, const char *name) {
     char *path = weft_path_join(dir, name), *data = NULL;
     size_t n = 0;
@@ -29,6 +39,7 @@ static weft_status add_extra(ckpt_manifest *m, const char *dir, const char *name
     weft_status s = path ? weft_file_read(path, EXTRA_MAX, &data, &n) : WEFT_ERR_NOMEM;
     if (s >= 0 && snprintf(f->path, sizeof f->path, "%s", name) >= (int)sizeof f->path)
         s = weft_fail(WEFT_ERR_ARG, "%s: the name is too long", path);
+    if (s >= 0) s = sync_file(path); /* the manifest promises it */
     if (s >= 0) {
         f->bytes = (int64_t)n;
         weft_digest(data, n, f->digest);

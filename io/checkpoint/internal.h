@@ -47,6 +47,7 @@ struct weft_ckpt {
     char *root;
     weft_ckpt_opts o;
     char run[CKPT_RUN_CHARS];
+    int swept; /* what killed saves have left is gone */
     ckpt_plan plan;
     char *arena;
     size_t arena_bytes;

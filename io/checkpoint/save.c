@@ -37,7 +37,6 @@ static weft_status new_run(weft_ckpt *c) {
     if (c->rank == 0 && getrandom(id, sizeof id, 0) != (ssize_t)sizeof id)
         s = weft_fail(WEFT_ERR_IO, "no random numbers for a checkpoint's identity");
     if (s >= 0 && c->rank == 0) s = weft_mkdirs(c->root);
-    if (s >= 0 && c->rank == 0) ckpt_sweep(c->root);
     WEFT_TRY(weft_ctrl_agree(c->g, s));
     WEFT_TRY(weft_ctrl_bcast(c->g, id, sizeof id, 0));
     for (int i = 0; i < 16; i++) snprintf(c->run + 2 * i, 3, "%02x", id[i]);
@@ -266,6 +265,9 @@ static weft_status make_directory(weft_ckpt *c) {
     snprintf(name, sizeof name, "%s.tmp-%08x", step, salt);
     v->tmp = weft_path_join(c->root, name);
     weft_status s = v->tmp ? WEFT_OK : WEFT_ERR_NOMEM;
+    if (c->rank == 0 && !c->swept)
+        ckpt_sweep(c->root); /* not at open: who only loads may do so beside a run */
+    c->swept = 1;
     if (s >= 0 && c->rank == 0) s = weft_mkdirs(v->tmp);
     return weft_ctrl_agree(c->g, s);
 }

@@ -113,7 +113,7 @@ static weft_status box_runs(const weft_box *a, const weft_box *b, ckpt_run_fn fn
     weft_box r;
     if (!weft_box_intersect(a, b, &r)) return WEFT_OK;
     const uint32_t inner = row_begins(&r, a->ext, b->ext);
-    int64_t at[WEFT_MAX_DIMS], n = 1;
+    int64_t at[WEFT_MAX_DIMS] = {0}, n = 1;
     for (uint32_t d = 0; d < r.ndim; d++) at[d] = r.off[d];
     for (uint32_t d = inner; d < r.ndim; d++) n *= r.ext[d];
     do {
@@ -127,7 +127,7 @@ static weft_status flat_runs(uint32_t ndim, const int64_t *shape, const weft_box
                              int swapped, ckpt_run_fn fn, void *arg) {
     static const int64_t origin[WEFT_MAX_DIMS];
     const uint32_t inner = row_begins(box, shape, shape);
-    int64_t at[WEFT_MAX_DIMS], n = 1, in_box = 0;
+    int64_t at[WEFT_MAX_DIMS] = {0}, n = 1, in_box = 0;
     for (uint32_t d = 0; d < ndim; d++) at[d] = box->off[d];
     for (uint32_t d = inner; d < ndim; d++) n *= box->ext[d];
     do {
