@@ -96,6 +96,33 @@ static inline weft_status weft_check_gemm(const weft_gemm_desc *d, const void *a
     return weft_check_given("gemm", c && (d->k == 0 || (a && b)));
 }
 
+/* A part [first, first + n) of `whole`; n 0: all of it, first 0. Vocabularies are cut into parts. */
+static inline weft_status weft_check_range(const char *what, int64_t first, int64_t n, int64_t whole) {
+    if (first >= 0 && n >= 0 && first <= whole && n <= whole - first && (n || !first)) return WEFT_OK;
+    return weft_fail(WEFT_ERR_ARG, "%s: %lld from %lld on, there are %lld", what, (long long)n,
+                     (long long)first, (long long)whole);
+}
+
+/* The row of the table that id stands in, or -1: in the part of another rank. */
+static inline int64_t weft_embed_row(const weft_embed_desc *d, int32_t id) {
+    int64_t row = id - d->first;
+    return !d->rows || (row >= 0 && row < d->rows) ? row : -1;
+}
+
+/* Columns of z, and how many of them are of the vocabulary: the first ones. */
+static inline int64_t weft_loss_columns(const weft_loss_desc *d) {
+    return d->columns ? d->columns : d->vocab_padded;
+}
+static inline int64_t weft_loss_unmasked(const weft_loss_desc *d) {
+    int64_t n = d->vocab - d->first, columns = weft_loss_columns(d);
+    return n < 0 ? 0 : n < columns ? n : columns;
+}
+/* The column of z that the target stands in, or -1: ignored, or in the part of another rank. */
+static inline int64_t weft_loss_hit(const weft_loss_desc *d, int32_t target) {
+    int64_t column = target - d->first;
+    return target >= 0 && column >= 0 && column < weft_loss_columns(d) ? column : -1;
+}
+
 /* pos and wpe stand or fall together. */
 static inline weft_status weft_check_embed(const weft_embed_desc *d, const int32_t *ids, const void *table,
                                            const int32_t *pos, const void *pos_table, const void *rows) {
@@ -105,6 +132,8 @@ static inline weft_status weft_check_embed(const weft_embed_desc *d, const int32
     WEFT_TRY(weft_check_extent("embed: vocabulary", d->vocab, d->channels));
     WEFT_TRY(weft_check_extent("embed: positions", d->positions, d->channels));
     if (d->channels == 0) return weft_fail(WEFT_ERR_ARG, "embed: 0 channels");
+    /* the last part may reach into the padding of the vocabulary */
+    WEFT_TRY(weft_check_range("embed: rows", d->first, d->rows, INT32_MAX));
     if (d->tokens == 0) return WEFT_OK;
     return weft_check_given("embed", ids && table && rows && (!pos_table || pos));
 }
@@ -163,6 +192,7 @@ static inline weft_status weft_check_loss(const weft_loss_desc *d) {
                          (long long)d->vocab, (long long)d->vocab_padded, (long long)d->channels);
     WEFT_TRY(weft_check_extent("loss: logits", d->tokens, d->vocab_padded));
     WEFT_TRY(weft_check_extent("loss: hidden", d->tokens, d->channels));
+    WEFT_TRY(weft_check_range("loss: columns", d->first, d->columns, d->vocab_padded));
     return weft_check_extent("loss: weights", d->vocab_padded, d->channels);
 }
 

@@ -130,10 +130,13 @@ typedef struct weft_epilogue {
 
 /* --- model -------------------------------------------------------------------------------------------------- */
 
+/* rows != 0: the table is a part of the vocabulary's, the rows [first, first + rows). Tokens of other rows are another
+ * rank's: out gets zeros, their gradients (also that of the position) are left out. */
 typedef struct weft_embed_desc {
     uint32_t size;
     int64_t tokens, channels, vocab, positions; /* positions: rows of the position table, if there is one */
     weft_dtype t;
+    int64_t first, rows;
 } weft_embed_desc;
 
 typedef enum weft_norm_kind { WEFT_NORM_LAYER, WEFT_NORM_RMS } weft_norm_kind;
@@ -172,12 +175,17 @@ typedef struct weft_attn_desc {
 } weft_attn_desc;
 
 /* Fused linear + cross entropy over one chunk of tokens: logits z = h W^T exist for this chunk only.
- * vocab_padded = rows of w and columns of z; columns >= vocab are masked. target < 0: the row is ignored. */
+ * vocab_padded = rows of w and columns of z; columns >= vocab are masked. target < 0: the row is ignored.
+ * columns != 0: w and z are a part, the columns [first, first + columns) of vocab_padded; targets stay indices of the
+ * whole vocabulary. loss_stats then gives the lse of the part (-inf if all of it is masked) and z_target where the
+ * target is in it, else 0: whole lse = log of the sum of e^lse over the parts, whole z_target = their sum. loss_grad
+ * takes the whole lse. Source: Shoeybi et al., Megatron-LM, 2019. */
 typedef struct weft_loss_desc {
     uint32_t size;
     int64_t tokens, channels, vocab, vocab_padded;
     weft_dtype t;
     float grad_scale; /* g: what d(sum of losses) is multiplied with */
+    int64_t first, columns;
 } weft_loss_desc;
 
 /* --- optimiser ------------------------------------------------------------------------------------------------ */
@@ -232,10 +240,10 @@ struct weft_ops {
     /* Packs op(B) for later gemm calls with b_packed. dst NULL: only *bytes is set. */
     weft_status (*gemm_pack)(weft_exec *x, const weft_gemm_desc *d, const void *b, void *dst, size_t *bytes);
 
-    /* out[i] = wte[ids[i]] (+ wpe[pos[i]] if wpe); id out of range: VOCAB, nothing written. */
+    /* out[i] = wte[ids[i] - first] (+ wpe[pos[i]] if wpe); id out of range: VOCAB, nothing written. */
     weft_status (*embed_fwd)(weft_exec *x, const weft_embed_desc *d, const int32_t *ids, const int32_t *pos,
                              const void *wte, const void *wpe, void *out);
-    /* dwte[ids[i]] += dout[i], rows summed in token order; dwpe likewise (NULL: none). */
+    /* dwte[ids[i] - first] += dout[i], rows summed in token order; dwpe likewise (NULL: none). */
     weft_status (*embed_bwd)(weft_exec *x, const weft_embed_desc *d, const int32_t *ids, const int32_t *pos,
                              const void *dout, float *dwte, float *dwpe);
 
@@ -269,7 +277,7 @@ struct weft_ops {
                             const void *v, const int32_t *doc_start, const void *o, const float *lse,
                             const void *do_, void *dq, void *dk, void *dv);
 
-    /* z[tokens, vocab_padded] = h[tokens, channels] w^T (dtype t); lse[i] = log sum exp of the stored row over the
+    /* z[tokens, columns] = h[tokens, channels] w^T (dtype t); lse[i] = log sum exp of the stored row over the
      * columns < vocab; z_target[i] = z[i, target[i]] (0 if ignored). The loss of a row is lse - z_target.
      * A target >= vocab: VOCAB. */
     weft_status (*loss_stats)(weft_exec *x, const weft_loss_desc *d, const void *h, const void *w,

@@ -31,8 +31,11 @@ VEC_INLINE void embed_fwd(void *arg, int64_t begin, int64_t end, weft_dtype t) {
     const struct embed *e = arg;
     int64_t c = e->d->channels;
     for (int64_t token = begin; token < end; token++) {
-        int64_t word = e->ids[token] * c, out = token * c;
-        if (e->wpe) {
+        int64_t row = weft_embed_row(e->d, e->ids[token]), word = row * c, out = token * c;
+        if (row < 0) { /* another rank's */
+            memset((char *)e->out + (size_t)out * (t == WEFT_F32 ? 4 : 2), 0,
+                   (size_t)c * (t == WEFT_F32 ? 4 : 2));
+        } else if (e->wpe) {
             int64_t place = e->pos[token] * c;
             VEC_FOR(i, m, 0, c, {
                 vec sum = vec_add(vec_load(t, e->wte, word + i, m), vec_load(t, e->wpe, place + i, m));
@@ -53,7 +56,9 @@ VEC_INLINE void embed_bwd(void *arg, int64_t begin, int64_t end, weft_dtype t) {
     const struct embed *e = arg;
     int64_t c = e->d->channels;
     for (int64_t token = 0; token < e->d->tokens; token++) {
-        float *word = e->dwte + e->ids[token] * c, *place = e->dwpe ? e->dwpe + e->pos[token] * c : NULL;
+        int64_t row = weft_embed_row(e->d, e->ids[token]);
+        if (row < 0) continue; /* another rank's */
+        float *word = e->dwte + row * c, *place = e->dwpe ? e->dwpe + e->pos[token] * c : NULL;
         VEC_FOR(i, m, begin, end, {
             vec dy = vec_load(t, e->dout, token * c + i, m);
             vec_store_f32(word + i, m, vec_add(vec_load_f32(word + i, m), dy));

@@ -58,13 +58,14 @@ VEC_INLINE float row_sum_exp(const void *z, int64_t at, int64_t n, float max, we
 
 VEC_INLINE void loss_stats(void *arg, int64_t begin, int64_t end, weft_dtype t) {
     const struct loss *l = arg;
+    int64_t columns = weft_loss_columns(l->d), unmasked = weft_loss_unmasked(l->d);
     for (int64_t row = begin; row < end; row++) {
-        int64_t at = row * l->d->vocab_padded;
-        float max = row_max(l->z, at, l->d->vocab, t);
+        int64_t at = row * columns, hit = weft_loss_hit(l->d, l->target[row]);
+        float max = row_max(l->z, at, unmasked, t);
         /* a maximum that some NaN hid does not matter: the sum is NaN then */
-        float sum = row_sum_exp(l->z, at, l->d->vocab, max, t);
-        l->lse[row] = max + vec_first(vec_log(vec_set(sum)));
-        l->z_target[row] = l->target[row] < 0 ? 0.0f : vec_first(vec_load(t, l->z, at + l->target[row], 1));
+        float sum = row_sum_exp(l->z, at, unmasked, max, t);
+        l->lse[row] = unmasked ? max + vec_first(vec_log(vec_set(sum))) : -__builtin_inff();
+        l->z_target[row] = hit < 0 ? 0.0f : vec_first(vec_load(t, l->z, at + hit, 1));
     }
 }
 OPS_PER_DTYPE(loss_stats)
@@ -72,20 +73,22 @@ OPS_PER_DTYPE(loss_stats)
 VEC_INLINE void loss_grad(void *arg, int64_t begin, int64_t end, weft_dtype t) {
     const struct loss *l = arg;
     vec scale = vec_set(l->d->grad_scale);
+    int64_t columns = weft_loss_columns(l->d), unmasked = weft_loss_unmasked(l->d);
     for (int64_t row = begin; row < end; row++) {
-        int64_t at = row * l->d->vocab_padded, masked = l->target[row] < 0 ? 0 : l->d->vocab;
+        int64_t at = row * columns, masked = l->target[row] < 0 ? 0 : unmasked;
         if (masked) {
-            vec lse = vec_set(l->lse_in[row]), hit, p;
-            hit = vec_load(t, l->z, at + l->target[row], 1);
-            VEC_FOR(i, m, 0, l->d->vocab, {
+            int64_t hit = weft_loss_hit(l->d, l->target[row]);
+            vec lse = vec_set(l->lse_in[row]), z_hit = vec_zero(), p;
+            if (hit >= 0) z_hit = vec_load(t, l->z, at + hit, 1);
+            VEC_FOR(i, m, 0, masked, {
                 p = exp_difference(vec_load(t, l->z, at + i, m), lse);
                 vec_store(t, l->z, at + i, m, vec_mul(p, scale));
             });
-            p = vec_sub(exp_difference(hit, lse), vec_set(1.0f));
-            vec_store(t, l->z, at + l->target[row], 1, vec_mul(p, scale));
+            p = vec_sub(exp_difference(z_hit, lse), vec_set(1.0f));
+            if (hit >= 0) vec_store(t, l->z, at + hit, 1, vec_mul(p, scale));
         }
         memset((char *)l->z + (size_t)(at + masked) * (t == WEFT_F32 ? 4 : 2), 0,
-               (size_t)(l->d->vocab_padded - masked) * (t == WEFT_F32 ? 4 : 2));
+               (size_t)(columns - masked) * (t == WEFT_F32 ? 4 : 2));
     }
 }
 OPS_PER_DTYPE(loss_grad)
@@ -108,7 +111,7 @@ static weft_status op_loss_stats(weft_exec *x, const weft_loss_desc *d, const vo
     WEFT_TRY(loss_check_targets(d, target));
     weft_gemm_desc g = ops_loss_gemm(d);
     WEFT_TRY_CTX(x->backend->ops->gemm(x, &g, h, w, z, NULL), "loss_stats");
-    ops_for(x, d->tokens, 1, ops_rows(d->vocab), loss_stats_of(d->t), &l);
+    ops_for(x, d->tokens, 1, ops_rows(g.n), loss_stats_of(d->t), &l);
     return WEFT_OK;
 }
 
@@ -119,7 +122,7 @@ static weft_status op_loss_grad(weft_exec *x, const weft_loss_desc *d, const flo
     if (d->tokens == 0) return WEFT_OK;
     WEFT_TRY(weft_check_given("loss_grad", lse && target && z));
     WEFT_TRY(loss_check_targets(d, target));
-    ops_for(x, d->tokens, 1, ops_rows(d->vocab), loss_grad_of(d->t), &l);
+    ops_for(x, d->tokens, 1, ops_rows(weft_loss_columns(d)), loss_grad_of(d->t), &l);
     return WEFT_OK;
 }
 

@@ -63,12 +63,12 @@ static inline size_t ops_norm_bwd_scratch(const weft_norm_desc *d) {
         return t == WEFT_F32 ? name##_f32 : name##_bf16;                                                     \
     }
 
-/* The product of loss_stats: z[tokens, vocab_padded] = h w^T. */
+/* The product of loss_stats: z[tokens, columns] = h w^T. */
 static inline weft_gemm_desc ops_loss_gemm(const weft_loss_desc *d) {
     weft_gemm_desc g = {
-        .size = sizeof g, .m = d->tokens, .n = d->vocab_padded, .k = d->channels, .trans_b = 1};
+        .size = sizeof g, .m = d->tokens, .n = weft_loss_columns(d), .k = d->channels, .trans_b = 1};
     g.lda = g.ldb = d->channels;
-    g.ldc = d->vocab_padded;
+    g.ldc = g.n;
     g.a = g.b = g.c = d->t;
     return g;
 }

@@ -20,18 +20,20 @@ static weft_status ref_check_ids(const weft_embed_desc *d, const int32_t *ids, c
     return WEFT_OK;
 }
 
-/* out[i, c] = wte[ids[i], c] (+ wpe[pos[i], c]); out [tokens, channels]. */
+/* out[i, c] = wte[ids[i] - first, c] (+ wpe[pos[i], c]), or 0; out [tokens, channels]. */
 weft_status ref_embed_fwd(weft_exec *x, const weft_embed_desc *d, const int32_t *ids, const int32_t *pos,
                           const void *wte, const void *wpe, void *out) {
     (void)x;
     WEFT_TRY(weft_check_embed(d, ids, wte, pos, wpe, out));
     WEFT_TRY(ref_check_ids(d, ids, wpe ? pos : NULL));
-    for (int64_t i = 0; i < d->tokens; i++)
+    for (int64_t i = 0; i < d->tokens; i++) {
+        int64_t row = weft_embed_row(d, ids[i]);
         for (int64_t c = 0; c < d->channels; c++) {
-            double v = ref_get(d->t, wte, ids[i] * d->channels + c);
-            if (wpe) v += ref_get(d->t, wpe, pos[i] * d->channels + c);
+            double v = row < 0 ? 0 : ref_get(d->t, wte, row * d->channels + c);
+            if (wpe && row >= 0) v += ref_get(d->t, wpe, pos[i] * d->channels + c);
             ref_put(d->t, out, i * d->channels + c, v);
         }
+    }
     return WEFT_OK;
 }
 
@@ -40,15 +42,20 @@ size_t ref_embed_bwd_doubles(const weft_embed_desc *d) {
     return rows > 0 ? (size_t)rows : 0;
 }
 
-/* dtable[row[i], c] += sum of dout[i, c] over the tokens i of that row. Rows that no token names keep their
- * bits. */
-static void ref_scatter_add(const weft_embed_desc *d, const int32_t *row, const void *dout, float *dtable,
-                            double *sum) {
-    for (int64_t c = 0; c < d->channels; c++) {
-        for (int64_t i = 0; i < d->tokens; i++) sum[row[i]] = dtable[row[i] * d->channels + c];
-        for (int64_t i = 0; i < d->tokens; i++) sum[row[i]] += ref_get(d->t, dout, i * d->channels + c);
-        for (int64_t i = 0; i < d->tokens; i++) dtable[row[i] * d->channels + c] = (float)sum[row[i]];
-    }
+/* dtable[row[i] - first, c] += sum of dout[i, c] over the tokens i of that row that are here. Rows that no token names
+ * keep their bits. */
+static void ref_scatter_add(const weft_embed_desc *d, const int32_t *ids, const int32_t *row, int64_t first,
+                            const void *dout, float *dtable, double *sum) {
+    for (int64_t c = 0; c < d->channels; c++)
+        for (int pass = 0; pass < 3; pass++)
+            for (int64_t i = 0; i < d->tokens; i++) {
+                if (weft_embed_row(d, ids[i]) < 0) continue;
+                float *to = &dtable[(row[i] - first) * d->channels + c];
+                double *s = &sum[row[i] - first];
+                if (pass == 0) *s = *to;
+                if (pass == 1) *s += ref_get(d->t, dout, i * d->channels + c);
+                if (pass == 2) *to = (float)*s;
+            }
 }
 
 weft_status ref_embed_bwd(weft_exec *x, const weft_embed_desc *d, const int32_t *ids, const int32_t *pos,
@@ -57,7 +64,7 @@ weft_status ref_embed_bwd(weft_exec *x, const weft_embed_desc *d, const int32_t 
     WEFT_TRY(weft_check_embed(d, ids, dwte, pos, dwpe, dout));
     WEFT_TRY(ref_check_ids(d, ids, dwpe ? pos : NULL));
     WEFT_TRY(ref_scratch(x, "embed_bwd", ref_embed_bwd_doubles(d), &sum));
-    ref_scatter_add(d, ids, dout, dwte, sum);
-    if (dwpe) ref_scatter_add(d, pos, dout, dwpe, sum);
+    ref_scatter_add(d, ids, ids, d->first, dout, dwte, sum);
+    if (dwpe) ref_scatter_add(d, ids, pos, 0, dout, dwpe, sum);
     return WEFT_OK;
 }

@@ -1,5 +1,5 @@
-/* What the loss ops promise beyond agreeing with ref: shards of a vocabulary combine to the whole, and the statistics are
- * those of the logits as they were stored. */
+/* What the ops at both ends of a model promise beyond agreeing with ref: parts of a vocabulary combine to the whole, and
+ * the statistics of the loss are those of the logits as they were stored. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,39 +10,106 @@
 
 #include "tests/support/kernels_case.h"
 
-/* One vocabulary and the same cut in two, combined: log of the sum of e^lse. A column left out is noticed. */
-static void vocabulary_shards_agree(void **state) {
-    enum { T = 7, C = 12, V = 45, CUT = 19 };
+/* One vocabulary of 45 in 64 columns, and the same in three parts, the last of them all padding: statistics combine
+ * (log of the sum of e^lse) and gradients from the whole lse are the columns of the whole gradient, bit for bit. A
+ * column left out is noticed. */
+enum { TOKENS = 7, WIDE = 12, WORDS = 45, PADDED = 64, PARTS = 3 };
+
+typedef struct part {
+    int64_t first, columns; /* columns 0: all */
+    float z[TOKENS * PADDED], lse[TOKENS], hit[TOKENS];
+} part;
+
+static void stats_of(kt_run *r, weft_loss_desc *d, const float *h, const float *w, const int32_t *target,
+                     part *p) {
+    d->first = p->first, d->columns = p->columns;
+    kt_exec_for(r, WEFT_OP_LOSS, d);
+    assert_int_equal(r->ops->loss_stats(r->exec, d, h, w + p->first * WIDE, target, p->z, p->lse, p->hit),
+                     WEFT_OK);
+}
+
+static void vocabulary_parts_are_the_whole(void **state) {
     kt_rng rng = {kt_seed()};
-    float h[T * C], w[V * C], z[T * V], lse[4][T], hit[4][T];
-    const int64_t begin[4] = {0, 0, CUT, CUT}, end[4] = {V, CUT, V, V - 1};
+    float h[TOKENS * WIDE], w[PADDED * WIDE];
+    const int32_t target[TOKENS] = {0, 18, 19, -1, 44, 30, 7};
+    part whole = {0}, less = {.first = 19, .columns = 25},
+         parts[PARTS] = {{.columns = 19}, {.first = 19, .columns = 30}, {.first = 49, .columns = 15}};
     (void)state;
-    kt_fill(&rng, WEFT_F32, h, T * C, 0.8);
-    kt_fill(&rng, WEFT_F32, w, V * C, 0.8);
+    kt_fill(&rng, WEFT_F32, h, TOKENS * WIDE, 0.8);
+    kt_fill(&rng, WEFT_F32, w, PADDED * WIDE, 0.8);
     for (int run = 0; run < kt_nruns; run++) {
         kt_run *r = &kt_runs[run];
-        for (int part = 0; part < 4; part++) {
-            int64_t n = end[part] - begin[part];
-            weft_loss_desc d = {
-                .size = sizeof d, .tokens = T, .channels = C, .vocab = n, .vocab_padded = n, .t = WEFT_F32};
-            int32_t target[T];
-            for (int i = 0; i < T; i++) { /* a target of another shard is none */
-                int64_t local = 6 * i - begin[part];
-                target[i] = local >= 0 && local < n ? (int32_t)local : -1;
-            }
-            kt_exec_for(r, WEFT_OP_LOSS, &d);
-            assert_int_equal(
-                r->ops->loss_stats(r->exec, &d, h, w + begin[part] * C, target, z, lse[part], hit[part]),
-                WEFT_OK);
-        }
+        weft_loss_desc d = {.size = sizeof d,
+                            .tokens = TOKENS,
+                            .channels = WIDE,
+                            .vocab = WORDS,
+                            .vocab_padded = PADDED,
+                            .t = WEFT_F32,
+                            .grad_scale = 0.5f};
+        stats_of(r, &d, h, w, target, &whole);
+        stats_of(r, &d, h, w, target, &less);
+        for (int p = 0; p < PARTS; p++) stats_of(r, &d, h, w, target, &parts[p]);
         double without = 0; /* the column may be a small one for some token, not for all */
-        for (int i = 0; i < T; i++) {
-            double one = exp((double)lse[1][i]), whole = (double)lse[0][i];
-            assert_true(fabs(log(one + exp((double)lse[2][i])) - whole) < 4e-6); /* a few ulp of lse */
-            without = fmax(without, fabs(log(one + exp((double)lse[3][i])) - whole));
-            assert_true(hit[1][i] + hit[2][i] == hit[0][i]);
+        for (int i = 0; i < TOKENS; i++) {
+            double sum = 0, hit = 0, all = (double)whole.lse[i];
+            for (int p = 0; p < PARTS; p++)
+                sum += exp((double)parts[p].lse[i]), hit += (double)parts[p].hit[i];
+            assert_true(fabs(log(sum) - all) < 4e-6); /* a few ulp of lse */
+            assert_true(hit == (double)whole.hit[i] && (target[i] < 0 || hit != 0));
+            without = fmax(without, fabs(log(exp((double)parts[0].lse[i]) + exp((double)less.lse[i])) - all));
         }
         assert_true(without > 1e-5);
+        d.first = d.columns = 0;
+        assert_int_equal(r->ops->loss_grad(r->exec, &d, whole.lse, target, whole.z), WEFT_OK);
+        for (int p = 0; p < PARTS; p++) {
+            d.first = parts[p].first, d.columns = parts[p].columns;
+            assert_int_equal(r->ops->loss_grad(r->exec, &d, whole.lse, target, parts[p].z), WEFT_OK);
+            for (int i = 0; i < TOKENS; i++)
+                for (int64_t j = 0; j < d.columns; j++)
+                    if (parts[p].first + j < PADDED)
+                        assert_true(parts[p].z[i * d.columns + j] == whole.z[i * PADDED + d.first + j]);
+        }
+    }
+}
+
+/* The parts of a table: outputs sum to the whole table's bit for bit (all but one are zeros), and each adds to its own
+ * rows, and to the positions of its own tokens. */
+static void tables_in_parts_are_the_whole(void **state) {
+    enum { N = 11, C = 19, ROWS = 10, POSITIONS = 6, CUT = 4 };
+    kt_rng rng = {kt_seed()};
+    float wte[ROWS * C], wpe[POSITIONS * C], dout[N * C], out[3][N * C];
+    int32_t ids[N], pos[N];
+    (void)state;
+    kt_fill(&rng, WEFT_F32, wte, ROWS * C, 1);
+    kt_fill(&rng, WEFT_F32, wpe, POSITIONS * C, 1);
+    kt_fill(&rng, WEFT_F32, dout, N * C, 1);
+    for (int i = 0; i < N; i++) ids[i] = 7 * i % ROWS, pos[i] = i % POSITIONS;
+    for (int run = 0; run < kt_nruns; run++) {
+        kt_run *r = &kt_runs[run];
+        float dwte[ROWS * C] = {0}, dwte_parts[(ROWS + 2) * C] = {0};
+        float dwpe[3][POSITIONS * C] = {{0}};
+        for (int p = 0; p < 3; p++) { /* whole; [0, CUT); the rest and two rows of padding */
+            weft_embed_desc d = {.size = sizeof d,
+                                 .tokens = N,
+                                 .channels = C,
+                                 .vocab = ROWS,
+                                 .positions = POSITIONS,
+                                 .t = WEFT_F32,
+                                 .first = p == 2 ? CUT : 0,
+                                 .rows = p == 0   ? 0
+                                         : p == 1 ? CUT
+                                                  : ROWS + 2 - CUT};
+            float *to = p ? dwte_parts + d.first * C : dwte;
+            kt_exec_for(r, WEFT_OP_EMBED_BWD, &d);
+            assert_int_equal(r->ops->embed_fwd(r->exec, &d, ids, pos, wte + d.first * C, wpe, out[p]),
+                             WEFT_OK);
+            assert_int_equal(r->ops->embed_bwd(r->exec, &d, ids, pos, dout, to, dwpe[p]), WEFT_OK);
+        }
+        for (int i = 0; i < N * C; i++) assert_true(out[1][i] + out[2][i] == out[0][i]);
+        assert_memory_equal(dwte_parts, dwte, sizeof dwte);
+        for (int i = 0; i < POSITIONS * C; i++)
+            assert_true(fabsf(dwpe[1][i] + dwpe[2][i] - dwpe[0][i]) < 1e-5f);
+        for (int i = 0; i < 2 * C; i++) assert_true(dwte_parts[ROWS * C + i] == 0);
     }
 }
 
@@ -83,7 +150,8 @@ static void statistics_are_of_the_rounded_logits(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(vocabulary_shards_agree),
+        cmocka_unit_test(vocabulary_parts_are_the_whole),
+        cmocka_unit_test(tables_in_parts_are_the_whole),
         cmocka_unit_test(statistics_are_of_the_rounded_logits),
     };
     return cmocka_run_group_tests(tests, kt_open, kt_close);

@@ -194,16 +194,22 @@ CALL(call_embed_bwd) { /* outputs: dwte, dwpe */
     return r->ops->embed_bwd(r->exec, &a->d, a->ids, a->pos, a->dout, out[0], a->wpe ? out[1] : NULL);
 }
 
-/* Rounding of sums of the dout of a row's tokens onto what was there: one rounding for each. */
-static void scatter_tolerances(const embed_arg *a, const int32_t *row, const float *before, double *tol) {
-    int64_t channels = a->d.channels;
-    for (int64_t c = 0; c < channels; c++)
-        for (int64_t i = 0; i < a->d.tokens; i++) {
-            double sum = fabs((double)before[row[i] * channels + c]), n = 1;
-            if (tol[row[i] * channels + c] > 0) continue;
-            for (int64_t j = 0; j < a->d.tokens; j++)
-                if (row[j] == row[i]) sum += magnitude(a->d.t, a->dout, j * channels + c), n++;
-            tol[row[i] * channels + c] = n * KT_U * sum;
+/* Rounding of sums of the dout of a row's tokens onto what was there: one rounding for each. Tokens of another part of
+ * the vocabulary add nothing. */
+static void scatter_tolerances(const embed_arg *a, const int32_t *row, int64_t first, const float *before,
+                               double *tol) {
+    const weft_embed_desc *d = &a->d;
+    int64_t end = d->rows ? d->first + d->rows : d->vocab;
+    for (int64_t c = 0; c < d->channels; c++)
+        for (int64_t i = 0; i < d->tokens; i++) {
+            if (a->ids[i] < d->first || a->ids[i] >= end) continue;
+            int64_t at = (row[i] - first) * d->channels + c;
+            double sum = fabs((double)before[at]), n = 1;
+            if (tol[at] > 0) continue;
+            for (int64_t j = 0; j < d->tokens; j++)
+                if (row[j] == row[i] && a->ids[j] >= d->first && a->ids[j] < end)
+                    sum += magnitude(d->t, a->dout, j * d->channels + c), n++;
+            tol[at] = n * KT_U * sum;
         }
 }
 
@@ -217,14 +223,20 @@ static void embedding(void **state) {
         weft_embed_desc *d = &a.d;
         kt_case c = {.op = -1, .desc = d, .arg = &a};
         size_t n, nv, np;
+        int64_t rows;
         int32_t *ids, *pos;
         float *dwte, *dwpe;
         double *tol;
         d->t = round % 2 ? WEFT_BF16 : WEFT_F32;
         d->vocab = kt_size(&rng, round % 3 ? 20 : 300);
         d->positions = kt_size(&rng, 60);
+        if (round % 5 > 2) { /* a part of the vocabulary, and some padding */
+            d->first = kt_int(&rng, 0, d->vocab - 1);
+            d->rows = kt_int(&rng, 1, d->vocab - d->first + 2);
+        }
+        rows = d->rows ? d->rows : d->vocab;
         n = (size_t)(d->tokens * d->channels);
-        nv = (size_t)(d->vocab * d->channels);
+        nv = (size_t)(rows * d->channels);
         np = (size_t)(d->positions * d->channels);
         ids = kt_tensor(&pool, &rng, WEFT_I32, (size_t)d->tokens);
         pos = kt_tensor(&pool, &rng, WEFT_I32, (size_t)d->tokens);
@@ -254,8 +266,8 @@ static void embedding(void **state) {
         c.name = "embed_bwd", c.call = call_embed_bwd, c.nout = 2, c.op = WEFT_OP_EMBED_BWD;
         c.out[0] = (kt_out){.name = "dwte", .t = WEFT_F32, .n = nv, .init = dwte, .tol = kt_tolerances(nv)};
         c.out[1] = (kt_out){.name = "dwpe", .t = WEFT_F32, .n = np, .init = dwpe, .tol = kt_tolerances(np)};
-        scatter_tolerances(&a, ids, dwte, c.out[0].tol);
-        if (a.wpe) scatter_tolerances(&a, pos, dwpe, c.out[1].tol);
+        scatter_tolerances(&a, ids, d->first, dwte, c.out[0].tol);
+        if (a.wpe) scatter_tolerances(&a, pos, 0, dwpe, c.out[1].tol);
         kt_compare(&c, &rng);
         kt_free(&pool);
     }
@@ -587,35 +599,48 @@ CALL(call_loss_grad) {
     return r->ops->loss_grad(r->exec, &a->d, a->lse, a->target, out[0]);
 }
 
+/* Columns of z, and how many of them are not padding. */
+static int64_t columns_of(const weft_loss_desc *d) {
+    return d->columns ? d->columns : d->vocab_padded;
+}
+static int64_t unmasked_of(const weft_loss_desc *d) {
+    int64_t n = d->vocab - d->first, columns = columns_of(d);
+    return n < 0 ? 0 : n < columns ? n : columns;
+}
+
 /* What makes it a loss, from the backend's own stored logits: lse is that of the stored row, the softmax sums
  * to one, z_target is the stored logit. */
 static void check_loss_stats(const kt_run *r, const void *arg, void *const *out) {
     const loss_arg *a = arg;
     const weft_loss_desc *d = &a->d;
+    int64_t columns = columns_of(d), unmasked = unmasked_of(d);
     for (int64_t i = 0; i < d->tokens; i++) {
         float lse = ((const float *)out[1])[i], z_target = ((const float *)out[2])[i];
+        int64_t hit = a->target[i] - d->first;
         double max = -INFINITY, sum = 0, softmax = 0, want;
-        for (int64_t j = 0; j < d->vocab; j++)
-            max = fmax(max, kt_get(d->t, out[0], (size_t)(i * d->vocab_padded + j)));
-        for (int64_t j = 0; j < d->vocab; j++) {
-            double z = kt_get(d->t, out[0], (size_t)(i * d->vocab_padded + j));
+        for (int64_t j = 0; j < unmasked; j++)
+            max = fmax(max, kt_get(d->t, out[0], (size_t)(i * columns + j)));
+        for (int64_t j = 0; j < unmasked; j++) {
+            double z = kt_get(d->t, out[0], (size_t)(i * columns + j));
             sum += exp(z - max);
             softmax += exp(z - (double)lse);
         }
         want = max + log(sum);
         if (isnan(sum)) {
             assert_true(isnan(lse));
+        } else if (!unmasked) {
+            assert_true(isinf(lse) && lse < 0);
         } else {
-            if (!(fabs(lse - want) <= (LANES(d->vocab) + 16 + 4 * fabs(max)) * KT_U + 2 * KT_U * fabs(want)))
+            if (!(fabs(lse - want) <= (LANES(unmasked) + 16 + 4 * fabs(max)) * KT_U + 2 * KT_U * fabs(want)))
                 fail_msg("loss_stats on %s: lse[%lld] is %.9g, of the stored row %.9g", r->label,
                          (long long)i, (double)lse, want);
             if (!(fabs(softmax - 1) < 1e-5))
                 fail_msg("loss_stats on %s: softmax sums to %.9g", r->label, softmax);
         }
-        if (a->target[i] < 0) {
+        if (a->target[i] < 0 || hit < 0 || hit >= columns) {
             assert_true(z_target == 0);
         } else {
-            double z = kt_get(d->t, out[0], (size_t)(i * d->vocab_padded + a->target[i]));
+            double z = kt_get(d->t, out[0], (size_t)(i * columns + hit));
             assert_true((double)z_target == z || (isnan(z_target) && isnan(z)));
         }
     }
@@ -625,8 +650,8 @@ static void check_loss_grad(const kt_run *r, const void *arg, void *const *out) 
     const loss_arg *a = arg;
     const weft_loss_desc *d = &a->d;
     for (int64_t i = 0; i < d->tokens; i++)
-        for (int64_t j = a->target[i] < 0 ? 0 : d->vocab; j < d->vocab_padded; j++)
-            if (kt_get(d->t, out[0], (size_t)(i * d->vocab_padded + j)) != 0)
+        for (int64_t j = a->target[i] < 0 ? 0 : unmasked_of(d); j < columns_of(d); j++)
+            if (kt_get(d->t, out[0], (size_t)(i * columns_of(d) + j)) != 0)
                 fail_msg("loss_grad on %s: dz[%lld, %lld] of a padded column or ignored row is not 0",
                          r->label, (long long)i, (long long)j);
 }
@@ -645,7 +670,7 @@ static void loss_round(kt_rng *r, int round) {
                  .call = call_loss_stats,
                  .check = check_loss_stats,
                  .arg = &a};
-    int64_t padded;
+    int64_t padded, unmasked;
     size_t n, tokens;
     int32_t *target;
     float *lse;
@@ -654,7 +679,12 @@ static void loss_round(kt_rng *r, int round) {
     d->t = round % 2 ? WEFT_BF16 : WEFT_F32;
     d->grad_scale = round % 3 ? 1.0f / 64 : 0.3f;
     if (round % 9 == 8) d->vocab = 5003;
-    padded = d->vocab_padded = d->vocab + (round % 4 ? kt_int(r, 0, 64) : 0);
+    d->vocab_padded = d->vocab + (round % 4 ? kt_int(r, 0, 64) : 0);
+    if (round % 7 > 3) { /* a part, or one that is all padding */
+        d->first = round % 7 == 6 && d->vocab_padded > d->vocab ? d->vocab : kt_int(r, 0, d->vocab - 1);
+        d->columns = kt_int(r, 1, d->vocab_padded - d->first);
+    }
+    padded = columns_of(d), unmasked = unmasked_of(d);
     tokens = (size_t)d->tokens, n = tokens * (size_t)padded;
     target = kt_tensor(&pool, r, WEFT_I32, tokens);
     for (size_t i = 0; i < tokens; i++)
@@ -675,11 +705,11 @@ static void loss_round(kt_rng *r, int round) {
                 sum += magnitude(d->t, a.h, i * d->channels + k) * magnitude(d->t, a.w, j * d->channels + k);
             tol[0][i * padded + j] = 4 * sqrt((double)d->channels) * KT_U * sum;
             stored = tol[0][i * padded + j] + (d->t == WEFT_BF16 ? 0x1p-7 * sum : 0);
-            if (j < d->vocab) tol[1][i] = fmax(tol[1][i], stored + (LANES(d->vocab) + 16 + 8 * sum) * KT_U);
-            if (j == target[i]) tol[2][i] = stored;
-            if (j < d->vocab) sum_exp += exp(kt_get(d->t, z, (size_t)(i * padded + j)));
+            if (j < unmasked) tol[1][i] = fmax(tol[1][i], stored + (LANES(unmasked) + 16 + 8 * sum) * KT_U);
+            if (j == target[i] - d->first) tol[2][i] = stored;
+            if (j < unmasked) sum_exp += exp(kt_get(d->t, z, (size_t)(i * padded + j)));
         }
-        lse[i] = (float)log(sum_exp);
+        lse[i] = (float)log(sum_exp + (d->columns ? 1.5 : 0)); /* other parts add to it */
     }
     a.lse = lse;
     kt_freeze(&pool);
@@ -691,7 +721,7 @@ static void loss_round(kt_rng *r, int round) {
     c.name = "loss_grad", c.call = call_loss_grad, c.check = check_loss_grad, c.nout = 1, c.op = -1;
     tol[0] = kt_tolerances(n);
     for (int64_t i = 0; i < d->tokens; i++)
-        for (int64_t j = 0; target[i] >= 0 && j < d->vocab; j++) {
+        for (int64_t j = 0; target[i] >= 0 && j < unmasked; j++) {
             double x = kt_get(d->t, z, (size_t)(i * padded + j)) - (double)lse[i];
             tol[0][i * padded + j] = (double)d->grad_scale * (exp(x) * (2 * fabs(x) + 6) + 2) * KT_U;
         }

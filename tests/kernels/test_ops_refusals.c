@@ -155,6 +155,8 @@ static void embed_refuses(void **state) {
         ARG(BWD(size, 0));
         ARG(FWD(tokens, -1));
         ARG(BWD(channels, 0));
+        ARG(FWD(first, 1)); /* of nothing */
+        ARG(BWD(rows, -1));
         UNSUPPORTED(FWD(t, WEFT_F16));
         UNSUPPORTED(BWD(t, WEFT_F64));
         ARG(r->ops->embed_fwd(r->exec, &good, NULL, ids, in, in, out));
@@ -293,6 +295,9 @@ static void loss_refuses(void **state) {
         ARG(GRAD(vocab, 0));
         ARG(STATS(channels, 0));
         ARG(STATS(tokens, -1));
+        ARG(STATS(first, 3));
+        ARG(GRAD(columns, 13));
+        ARG(GRAD(columns, -1));
         UNSUPPORTED(STATS(t, WEFT_F64));
         UNSUPPORTED(GRAD(t, WEFT_F16));
         ARG(r->ops->loss_stats(r->exec, &good, NULL, in, ids, out, out + 1000, out + 2000));
