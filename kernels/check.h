@@ -196,6 +196,67 @@ static inline weft_status weft_check_loss(const weft_loss_desc *d) {
     return weft_check_extent("loss: weights", d->vocab_padded, d->channels);
 }
 
+static inline weft_status weft_check_groups(const weft_gemm_desc *d, const weft_groups *g, const void *a,
+                                            const void *b, const void *c, const weft_epilogue *e) {
+    WEFT_CHECK_SIZE(g, "gemm_groups");
+    if (g->groups < 0 || g->matrices < 1 || g->groups % g->matrices || g->stride < 0)
+        return weft_fail(WEFT_ERR_ARG, "gemm_groups: %d groups of %d matrices", g->groups, g->matrices);
+    WEFT_TRY(weft_check_given("gemm_groups", g->first != NULL));
+    if (g->first[0] != 0) return weft_fail(WEFT_ERR_ARG, "gemm_groups: the first row is not 0");
+    for (int32_t i = 0; i < g->groups; i++)
+        if (g->first[i + 1] < g->first[i])
+            return weft_fail(WEFT_ERR_ARG, "gemm_groups: group %d ends at row %lld, before it begins", i,
+                             (long long)g->first[i + 1]);
+    WEFT_CHECK_SIZE(d, "gemm_groups");
+    weft_gemm_desc all = *d;
+    if (d->trans_a)
+        all.k = g->first[g->groups];
+    else
+        all.m = g->first[g->groups];
+    if (d->b_packed || (d->trans_a && (d->trans_b || !d->beta || e)) || (!d->trans_a && d->beta))
+        return weft_fail(WEFT_ERR_ARG,
+                         "gemm_groups: the forms are NT, NN (beta 0) and TN (beta 1, no epilogue)");
+    if (e && (e->bias || e->act || e->act_bwd || e->residual || e->col_sum || e->scale != 0.0f))
+        return weft_fail(WEFT_ERR_ARG, "gemm_groups: an epilogue has nothing but pre");
+    return weft_check_gemm(&all, a, b, c, e);
+}
+
+static inline weft_status weft_check_route(const weft_route_desc *d) {
+    WEFT_CHECK_SIZE(d, "route");
+    WEFT_TRY(weft_check_model_dtype("route", d->t));
+    if (d->experts < 1 || d->experts > WEFT_EXPERTS_MAX || d->chosen < 1 || d->chosen > d->experts)
+        return weft_fail(WEFT_ERR_ARG, "route: %d of %d experts, at most %d are possible", d->chosen,
+                         d->experts, WEFT_EXPERTS_MAX);
+    WEFT_TRY(weft_check_extent("route", d->tokens, d->experts));
+    if (d->length < 1 || d->tokens % d->length)
+        return weft_fail(WEFT_ERR_ARG, "route: %lld tokens in sequences of %lld", (long long)d->tokens,
+                         (long long)d->length);
+    return WEFT_OK;
+}
+
+static inline weft_status weft_check_route_sort(int64_t n, int32_t experts, const int32_t *choice,
+                                                const int64_t *first, const int32_t *place) {
+    if (n < 0 || n > INT32_MAX || experts < 1 || experts > WEFT_EXPERTS_MAX)
+        return weft_fail(WEFT_ERR_ARG, "route_sort: %lld choices of %d experts", (long long)n, experts);
+    WEFT_TRY(weft_check_given("route_sort", first && (n == 0 || (choice && place))));
+    for (int64_t i = 0; i < n; i++)
+        if (choice[i] < 0 || choice[i] >= experts)
+            return weft_fail(WEFT_ERR_VOCAB, "route_sort: choice %lld is expert %d of %d", (long long)i,
+                             choice[i], experts);
+    return WEFT_OK;
+}
+
+static inline weft_status weft_check_rows(const weft_rows_desc *d, const void *a, const int32_t *place,
+                                          const void *b) {
+    WEFT_CHECK_SIZE(d, "rows");
+    WEFT_TRY(weft_check_model_dtype("rows", d->t));
+    if (d->chosen < 1 || d->chosen > WEFT_EXPERTS_MAX)
+        return weft_fail(WEFT_ERR_ARG, "rows: %d choices a token", d->chosen);
+    WEFT_TRY(weft_check_extent("rows", d->tokens, d->cols));
+    WEFT_TRY(weft_check_extent("rows", d->tokens * d->chosen, d->cols));
+    return weft_check_given("rows", d->tokens == 0 || d->cols == 0 || (a && place && b));
+}
+
 static inline weft_status weft_check_adamw(const weft_adamw_desc *d) {
     WEFT_CHECK_SIZE(d, "adamw");
     if (!(d->bias1 > 0.0f) || !(d->bias2 > 0.0f))

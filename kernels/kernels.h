@@ -83,6 +83,7 @@ typedef enum weft_op_id {
     WEFT_OP_LOSS,
     WEFT_OP_SUMSQ,
     WEFT_OP_NEWTON_SCHULZ,
+    WEFT_OP_GEMM_GROUPS, /* a weft_gemm_desc whose m (TN: k) is the most rows of a group */
     WEFT_OP_COUNT
 } weft_op_id;
 /* Scratch bytes of op with this descriptor and a team of `threads`; 0 if it needs none. Any thread. */
@@ -188,6 +189,39 @@ typedef struct weft_loss_desc {
     int64_t first, columns;
 } weft_loss_desc;
 
+/* --- mixture of experts --------------------------------------------------------------------------------------- */
+
+#define WEFT_EXPERTS_MAX 1024 /* of a layer */
+
+/* A router: every token goes to the `chosen` experts with the largest logits (of equal ones those of lower index, in
+ * falling order), with the softmax over those as weights. Tokens lie in sequences of `length` (which divides tokens).
+ * Source: Shazeer et al. 2017; Jiang et al., Mixtral, 2024; losses: Fedus et al. 2021, Zoph et al. 2022. */
+typedef struct weft_route_desc {
+    uint32_t size;
+    int64_t tokens, length;
+    int32_t experts, chosen; /* 1 <= chosen <= experts <= WEFT_EXPERTS_MAX */
+    float balance, zloss;    /* route_bwd: factors of the two losses */
+    weft_dtype t;            /* of the gradient of the logits */
+} weft_route_desc;
+
+/* Rows [tokens, cols] that go to the order of the experts and come back: choice j of token i stands in row
+ * place[i * chosen + j] there. Places are different from each other. */
+typedef struct weft_rows_desc {
+    uint32_t size;
+    int64_t tokens, cols;
+    int32_t chosen;
+    weft_dtype t;
+} weft_rows_desc;
+
+/* Groups of neighbouring rows, each with a matrix of its own: group g has rows [first[g], first[g + 1]) and matrix
+ * g % matrices; matrices begin `stride` elements after each other. */
+typedef struct weft_groups {
+    uint32_t size;
+    int32_t groups, matrices;
+    const int64_t *first; /* [groups + 1], rising from 0 */
+    int64_t stride;
+} weft_groups;
+
 /* --- optimiser ------------------------------------------------------------------------------------------------ */
 
 /* One pass of AdamW over n elements: g' = clip*g; m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2;
@@ -285,6 +319,41 @@ struct weft_ops {
     /* In place: z = (exp(z - lse) - [column = target]) * grad_scale; 0 in padded columns and ignored rows. */
     weft_status (*loss_grad)(weft_exec *x, const weft_loss_desc *d, const float *lse, const int32_t *target,
                              void *z);
+
+    /* One product a group: NT and NN: C[rows, n] = A[rows, k] op(B_g), with
+     * pre the only epilogue; TN: C_g[m, n] += A[rows, m]^T B[rows, n], beta 1, no epilogue. m (TN: k) of d is not looked
+     * at; b is not packed. The sums of an element are those of gemm on the group alone, groups in their order. */
+    weft_status (*gemm_groups)(weft_exec *x, const weft_gemm_desc *d, const weft_groups *g, const void *a,
+                               const void *b, void *c, const weft_epilogue *e);
+
+    /* logits: f32 [tokens, experts]. prob: f32, their softmax (may be logits); lse: f32 [tokens]; choice, weight:
+     * [tokens, chosen]. NaN logits are chosen last. */
+    weft_status (*route_fwd)(weft_exec *x, const weft_route_desc *d, const float *logits, float *prob,
+                             float *lse, int32_t *choice, float *weight);
+    /* Per sequence [tokens / length, experts]: load: how often an expert was chosen, share: the sum of its
+     * probabilities. */
+    weft_status (*route_load)(weft_exec *x, const weft_route_desc *d, const float *prob,
+                              const int32_t *choice, float *load, float *share);
+    /* dlogits (dtype t, written) of L = <dweight, weight> + balance * sum over sequences and experts of load * share
+     * (load held fixed) + zloss * sum over tokens of lse^2. */
+    weft_status (*route_bwd)(weft_exec *x, const weft_route_desc *d, const float *prob, const float *lse,
+                             const int32_t *choice, const float *weight, const float *load,
+                             const float *dweight, void *dlogits);
+    /* first[e] = how many of n choices are less than e (experts + 1 values); place[i] = where choice i stands when they
+     * are sorted by expert, equal ones in their order. VOCAB: a choice that is no expert. */
+    weft_status (*route_sort)(weft_exec *x, int64_t n, int32_t experts, const int32_t *choice, int64_t *first,
+                              int32_t *place);
+    /* out[place[i, j]] = in[i] */
+    weft_status (*rows_scatter)(weft_exec *x, const weft_rows_desc *d, const void *in, const int32_t *place,
+                                void *out);
+    /* out[i] = residual[i] + sum over j of weight[i, j] * in[place[i, j]], j in order; residual NULL: none, weight (f32)
+     * NULL: ones. out may be residual. */
+    weft_status (*rows_combine)(weft_exec *x, const weft_rows_desc *d, const void *in, const int32_t *place,
+                                const float *weight, const void *residual, void *out);
+    /* Its backward, in place: dweight[i, j] = <dout[i], rows[place[i, j]]>, then rows[place[i, j]] = weight[i, j]
+     * dout[i]. */
+    weft_status (*rows_combine_bwd)(weft_exec *x, const weft_rows_desc *d, const void *dout,
+                                    const int32_t *place, const float *weight, void *rows, float *dweight);
 
     /* master, m, v: f32 [n]; g: f32 [n]; w: bf16 copy of the new master, or NULL. clip and skip are read from memory:
      * skip != 0 leaves everything as it is. */

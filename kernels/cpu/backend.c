@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "kernels/cpu/gemm.h"
 #include "kernels/cpu/team.h"
 
 #define UNKNOWN_L3 ((size_t)32 << 20) /* where the system does not say */
@@ -12,6 +13,7 @@ static void fill_table(struct weft_ops *t, int level) {
     cpu_fill_memory(t);
     cpu_fill_ops_portable(t);
     cpu_fill_gemm_portable(t);
+    t->gemm_groups = cpu_gemm_groups;
 #if CPU_X86
     if (level == CPU_AVX2) cpu_fill_ops_avx2(t);
     if (level >= CPU_AVX512) cpu_fill_ops_avx512(t);
@@ -126,6 +128,7 @@ weft_status cpu_need_scratch(const weft_exec *x, size_t bytes) {
 
 static size_t scratch(const weft_backend *base, weft_op_id op, const void *desc, int threads) {
     const struct cpu_backend *b = (const struct cpu_backend *)base;
+    if (op == WEFT_OP_GEMM_GROUPS) return cpu_gemm_groups_scratch(b, desc, threads);
     return op == WEFT_OP_GEMM ? cpu_gemm_scratch(b, desc, threads) : cpu_ops_scratch(b, op, desc, threads);
 }
 

@@ -115,6 +115,7 @@ static inline void cpu_scratch_give(weft_exec *x, size_t bytes) {
 
 /* Bytes of scratch of an op for a team of `threads`; weft_op_scratch() adds them up. */
 size_t cpu_gemm_scratch(const struct cpu_backend *b, const weft_gemm_desc *d, int threads);
+size_t cpu_gemm_groups_scratch(const struct cpu_backend *b, const weft_gemm_desc *d, int threads);
 size_t cpu_ops_scratch(const struct cpu_backend *b, weft_op_id op, const void *desc,
                        int threads); /* but gemm */
 

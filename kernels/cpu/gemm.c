@@ -21,7 +21,7 @@
 #define TILE_WORDS (32 * 32) /* of the largest level */
 
 struct gemm_job {
-    struct cpu_gemm_plan plan;
+    const struct cpu_gemm_plan *plan;
     struct cpu_gemm_out out;
     const weft_gemm_desc *d;
     const void *a, *b;
@@ -54,51 +54,51 @@ static int64_t least(int64_t a, int64_t b) {
 static void pack_a(const struct part *v, int64_t i, uint32_t *panel) {
     const struct gemm_job *job = v->job;
     const weft_gemm_desc *d = job->d;
-    const struct cpu_gemm_isa *isa = job->plan.isa;
+    const struct cpu_gemm_isa *isa = job->plan->isa;
     int64_t row = i * isa->mr;
-    isa->pack_a(job->plan.words, !d->trans_a, cpu_gemm_at(d->a, job->a, !d->trans_a, d->lda, row, v->k0),
+    isa->pack_a(job->plan->words, !d->trans_a, cpu_gemm_at(d->a, job->a, !d->trans_a, d->lda, row, v->k0),
                 d->lda, d->m - row, v->k_len, panel);
 }
 
 /* The bias gradient: the members that own the first columns sum the panels that they have just packed. */
 static void add_col_sum(const struct part *v, int64_t i, const uint32_t *panel) {
     const struct gemm_job *job = v->job;
-    const struct cpu_gemm_isa *isa = job->plan.isa;
+    const struct cpu_gemm_isa *isa = job->plan->isa;
     float sum[32], *to = job->out.e->col_sum + i * isa->mr;
     int rows = (int)least(isa->mr, job->d->m - i * isa->mr);
-    isa->col_sum(job->plan.words, v->steps, panel, sum);
+    isa->col_sum(job->plan->words, v->steps, panel, sum);
     for (int r = 0; r < rows; r++) to[r] = v->kb > 0 || job->d->beta ? to[r] + sum[r] : sum[r];
 }
 
 static int panel_in_place(const struct gemm_job *job, int64_t j) {
-    return job->plan.in_place_b && cpu_gemm_cols(&job->plan, job->d, j) == job->plan.isa->nr;
+    return job->plan->in_place_b && cpu_gemm_cols(job->plan, job->d, j) == job->plan->isa->nr;
 }
 
 static uint32_t *packed_b(const struct part *v, int64_t j, int64_t block) {
-    return v->b + (j - block) * v->steps * v->job->plan.isa->nr;
+    return v->b + (j - block) * v->steps * v->job->plan->isa->nr;
 }
 
 static void pack_block(const struct part *v, int64_t block, int64_t block_end) {
     const struct gemm_job *job = v->job;
     const weft_gemm_desc *d = job->d;
-    const struct cpu_gemm_isa *isa = job->plan.isa;
+    const struct cpu_gemm_isa *isa = job->plan->isa;
     if (d->b_packed) return;
     for (int64_t j = block; j < block_end; j++) {
-        int64_t col = cpu_gemm_col(&job->plan, d, j);
+        int64_t col = cpu_gemm_col(job->plan, d, j);
         if (panel_in_place(job, j)) continue;
-        isa->pack_b(job->plan.words, d->trans_b, cpu_gemm_at(d->b, job->b, d->trans_b, d->ldb, col, v->k0),
-                    d->ldb, cpu_gemm_cols(&job->plan, d, j), v->k_len, packed_b(v, j, block));
+        isa->pack_b(job->plan->words, d->trans_b, cpu_gemm_at(d->b, job->b, d->trans_b, d->ldb, col, v->k0),
+                    d->ldb, cpu_gemm_cols(job->plan, d, j), v->k_len, packed_b(v, j, block));
     }
     if (v->member == 0) cpu_tick(job->x);
 }
 
 static struct b_panel find_b(const struct part *v, int64_t j, int64_t block) {
     const struct gemm_job *job = v->job;
-    const int nr = job->plan.isa->nr;
-    if (job->d->b_packed) return (struct b_panel){cpu_gemm_packed_panel(&job->plan, job->b, v->kb, j), nr};
+    const int nr = job->plan->isa->nr;
+    if (job->d->b_packed) return (struct b_panel){cpu_gemm_packed_panel(job->plan, job->b, v->kb, j), nr};
     if (panel_in_place(job, j))
         return (struct b_panel){
-            cpu_gemm_at(WEFT_F32, job->b, 0, job->d->ldb, cpu_gemm_col(&job->plan, job->d, j), v->k0),
+            cpu_gemm_at(WEFT_F32, job->b, 0, job->d->ldb, cpu_gemm_col(job->plan, job->d, j), v->k0),
             job->d->ldb};
     return (struct b_panel){packed_b(v, j, block), nr};
 }
@@ -111,7 +111,7 @@ static void add_sums(float *tile, int nr, const float *sums, int64_t ld, int row
 
 static void do_tile(const struct part *v, int64_t i, int64_t j, const uint32_t *a, struct b_panel b) {
     const struct gemm_job *job = v->job;
-    const struct cpu_gemm_plan *p = &job->plan;
+    const struct cpu_gemm_plan *p = job->plan;
     const struct cpu_gemm_isa *isa = p->isa;
     const int64_t row = i * isa->mr, col = cpu_gemm_col(p, job->d, j);
     const int rows = (int)least(isa->mr, job->d->m - row), cols = cpu_gemm_cols(p, job->d, j);
@@ -147,9 +147,9 @@ static void do_tile(const struct part *v, int64_t i, int64_t j, const uint32_t *
 /* One K block of one chunk. */
 static void multiply_block(struct part *v, int64_t chunk_end) {
     const struct gemm_job *job = v->job;
-    const int mr = job->plan.isa->mr, sums = job->out.e && job->out.e->col_sum && v->col_begin == 0;
-    for (int64_t block = v->col_begin; block < v->col_end; block += job->plan.block_panels) {
-        int64_t block_end = least(block + job->plan.block_panels, v->col_end);
+    const int mr = job->plan->isa->mr, sums = job->out.e && job->out.e->col_sum && v->col_begin == 0;
+    for (int64_t block = v->col_begin; block < v->col_end; block += job->plan->block_panels) {
+        int64_t block_end = least(block + job->plan->block_panels, v->col_end);
         pack_block(v, block, block_end);
         for (int64_t i = v->chunk; i < chunk_end; i++) {
             uint32_t *a = v->a + (i - v->chunk) * v->steps * mr;
@@ -163,22 +163,19 @@ static void multiply_block(struct part *v, int64_t chunk_end) {
     }
 }
 
-static void multiply_part(void *arg, int member, int members) {
-    const struct gemm_job *job = arg;
-    const struct cpu_gemm_plan *p = &job->plan;
+static void multiply_part(const struct gemm_job *job, int member, char *scratch) {
+    const struct cpu_gemm_plan *p = job->plan;
     const int64_t unit_k = job->d->a == WEFT_F32 ? 1 : 2;
     _Alignas(CPU_LINE) float gate[TILE_WORDS];
     struct part v = {.job = job, .gate = gate, .member = member};
-    (void)members;
     if (member >= p->tm * p->tn) return;
     cpu_split(p->a_panels, 1, member / p->tn, p->tm, &v.row_begin, &v.row_end);
     cpu_split(p->b_panels, p->pair, member % p->tn, p->tn, &v.col_begin, &v.col_end);
     if (v.col_begin == v.col_end) return;
     if (p->isa->begin) p->isa->begin();
-    char *mine = cpu_member_scratch(job->x, cpu_gemm_member_bytes(p), member);
-    v.a = (uint32_t *)mine;
-    v.b = (uint32_t *)(mine + cpu_part(p->a_bytes));
-    v.partial = (float *)(mine + cpu_part(p->a_bytes) + cpu_part(p->b_bytes));
+    v.a = (uint32_t *)(void *)scratch;
+    v.b = (uint32_t *)(void *)(scratch + cpu_part(p->a_bytes));
+    v.partial = (float *)(void *)(scratch + cpu_part(p->a_bytes) + cpu_part(p->b_bytes));
     for (v.chunk = v.row_begin; v.chunk < v.row_end; v.chunk += p->chunk_panels) {
         int64_t chunk_end = least(v.chunk + p->chunk_panels, v.row_end);
         for (v.kb = 0; v.kb < p->k.blocks; v.kb++) {
@@ -196,20 +193,35 @@ static int stores_only(const weft_epilogue *e) {
                   !e->act_bwd && !e->residual);
 }
 
+void cpu_gemm_member(weft_exec *x, const struct cpu_gemm_plan *p, const struct cpu_gemm_out *out,
+                     const void *a, const void *b, int member, void *scratch) {
+    const struct gemm_job job = {
+        .plan = p, .out = *out, .d = out->d, .a = a, .b = b, .x = x, .store_only = stores_only(out->e)};
+    multiply_part(&job, member, scratch);
+}
+
+static void multiply(void *arg, int member, int members) {
+    const struct gemm_job *job = arg;
+    (void)members;
+    multiply_part(job, member, cpu_member_scratch(job->x, cpu_gemm_member_bytes(job->plan), member));
+}
+
 weft_status cpu_gemm(weft_exec *x, const weft_gemm_desc *d, const void *a, const void *b, void *c,
                      const weft_epilogue *e) {
-    struct gemm_job job = {.out = {d, e, c}, .d = d, .a = a, .b = b, .x = x, .store_only = stores_only(e)};
+    struct cpu_gemm_plan plan;
+    struct gemm_job job = {
+        .plan = &plan, .out = {d, e, c}, .d = d, .a = a, .b = b, .x = x, .store_only = stores_only(e)};
     WEFT_TRY(weft_check_gemm(d, a, b, c, e));
     if (d->m == 0 || d->n == 0) return WEFT_OK;
-    cpu_gemm_make_plan(cpu_backend_of(x), d, x->threads, &job.plan);
+    cpu_gemm_make_plan(cpu_backend_of(x), d, x->threads, &plan);
     if (d->b_packed) {
         WEFT_TRY(weft_check_given("gemm", b != NULL));
-        WEFT_TRY(cpu_gemm_check_pack(&job.plan, d, b));
+        WEFT_TRY(cpu_gemm_check_pack(&plan, d, b));
     }
-    WEFT_TRY_CTX(cpu_need_scratch(x, cpu_gemm_member_bytes(&job.plan) * (size_t)x->threads), "gemm");
-    if (job.plan.thin)
-        cpu_gemm_thin(x, &job.plan, &job.out, a, b);
+    WEFT_TRY_CTX(cpu_need_scratch(x, cpu_gemm_member_bytes(&plan) * (size_t)x->threads), "gemm");
+    if (plan.thin)
+        cpu_gemm_thin(x, &plan, &job.out, a, b);
     else
-        cpu_run(x, multiply_part, &job);
+        cpu_run(x, multiply, &job);
     return WEFT_OK;
 }

@@ -97,6 +97,9 @@ struct cpu_gemm_plan {
 /* Plans a valid descriptor for a team of `threads`. */
 void cpu_gemm_make_plan(const struct cpu_backend *b, const weft_gemm_desc *d, int threads,
                         struct cpu_gemm_plan *p);
+/* The same without the way of few rows (thin): what cpu_gemm_member can do. */
+void cpu_gemm_plan_tiles(const struct cpu_backend *b, const weft_gemm_desc *d, int threads,
+                         struct cpu_gemm_plan *p);
 static inline size_t cpu_gemm_member_bytes(const struct cpu_gemm_plan *p) {
     return cpu_part(p->a_bytes) + cpu_part(p->b_bytes) + cpu_part(p->c_bytes);
 }
@@ -118,6 +121,14 @@ const uint32_t *cpu_gemm_packed_panel(const struct cpu_gemm_plan *p, const void 
 
 weft_status cpu_gemm(weft_exec *x, const weft_gemm_desc *d, const void *a, const void *b, void *c,
                      const weft_epilogue *e);
+
+/* One member's part of a planned product; scratch: cpu_gemm_member_bytes. Inside a job. */
+void cpu_gemm_member(weft_exec *x, const struct cpu_gemm_plan *p, const struct cpu_gemm_out *out,
+                     const void *a, const void *b, int member, void *scratch);
+
+/* Many products in one job (gemm_groups.c). */
+weft_status cpu_gemm_groups(weft_exec *x, const weft_gemm_desc *d, const weft_groups *g, const void *a,
+                            const void *b, void *c, const weft_epilogue *e);
 
 /* Units, and elements, of K block kb. */
 static inline int64_t cpu_gemm_block_units(const struct cpu_gemm_k *k, int64_t kb) {

@@ -66,8 +66,8 @@ static void split_members(struct cpu_gemm_plan *p, int threads, int packed) {
     }
 }
 
-void cpu_gemm_make_plan(const struct cpu_backend *b, const weft_gemm_desc *d, int threads,
-                        struct cpu_gemm_plan *p) {
+void cpu_gemm_plan_tiles(const struct cpu_backend *b, const weft_gemm_desc *d, int threads,
+                         struct cpu_gemm_plan *p) {
     const struct cpu_gemm_isa *isa = cpu_gemm_isa_of(b->level, d->a);
     p->isa = isa;
     p->words = d->a == WEFT_F32 ? CPU_WORDS_F32 : isa->bf16;
@@ -100,13 +100,17 @@ void cpu_gemm_make_plan(const struct cpu_backend *b, const weft_gemm_desc *d, in
     p->in_place_b = p->words == CPU_WORDS_F32 && !d->trans_b && !d->b_packed &&
                     my_a * isa->mr <= IN_PLACE_ROWS && d->ldb % IN_PLACE_STRIDE != 0;
     p->a_bytes = a_panel * (size_t)p->chunk_panels + CPU_LINE; /* slack for the stores of gemm_pack.c */
-    p->thin = cpu_gemm_is_thin(isa, d);
-    if (p->thin) {
-        p->a_bytes = 4 * CPU_THIN_LANES * (size_t)p->k.units;
-        p->b_bytes = p->c_bytes = 0;
-        return;
-    }
     p->b_bytes = d->b_packed ? 0 : b_panel * (size_t)p->block_panels + CPU_LINE;
+    p->thin = 0;
+}
+
+void cpu_gemm_make_plan(const struct cpu_backend *b, const weft_gemm_desc *d, int threads,
+                        struct cpu_gemm_plan *p) {
+    cpu_gemm_plan_tiles(b, d, threads, p);
+    p->thin = cpu_gemm_is_thin(p->isa, d);
+    if (!p->thin) return;
+    p->a_bytes = 4 * CPU_THIN_LANES * (size_t)p->k.units;
+    p->b_bytes = p->c_bytes = 0;
 }
 
 size_t cpu_gemm_scratch(const struct cpu_backend *b, const weft_gemm_desc *d, int threads) {

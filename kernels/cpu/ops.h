@@ -89,6 +89,7 @@ void CPU_NAME(ops_fill_optim)(struct weft_ops *t);
 void CPU_NAME(ops_fill_data)(struct weft_ops *t);
 void CPU_NAME(ops_fill_reduce)(struct weft_ops *t);
 void CPU_NAME(ops_fill_codec)(struct weft_ops *t);
+void CPU_NAME(ops_fill_experts)(struct weft_ops *t);
 void CPU_NAME(ops_fill_loss)(struct weft_ops *t);
 void CPU_NAME(ops_fill_attention_forward)(struct weft_ops *t);
 void CPU_NAME(ops_fill_attention_backward)(struct weft_ops *t);

@@ -10,6 +10,7 @@ void CPU_NAME(cpu_fill_ops)(struct weft_ops *t) {
     CPU_NAME(ops_fill_reduce)(t);
     CPU_NAME(ops_fill_codec)(t);
     CPU_NAME(ops_fill_loss)(t);
+    CPU_NAME(ops_fill_experts)(t);
     CPU_NAME(ops_fill_attention_forward)(t);
     CPU_NAME(ops_fill_attention_backward)(t);
     ops_fill_newton_schulz(t);

@@ -67,6 +67,23 @@ weft_status ref_loss_stats(weft_exec *x, const weft_loss_desc *d, const void *h,
                            const int32_t *target, void *z, float *lse, float *z_target);
 weft_status ref_loss_grad(weft_exec *x, const weft_loss_desc *d, const float *lse, const int32_t *target,
                           void *z);
+weft_status ref_gemm_groups(weft_exec *x, const weft_gemm_desc *d, const weft_groups *g, const void *a,
+                            const void *b, void *c, const weft_epilogue *e);
+weft_status ref_route_fwd(weft_exec *x, const weft_route_desc *d, const float *logits, float *prob,
+                          float *lse, int32_t *choice, float *weight);
+weft_status ref_route_load(weft_exec *x, const weft_route_desc *d, const float *prob, const int32_t *choice,
+                           float *load, float *share);
+weft_status ref_route_bwd(weft_exec *x, const weft_route_desc *d, const float *prob, const float *lse,
+                          const int32_t *choice, const float *weight, const float *load, const float *dweight,
+                          void *dlogits);
+weft_status ref_route_sort(weft_exec *x, int64_t n, int32_t experts, const int32_t *choice, int64_t *first,
+                           int32_t *place);
+weft_status ref_rows_scatter(weft_exec *x, const weft_rows_desc *d, const void *in, const int32_t *place,
+                             void *out);
+weft_status ref_rows_combine(weft_exec *x, const weft_rows_desc *d, const void *in, const int32_t *place,
+                             const float *weight, const void *residual, void *out);
+weft_status ref_rows_combine_bwd(weft_exec *x, const weft_rows_desc *d, const void *dout,
+                                 const int32_t *place, const float *weight, void *rows, float *dweight);
 weft_status ref_adamw(weft_exec *x, const weft_adamw_desc *d, float *master, float *m, float *v,
                       const float *g, uint16_t *w, const float *clip, const uint32_t *skip);
 weft_status ref_newton_schulz(weft_exec *x, const weft_newton_schulz_desc *d, float *v);
