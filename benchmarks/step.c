@@ -62,25 +62,23 @@ static void tick(void *ctx) {
     (void)weft_poll(ctx, TICK_US);
 }
 
-static weft_status tensors_final(void *arg, size_t first, size_t end) {
-    const bench_step *s = arg;
-    for (size_t i = first; i < end; i++) bench_check(weft_bulk_ready(s->bulk, (int)i));
-    return WEFT_OK;
+static weft_status unit_final(void *arg, size_t unit) {
+    return weft_bulk_ready(((const bench_step *)arg)->bulk, (int)unit);
 }
 
-/* One tensor a parameter, in memory that the ranks of a node share. */
+/* One tensor a unit, in memory that the ranks of a node share. */
 static void plan_gradients(bench_step *s) {
     const weft_params *p = s->params;
-    weft_tensor *t = bench_zalloc(p->n, sizeof *t);
+    weft_tensor *t = bench_zalloc(p->nunits, sizeof *t);
     s->grads = weft_mem_alloc(s->group, p->elements * sizeof *s->grads);
     if (!s->grads) bench_check(WEFT_ERR_NOMEM);
-    for (size_t i = 0; i < p->n; i++)
-        t[i] = (weft_tensor){.ptr = s->grads + p->item[i].offset,
-                             .n = p->item[i].padded,
+    for (size_t i = 0; i < p->nunits; i++)
+        t[i] = (weft_tensor){.ptr = s->grads + p->unit[i].offset,
+                             .n = p->unit[i].elements,
                              .t = WEFT_F32,
-                             .name = p->item[i].name};
+                             .name = p->item[p->unit[i].first].name};
     const weft_bulk_opts o = {.size = sizeof o, .bucket = weft_params_bucket(p)};
-    bench_check(weft_bulk_create(s->group, WEFT_BULK_ALLREDUCE, (int)p->n, t, &o, &s->bulk));
+    bench_check(weft_bulk_create(s->group, WEFT_BULK_ALLREDUCE, (int)p->nunits, t, &o, &s->bulk));
     free(t);
 }
 
@@ -140,7 +138,7 @@ double bench_step_run(bench_step *s, bench_way way, uint64_t seed) {
     bench_check(weft_ctrl_barrier(s->group));
     const double t0 = weft_now();
     bench_check(s->ops->fill(s->exec, s->grads, 0, s->params->elements * sizeof *s->grads));
-    weft_model_on_final(s->model, way == BENCH_OVERLAP ? tensors_final : NULL, s);
+    weft_model_on_final(s->model, way == BENCH_OVERLAP ? unit_final : NULL, s);
     if (way == BENCH_OVERLAP) bench_check(weft_bulk_start(s->bulk, 1));
     bench_check(weft_model_train(s->model, &(weft_model_input){.tok = s->tokens}, s->grads, &loss, &count));
     const double t1 = weft_now(), tokens = (double)(s->batch * s->context * s->ranks);

@@ -23,6 +23,9 @@ struct weft_decoder {
 
 weft_status weft_decoder_create(weft_model *m, weft_decoder **out) {
     *out = NULL;
+    if (!model_is_whole(m))
+        return weft_fail(WEFT_ERR_UNSUPPORTED,
+                         "this rank holds a part of the model only: it cannot generate");
     weft_decoder *d = weft_calloc(1, sizeof *d);
     if (!d) return WEFT_ERR_NOMEM;
     d->m = m;
@@ -62,15 +65,22 @@ int64_t weft_decoder_position(const weft_decoder *d) {
 /* Up to N tokens at once: what the activations hold. */
 static weft_status feed_piece(weft_decoder *d, const int32_t *ids, int64_t n) {
     weft_model *m = d->m;
+    slot *s = &m->slot[0];
     for (int64_t i = 0; i < n; i++) {
-        m->ids[i] = ids[i];
-        m->pos[i] = (int32_t)(d->position + i);
+        s->ids[i] = ids[i];
+        s->pos[i] = (int32_t)(d->position + i);
     }
-    WEFT_TRY(embed_fwd(m, n, m->acts[0].x));
-    for (int64_t l = 0; l < m->d.layers; l++) {
+    m->s = s;
+    m->fresh = -1;
+    WEFT_TRY(unit_open(m, m->embed, WEFT_FORWARD));
+    WEFT_TRY(embed_fwd(m, n, s->acts[0].x));
+    WEFT_TRY(unit_close(m, m->embed, WEFT_FORWARD));
+    for (int64_t l = 0; l < m->layers; l++) {
         d->cache[l].position = d->position;
-        WEFT_TRY(block_fwd(m, l, &m->acts[l], 1, n, &d->cache[l],
-                           l + 1 < m->d.layers ? m->acts[l + 1].x : m->x_last));
+        WEFT_TRY(unit_open(m, m->layer[l].unit, WEFT_FORWARD));
+        WEFT_TRY(block_fwd(m, l, &s->acts[l], 1, n, &d->cache[l],
+                           l + 1 < m->layers ? s->acts[l + 1].x : s->exit[0]));
+        WEFT_TRY(unit_close(m, m->layer[l].unit, WEFT_FORWARD));
     }
     d->position += n;
     return WEFT_OK;
@@ -87,7 +97,9 @@ weft_status weft_decoder_feed(weft_decoder *d, const int32_t *ids, int64_t n, co
         k = n - i < m->o.context ? n - i : m->o.context;
         WEFT_TRY(feed_piece(d, ids + i, k));
     }
-    WEFT_TRY(head_logits(m, k - 1, 1, d->last));
+    WEFT_TRY(head_open(m, WEFT_FORWARD));
+    WEFT_TRY(head_logits(m, m->slot[0].exit[0], k - 1, 1, d->last));
+    WEFT_TRY(head_close(m, WEFT_FORWARD));
     WEFT_TRY(m->ops->cast(m->x, m->o.t, WEFT_F32, (size_t)m->V, d->last, d->logits));
     *logits = d->logits;
     return WEFT_OK;

@@ -4,42 +4,45 @@
  * gradient in place, and used for df = dz W and dW += dz^T f before the next chunk takes its memory. */
 #include "runtime/model/internal.h"
 
+static weft_embed_desc embed_desc(const weft_model *m, int64_t n) {
+    return (weft_embed_desc){.size = sizeof(weft_embed_desc),
+                             .tokens = n,
+                             .channels = m->C,
+                             .vocab = m->d.vocab,
+                             .positions = m->d.context,
+                             .t = m->o.t};
+}
+
 weft_status embed_fwd(weft_model *m, int64_t n, void *y) {
-    weft_embed_desc d = {.size = sizeof d,
-                         .tokens = n,
-                         .channels = m->C,
-                         .vocab = m->d.vocab,
-                         .positions = m->d.context,
-                         .t = m->o.t};
+    weft_embed_desc d = embed_desc(m, n);
     TIMED(m, WEFT_TIME_EMBED,
-          m->ops->embed_fwd(m->x, &d, m->ids, m->pos, weight_at(m, m->embed_tok), weight_at(m, m->embed_pos),
-                            y));
+          m->ops->embed_fwd(m->x, &d, m->s->ids, m->s->pos, weight_at(m, m->embed, m->embed_tok),
+                            weight_at(m, m->embed, m->embed_pos), y));
     return WEFT_OK;
 }
 
-static weft_status final_norm(weft_model *m, int64_t n) {
-    weft_norm_desc d = {.size = sizeof d,
-                        .kind = m->d.family == WEFT_GPT2 ? WEFT_NORM_LAYER : WEFT_NORM_RMS,
-                        .rows = n,
-                        .cols = m->C,
-                        .eps = (float)m->d.norm_eps,
-                        .t = m->o.t};
-    TIMED(m, WEFT_TIME_NORM,
-          m->ops->norm_fwd(m->x, &d, m->x_last, weight_at(m, m->final_w), weight_at(m, m->final_b), m->final,
-                           m->final_mean, m->final_rstd));
+weft_status embed_bwd(weft_model *m, int64_t n) {
+    weft_embed_desc d = embed_desc(m, n);
+    TIMED(m, WEFT_TIME_EMBED,
+          m->ops->embed_bwd(m->x, &d, m->s->ids, m->s->pos, m->dx, grad_at(m, m->embed, m->embed_tok),
+                            grad_at(m, m->embed, m->embed_pos)));
     return WEFT_OK;
 }
 
-static weft_status final_norm_bwd(weft_model *m, int64_t n, float *grads) {
-    weft_norm_desc d = {.size = sizeof d,
-                        .kind = m->d.family == WEFT_GPT2 ? WEFT_NORM_LAYER : WEFT_NORM_RMS,
-                        .rows = n,
-                        .cols = m->C,
-                        .eps = (float)m->d.norm_eps,
-                        .t = m->o.t};
+static weft_status final_norm(weft_model *m, int64_t n, const void *x) {
+    weft_norm_desc d = norm_desc(m, n);
     TIMED(m, WEFT_TIME_NORM,
-          m->ops->norm_bwd(m->x, &d, m->dn, m->x_last, weight_at(m, m->final_w), m->final_mean, m->final_rstd,
-                           NULL, m->dx, grad_at(grads, m->final_w), grad_at(grads, m->final_b)));
+          m->ops->norm_fwd(m->x, &d, x, weight_at(m, m->head, m->final_w), weight_at(m, m->head, m->final_b),
+                           m->final, m->final_mean, m->final_rstd));
+    return WEFT_OK;
+}
+
+static weft_status final_norm_bwd(weft_model *m, int64_t n, const void *x) {
+    weft_norm_desc d = norm_desc(m, n);
+    TIMED(m, WEFT_TIME_NORM,
+          m->ops->norm_bwd(m->x, &d, m->dn, x, weight_at(m, m->head, m->final_w), m->final_mean,
+                           m->final_rstd, NULL, m->dx, grad_at(m, m->head, m->final_w),
+                           grad_at(m, m->head, m->final_b)));
     return WEFT_OK;
 }
 
@@ -47,12 +50,13 @@ static char *row(const weft_model *m, void *base, int64_t i) {
     return (char *)base + (size_t)(i * m->C) * m->elem;
 }
 
-weft_status head_loss(weft_model *m, int64_t n, float *grads, double *loss, int64_t *count) {
-    void *w = weight_at(m, m->head_w);
-    WEFT_TRY(final_norm(m, n));
+weft_status head_loss(weft_model *m, int64_t n, const void *x, int back, double *loss, int64_t *count) {
+    void *w = weight_at(m, m->table, m->head_w);
+    const int32_t *targets = m->s->targets;
+    WEFT_TRY(final_norm(m, n, x));
     double begin = weft_now();
-    for (int64_t i = 0; i < n; i += m->chunk) {
-        int64_t k = n - i < m->chunk ? n - i : m->chunk;
+    for (int64_t i = 0; i < n; i += m->tokens) {
+        int64_t k = n - i < m->tokens ? n - i : m->tokens;
         weft_loss_desc d = {.size = sizeof d,
                             .tokens = k,
                             .channels = m->C,
@@ -61,31 +65,31 @@ weft_status head_loss(weft_model *m, int64_t n, float *grads, double *loss, int6
                             .t = m->o.t,
                             .grad_scale = 1.0f};
         TIMED(m, WEFT_TIME_LOSS,
-              m->ops->loss_stats(m->x, &d, row(m, m->final, i), w, m->targets + i, m->logits, m->loss_lse + i,
+              m->ops->loss_stats(m->x, &d, row(m, m->final, i), w, targets + i, m->logits, m->loss_lse + i,
                                  m->loss_target + i));
-        if (!grads) continue;
-        TIMED(m, WEFT_TIME_LOSS, m->ops->loss_grad(m->x, &d, m->loss_lse + i, m->targets + i, m->logits));
+        if (!back) continue;
+        TIMED(m, WEFT_TIME_LOSS, m->ops->loss_grad(m->x, &d, m->loss_lse + i, targets + i, m->logits));
         WEFT_TRY(linear_bwd_input(m, k, m->C, m->V, m->logits, w, NULL, row(m, m->dn, i)));
         WEFT_TRY(linear_bwd_weight(m, k, m->C, m->V, m->logits, row(m, m->final, i),
-                                   grad_at(grads, m->head_w), NULL));
+                                   grad_at(m, m->table, m->head_w), NULL));
     }
-    if (grads) WEFT_TRY(final_norm_bwd(m, n, grads));
+    if (back) WEFT_TRY(final_norm_bwd(m, n, x));
     double sum = 0;
     int64_t counted = 0;
     for (int64_t i = 0; i < n; i++)
-        if (m->targets[i] >= 0) {
+        if (targets[i] >= 0) {
             sum += (double)m->loss_lse[i] - (double)m->loss_target[i];
             counted++;
         }
     *loss = sum;
     *count = counted;
-    m->passes[1] += grads ? (weft_now() - begin) * 2 / 3 : 0; /* of three GEMMs two are backward */
-    m->passes[0] -= grads ? (weft_now() - begin) * 2 / 3 : 0; /* the caller books the whole call as forward */
+    m->passes[0] += back ? (weft_now() - begin) / 3 : 0; /* of three GEMMs two are backward; */
+    m->passes[1] -= back ? (weft_now() - begin) / 3 : 0; /* the caller books the whole call as that */
     return WEFT_OK;
 }
 
-weft_status head_logits(weft_model *m, int64_t first, int64_t n, void *out) {
-    WEFT_TRY(final_norm(m, first + n));
-    return linear_fwd(m, n, m->C, m->V, row(m, m->final, first), weight_at(m, m->head_w),
+weft_status head_logits(weft_model *m, const void *x, int64_t first, int64_t n, void *out) {
+    WEFT_TRY(final_norm(m, first + n, x));
+    return linear_fwd(m, n, m->C, m->V, row(m, m->final, first), weight_at(m, m->table, m->head_w),
                       &(linear_fwd_opts){0}, out);
 }

@@ -22,14 +22,37 @@ typedef struct layer_acts {
     float *lse;           /* [B,heads,T] */
 } layer_acts;
 
-/* Offsets of one layer's tensors in the flat element space; SIZE_MAX: there is none. */
+/* Unit of one layer, and the offsets of its tensors in it; SIZE_MAX: there is none. */
 typedef struct layer_params {
+    size_t unit;
     size_t norm1_w, norm1_b, qkv_w, qkv_b, o_w, o_b, norm2_w, norm2_b, up_w, up_b, down_w, down_b;
 } layer_params;
 
 #define NO_PARAM SIZE_MAX
 
+/* What a micro-batch holds between its forward and its backward pass. */
+typedef struct slot {
+    int32_t *pos, *ids, *targets;
+    int32_t *start;      /* [N] */
+    const int32_t *docs; /* start, or NULL if every row is one document */
+    layer_acts *acts;    /* one per local layer; with recomputation only .x differs */
+    void **exit;         /* [chunks]: [N,C] residual stream behind the last layer of each */
+} slot;
+
+/* A run of layers; those of all chunks are numbered through on this rank. */
+typedef struct layer_run {
+    int64_t first, end; /* local numbers */
+    int embeds, heads;
+} layer_run;
+
+/* Where a unit is at the moment. */
+typedef struct unit_view {
+    const char *w;
+    float *g;
+} unit_view;
+
 struct weft_model {
+    weft_store store;
     weft_model_final *on_final;
     void *on_final_arg;
     weft_model_desc d;
@@ -40,36 +63,51 @@ struct weft_model {
     weft_exec *x;
     size_t elem;                 /* bytes of t */
     int64_t N, C, Q, A, F, U, V; /* N: capacity of the activations */
-    int64_t chunk;               /* tokens of a logits chunk */
+    int64_t tokens;              /* tokens of the logits chunk */
 
+    layer_run *chunk;
+    int chunks, slots;
+    int64_t layers; /* held here */
     layer_params *layer;
-    size_t embed_tok, embed_pos, final_w, final_b, head_w;
+    unit_view *view;           /* of each unit */
+    size_t embed, head, table; /* units; nunits: not held. table: of the head's matrix */
+    size_t embed_tok, embed_pos, final_w, final_b, head_w; /* offsets in embed, embed, head, head, table */
 
-    float *masters;
+    float *masters, *grads; /* grads: of the pass under way */
     void *weights;
     float *cos_sin; /* [context, head_dim] */
-    int32_t *pos, *ids, *targets;
-    int32_t *start;      /* [N] */
-    const int32_t *docs; /* start, or NULL if every row is one document */
-    layer_acts *acts;    /* layers entries; with recomputation only .x differs */
-    void *x_last;        /* [N,C] residual stream behind the last layer */
-    void *final;         /* [N,C] final_norm(x_last) */
+    slot *slot, *s; /* s: of the pass under way */
+    int64_t fresh;  /* the layer whose activations are the last that were made, and its slot; -1: none */
+    const slot *fresh_slot;
+    void *final; /* [N,C] final_norm of the last residual stream */
     float *final_mean, *final_rstd;
     float *loss_lse, *loss_target; /* [N] */
-    void *logits;                  /* [chunk,V] */
+    void *logits;                  /* [tokens,V] */
     void *dx, *dx1, *dn, *dwide,
         *datt;    /* [N,C] [N,C] [N,C] [N,max(U,Q)] [N,A]: gradients on their way down */
     size_t begin; /* where the plan begins in the arena */
     double times[WEFT_TIME_KINDS], passes[2];
 };
 
-/* A weight, and its place in a gradient arena. */
-static inline void *weight_at(const weft_model *m, size_t offset) {
-    return offset == NO_PARAM ? NULL : (char *)m->weights + offset * m->elem;
+/* A weight of an open unit, and its gradient. */
+static inline void *weight_at(const weft_model *m, size_t unit, size_t offset) {
+    return offset == NO_PARAM ? NULL : (char *)(uintptr_t)m->view[unit].w + offset * m->elem;
 }
-static inline float *grad_at(float *grads, size_t offset) {
-    return offset == NO_PARAM ? NULL : grads + offset;
+static inline float *grad_at(const weft_model *m, size_t unit, size_t offset) {
+    return offset == NO_PARAM ? NULL : m->view[unit].g + offset;
 }
+
+/* Brings a unit's weights into view, and in a backward pass its gradient; closing says that they are not needed any more,
+ * and that the gradient is complete. */
+weft_status unit_open(weft_model *m, size_t unit, weft_pass pass);
+weft_status unit_close(weft_model *m, size_t unit, weft_pass pass);
+/* The same for the two units of the head. Closing it in a backward pass leaves the gradient of a table that the embedding
+ * will add to. */
+weft_status head_open(weft_model *m, weft_pass pass);
+weft_status head_close(weft_model *m, weft_pass pass);
+
+/* All layers, embeddings and head, undivided. */
+int model_is_whole(const weft_model *m);
 
 /* Runs an op and books its time. */
 #define TIMED(m, kind, call)                                                                                 \
@@ -102,17 +140,28 @@ weft_status linear_bwd_input(weft_model *m, int64_t n, int64_t in, int64_t out, 
 weft_status linear_bwd_weight(weft_model *m, int64_t n, int64_t in, int64_t out, const void *dy,
                               const void *x, float *dw, float *db);
 
-/* block.c: one layer. batch * tokens rows; y is the residual stream behind it. */
+/* attention.c: att = attention of qkv (after rope, in place), and back: dqkv from datt. */
+weft_status attention_fwd(weft_model *m, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache);
+weft_status attention_bwd(weft_model *m, layer_acts *a, int64_t batch, int64_t tokens, void *dqkv);
+
+/* mlp.c: y = residual + mlp(n2) over n tokens of local layer l, and back: dn from m->dx. */
+weft_status mlp_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t n, void *y);
+weft_status mlp_bwd(weft_model *m, int64_t l, layer_acts *a, int64_t n);
+
+/* block.c: one layer (local number). batch * tokens rows; y is the residual stream behind it. */
 weft_status block_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache,
                       void *y);
 /* In: m->dx = gradient at the layer's output. Out: m->dx = gradient at its input. */
-weft_status block_bwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, int64_t tokens, float *grads);
+weft_status block_bwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, int64_t tokens);
 
-/* head.c: final norm, logits by chunks, loss; with grads also m->dx = gradient at x_last. */
-weft_status head_loss(weft_model *m, int64_t n, float *grads, double *loss, int64_t *count);
-weft_status head_logits(weft_model *m, int64_t first, int64_t n, void *out);
+weft_norm_desc norm_desc(const weft_model *m, int64_t rows);
 
-/* Embedding of n tokens m->ids at m->pos into y [n,C]. */
+/* head.c: final norm of x [n,C], logits by chunks, loss; with `back` also m->dx = gradient at x. */
+weft_status head_loss(weft_model *m, int64_t n, const void *x, int back, double *loss, int64_t *count);
+weft_status head_logits(weft_model *m, const void *x, int64_t first, int64_t n, void *out);
+
+/* Embedding of n tokens s->ids at s->pos into y [n,C], and the gradient of the tables from m->dx. */
 weft_status embed_fwd(weft_model *m, int64_t n, void *y);
+weft_status embed_bwd(weft_model *m, int64_t n);
 
 #endif

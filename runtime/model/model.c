@@ -34,38 +34,80 @@ static weft_status check(const weft_model_desc *d, const weft_model_opts *o) {
     return WEFT_OK;
 }
 
-static size_t offset_of(const weft_model *m, const char *name) {
-    const weft_param *p = weft_params_find(&m->params, name);
-    return p ? p->offset : NO_PARAM;
+/* Offset of a tensor in its unit. */
+static size_t offset_of(const weft_model *m, size_t unit, const char *name) {
+    if (unit == m->params.nunits) return NO_PARAM;
+    const weft_unit *u = &m->params.unit[unit];
+    for (size_t i = u->first; i < u->end; i++)
+        if (!strcmp(m->params.item[i].name, name)) return m->params.item[i].offset - u->offset;
+    return NO_PARAM;
 }
 
-static size_t layer_offset(const weft_model *m, int64_t l, const char *name) {
+static size_t layer_offset(const weft_model *m, size_t unit, const char *name) {
     char full[96];
-    snprintf(full, sizeof full, "layers.%02lld.%s", (long long)l, name);
-    return offset_of(m, full);
+    snprintf(full, sizeof full, "layers.%02lld.%s", (long long)m->params.unit[unit].layer, name);
+    return offset_of(m, unit, full);
+}
+
+static layer_params find_layer(const weft_model *m, size_t u) {
+    const char *up =
+        m->d.family == WEFT_LLAMA ? "mlp.gate.weight" : "mlp.up.weight"; /* gate|up begins with gate */
+    return (layer_params){.unit = u,
+                          .norm1_w = layer_offset(m, u, "norm1.weight"),
+                          .norm1_b = layer_offset(m, u, "norm1.bias"),
+                          .qkv_w = layer_offset(m, u, "attn.q.weight"),
+                          .qkv_b = layer_offset(m, u, "attn.q.bias"),
+                          .o_w = layer_offset(m, u, "attn.o.weight"),
+                          .o_b = layer_offset(m, u, "attn.o.bias"),
+                          .norm2_w = layer_offset(m, u, "norm2.weight"),
+                          .norm2_b = layer_offset(m, u, "norm2.bias"),
+                          .up_w = layer_offset(m, u, up),
+                          .up_b = layer_offset(m, u, "mlp.up.bias"),
+                          .down_w = layer_offset(m, u, "mlp.down.weight"),
+                          .down_b = layer_offset(m, u, "mlp.down.bias")};
 }
 
 static void find_params(weft_model *m) {
-    const char *up =
-        m->d.family == WEFT_LLAMA ? "mlp.gate.weight" : "mlp.up.weight"; /* gate|up begins with gate */
-    for (int64_t l = 0; l < m->d.layers; l++)
-        m->layer[l] = (layer_params){.norm1_w = layer_offset(m, l, "norm1.weight"),
-                                     .norm1_b = layer_offset(m, l, "norm1.bias"),
-                                     .qkv_w = layer_offset(m, l, "attn.q.weight"),
-                                     .qkv_b = layer_offset(m, l, "attn.q.bias"),
-                                     .o_w = layer_offset(m, l, "attn.o.weight"),
-                                     .o_b = layer_offset(m, l, "attn.o.bias"),
-                                     .norm2_w = layer_offset(m, l, "norm2.weight"),
-                                     .norm2_b = layer_offset(m, l, "norm2.bias"),
-                                     .up_w = layer_offset(m, l, up),
-                                     .up_b = layer_offset(m, l, "mlp.up.bias"),
-                                     .down_w = layer_offset(m, l, "mlp.down.weight"),
-                                     .down_b = layer_offset(m, l, "mlp.down.bias")};
-    m->embed_tok = offset_of(m, "embed.tok.weight");
-    m->embed_pos = offset_of(m, "embed.pos.weight");
-    m->final_w = offset_of(m, "final_norm.weight");
-    m->final_b = offset_of(m, "final_norm.bias");
-    m->head_w = m->d.tied ? m->embed_tok : offset_of(m, "head.weight");
+    const weft_params *p = &m->params;
+    int64_t l = 0;
+    for (int c = 0; c < m->chunks; c++)
+        for (; l < m->chunk[c].end; l++) {
+            const int64_t global = m->o.part.chunk ? m->o.part.chunk[c].first + l - m->chunk[c].first : l;
+            m->layer[l] = find_layer(m, weft_params_unit(p, WEFT_UNIT_LAYER, global));
+        }
+    m->embed = weft_params_unit(p, WEFT_UNIT_EMBED, 0);
+    m->head = weft_params_unit(p, WEFT_UNIT_HEAD, 0);
+    m->table = !m->d.tied             ? m->head
+               : m->embed < p->nunits ? m->embed
+                                      : weft_params_unit(p, WEFT_UNIT_TABLE, 0);
+    m->embed_tok = offset_of(m, m->embed, "embed.tok.weight");
+    m->embed_pos = offset_of(m, m->embed, "embed.pos.weight");
+    m->final_w = offset_of(m, m->head, "final_norm.weight");
+    m->final_b = offset_of(m, m->head, "final_norm.bias");
+    m->head_w = offset_of(m, m->table, m->d.tied ? "embed.tok.weight" : "head.weight");
+}
+
+/* Local numbers for the layers of all chunks. */
+static weft_status number_layers(weft_model *m) {
+    const weft_chunk all = {0, m->d.layers, 1, 1};
+    const weft_chunk *c = m->o.part.chunk ? m->o.part.chunk : &all;
+    m->chunks = m->o.part.chunk ? m->o.part.chunks : 1;
+    m->slots = m->o.slots > 1 ? m->o.slots : 1;
+    m->chunk = weft_calloc((size_t)m->chunks, sizeof *m->chunk);
+    if (!m->chunk) return WEFT_ERR_NOMEM;
+    for (int i = 0; i < m->chunks; i++) {
+        m->chunk[i] = (layer_run){m->layers, m->layers + c[i].end - c[i].first, c[i].embeds, c[i].heads};
+        m->layers = m->chunk[i].end;
+    }
+    m->layer = weft_calloc((size_t)m->layers, sizeof *m->layer);
+    m->slot = weft_calloc((size_t)m->slots, sizeof *m->slot);
+    if (!m->layer || !m->slot) return WEFT_ERR_NOMEM;
+    for (int i = 0; i < m->slots; i++) {
+        m->slot[i].acts = weft_calloc((size_t)m->layers, sizeof *m->slot[i].acts);
+        m->slot[i].exit = weft_calloc((size_t)m->chunks, sizeof(void *));
+        if (!m->slot[i].acts || !m->slot[i].exit) return WEFT_ERR_NOMEM;
+    }
+    return WEFT_OK;
 }
 
 /* --- memory plan
@@ -74,16 +116,20 @@ static void find_params(weft_model *m) {
 /* Calls `visit` for every buffer in a fixed order: once to reserve, once to set the pointers. */
 typedef void (*visitor)(void *arg, const char *part, size_t bytes, void **p);
 
-static void visit_layer(const weft_model *m, layer_acts *a, visitor visit, void *arg) {
-    size_t n = (size_t)m->N, e = m->elem;
+static void visit_cheap(const weft_model *m, layer_acts *a, visitor visit, void *arg) {
+    const size_t n = (size_t)m->N * m->elem;
+    visit(arg, "activations", n * (size_t)m->C, &a->n1);
+    visit(arg, "activations", n * (size_t)m->C, &a->n2);
+    visit(arg, "activations", n * (size_t)m->F, &a->h);
+}
+
+static void visit_dear(const weft_model *m, layer_acts *a, visitor visit, void *arg) {
+    const size_t n = (size_t)m->N, e = m->elem;
     const char *part = "activations";
-    visit(arg, part, n * (size_t)m->C * e, &a->n1);
     visit(arg, part, n * (size_t)m->Q * e, &a->qkv);
     visit(arg, part, n * (size_t)m->A * e, &a->att);
     visit(arg, part, n * (size_t)m->C * e, &a->x1);
-    visit(arg, part, n * (size_t)m->C * e, &a->n2);
     visit(arg, part, n * (size_t)m->U * e, &a->up);
-    visit(arg, part, n * (size_t)m->F * e, &a->h);
     visit(arg, part, n * 4, (void **)&a->mean1);
     visit(arg, part, n * 4, (void **)&a->rstd1);
     visit(arg, part, n * 4, (void **)&a->mean2);
@@ -91,38 +137,64 @@ static void visit_layer(const weft_model *m, layer_acts *a, visitor visit, void 
     visit(arg, part, n * (size_t)m->d.heads * 4, (void **)&a->lse);
 }
 
-static void visit_buffers(weft_model *m, visitor visit, void *arg) {
-    size_t n = (size_t)m->N, e = m->elem, c = (size_t)m->C;
-    visit(arg, "weights", m->params.elements * e, &m->weights);
+/* What a layer may share with all others of the rank, because it is made again or not needed again. */
+static void visit_layer(weft_model *m, layer_acts *a, visitor visit, void *arg) {
+    const layer_acts *one = &m->slot[0].acts[0];
+    const int all = m->o.recompute == WEFT_RECOMPUTE_LAYER || !m->o.training,
+              cheap = all || m->o.recompute == WEFT_RECOMPUTE_SELECTIVE;
+    void *x = a->x;
+    if (a != one && all) *a = *one;
+    a->x = x;
+    if (a == one || !cheap)
+        visit_cheap(m, a, visit, arg);
+    else
+        a->n1 = one->n1, a->n2 = one->n2, a->h = one->h;
+    if (a == one || !all) visit_dear(m, a, visit, arg);
+}
+
+static void visit_slot(weft_model *m, slot *s, visitor visit, void *arg) {
+    const size_t n = (size_t)m->N, c = (size_t)m->C, e = m->elem;
+    visit(arg, "workspace", n * 4, (void **)&s->pos);
+    visit(arg, "workspace", n * 4, (void **)&s->ids);
+    visit(arg, "workspace", n * 4, (void **)&s->targets);
+    visit(arg, "workspace", n * 4, (void **)&s->start);
+    for (int64_t l = 0; l < m->layers; l++) {
+        layer_acts *a = &s->acts[l];
+        if (l > 1 && !m->o.training)
+            a->x = s->acts[l & 1].x; /* inference: two streams take turns */
+        else
+            visit(arg, "activations", n * c * e, &a->x);
+        visit_layer(m, a, visit, arg);
+    }
+    for (int i = 0; i < m->chunks; i++) visit(arg, "activations", n * c * e, &s->exit[i]);
+}
+
+static void visit_weights(weft_model *m, visitor visit, void *arg) {
+    if (m->o.stored) return;
+    visit(arg, "weights", m->params.elements * m->elem, &m->weights);
     if (m->o.t == WEFT_F32)
         m->masters = m->weights;
     else
         visit(arg, "masters", m->params.elements * 4, (void **)&m->masters);
-    visit(arg, "workspace", (size_t)m->d.context * (size_t)m->d.head_dim * 4, (void **)&m->cos_sin);
-    visit(arg, "workspace", n * 4, (void **)&m->pos);
-    visit(arg, "workspace", n * 4, (void **)&m->ids);
-    visit(arg, "workspace", n * 4, (void **)&m->targets);
-    visit(arg, "workspace", n * 4, (void **)&m->start);
-    int shared = m->o.recompute == WEFT_RECOMPUTE_LAYER || !m->o.training;
-    for (int64_t l = 0; l < m->d.layers; l++) {
-        layer_acts *a = &m->acts[l];
-        if (l > 0 && !m->o.training) a->x = m->acts[l & 1].x; /* inference: two streams take turns */
-        if (l < 2 || m->o.training) visit(arg, "activations", n * c * e, &a->x);
-        if (l == 0 || !shared) {
-            visit_layer(m, a, visit, arg);
-        } else { /* one set of buffers serves every layer */
-            void *x = a->x;
-            *a = m->acts[0];
-            a->x = x;
-        }
-    }
-    visit(arg, "activations", n * c * e, &m->x_last);
-    visit(arg, "activations", n * c * e, &m->final);
+}
+
+static void visit_head(weft_model *m, visitor visit, void *arg) {
+    const size_t n = (size_t)m->N;
+    if (m->head == m->params.nunits) return;
+    visit(arg, "activations", n * (size_t)m->C * m->elem, &m->final);
     visit(arg, "activations", n * 4, (void **)&m->final_mean);
     visit(arg, "activations", n * 4, (void **)&m->final_rstd);
     visit(arg, "activations", n * 4, (void **)&m->loss_lse);
     visit(arg, "activations", n * 4, (void **)&m->loss_target);
-    visit(arg, "logits", (size_t)m->chunk * (size_t)m->V * e, &m->logits);
+    visit(arg, "logits", (size_t)m->tokens * (size_t)m->V * m->elem, &m->logits);
+}
+
+static void visit_buffers(weft_model *m, visitor visit, void *arg) {
+    const size_t n = (size_t)m->N, e = m->elem, c = (size_t)m->C;
+    visit_weights(m, visit, arg);
+    visit(arg, "workspace", (size_t)m->d.context * (size_t)m->d.head_dim * 4, (void **)&m->cos_sin);
+    for (int i = 0; i < m->slots; i++) visit_slot(m, &m->slot[i], visit, arg);
+    visit_head(m, visit, arg);
     if (!m->o.training) return;
     size_t wide = (size_t)(m->U > m->Q ? m->U : m->Q);
     visit(arg, "workspace", n * c * e, &m->dx);
@@ -168,17 +240,18 @@ weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o
     m->V = d->vocab_padded;
     size_t bound = o->logits_bytes ? o->logits_bytes : (size_t)64 << 20;
     int64_t most = (int64_t)(bound / ((size_t)m->V * m->elem));
-    m->chunk = most < 64 ? 64 : most / 64 * 64;
-    if (m->chunk > m->N) m->chunk = m->N;
-    weft_status s = weft_params_create(d, &m->params);
-    m->layer = weft_calloc((size_t)d->layers, sizeof *m->layer);
-    m->acts = weft_calloc((size_t)d->layers, sizeof *m->acts);
-    if (s >= 0 && (!m->layer || !m->acts)) s = WEFT_ERR_NOMEM;
+    m->tokens = most < 64 ? 64 : most / 64 * 64;
+    if (m->tokens > m->N) m->tokens = m->N;
+    m->fresh = -1;
+    weft_status s = weft_params_create(d, &o->part, &m->params);
+    if (s >= 0) s = number_layers(m);
+    if (s >= 0 && !(m->view = weft_calloc(m->params.nunits, sizeof *m->view))) s = WEFT_ERR_NOMEM;
     if (s < 0) {
         weft_model_destroy(m);
         return s;
     }
     find_params(m);
+    m->o.part.chunk = NULL; /* was the caller's */
     m->begin = arena->bytes;
     visit_buffers(m, reserve, arena);
     *out = m;
@@ -188,8 +261,14 @@ weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o
 void weft_model_destroy(weft_model *m) {
     if (!m) return;
     weft_params_destroy(&m->params);
+    for (int i = 0; m->slot && i < m->slots; i++) {
+        free(m->slot[i].acts);
+        free(m->slot[i].exit);
+    }
+    free(m->slot);
+    free(m->chunk);
     free(m->layer);
-    free(m->acts);
+    free(m->view);
     free(m);
 }
 
@@ -282,7 +361,7 @@ size_t weft_model_scratch(const weft_model *m, int threads) {
                          .t = m->o.t};
     most = larger(most, weft_op_scratch(m->backend, WEFT_OP_EMBED_BWD, &e, threads));
     weft_loss_desc l = {.size = sizeof l,
-                        .tokens = m->chunk,
+                        .tokens = m->tokens,
                         .channels = m->C,
                         .vocab = m->d.vocab,
                         .vocab_padded = m->V,
@@ -315,13 +394,8 @@ double *weft_model_passes(weft_model *m) {
     return m->passes;
 }
 
-void weft_model_on_final(weft_model *m, weft_model_final *final, void *arg) {
-    m->on_final = final;
-    m->on_final_arg = arg;
-}
-
 weft_status weft_model_refresh(weft_model *m) {
-    if (m->weights == (void *)m->masters) return WEFT_OK;
+    if (m->o.stored || m->weights == (void *)m->masters) return WEFT_OK;
     return m->ops->cast(m->x, WEFT_F32, m->o.t, m->params.elements, m->masters, m->weights);
 }
 
@@ -333,107 +407,7 @@ double weft_model_flops(const weft_model *m) {
     return 3.0 * 2.0 * n * (linear + attention);
 }
 
-/* --- passes
- * -------------------------------------------------------------------------------------------------------------
- */
-
-/* Splits rows of context + 1 tokens into inputs and targets, and counts positions from the start of each document. */
-static weft_status take_input(weft_model *m, const weft_model_input *in) {
-    int64_t T = m->o.context;
-    m->docs = in->start ? m->start : NULL;
-    for (int64_t b = 0; b < m->o.batch; b++)
-        for (int64_t t = 0; t < T; t++) {
-            int64_t i = b * T + t;
-            int32_t id = in->tok[b * (T + 1) + t], start = in->start ? in->start[i] : 0;
-            if (start < 0 || start > t)
-                return weft_fail(WEFT_ERR_ARG, "token %lld of row %lld has its document begin at %d",
-                                 (long long)t, (long long)b, start);
-            m->ids[i] = id < 0 ? 0 : id; /* filler behind the end of the data; its target counts nothing */
-            m->targets[i] = in->target ? in->target[i] : in->tok[b * (T + 1) + t + 1];
-            m->start[i] = start;
-            m->pos[i] = (int32_t)t - start;
-        }
-    return WEFT_OK;
-}
-
-static weft_status forward(weft_model *m) {
-    WEFT_TRY(embed_fwd(m, m->N, m->acts[0].x));
-    for (int64_t l = 0; l < m->d.layers; l++) {
-        void *y = l + 1 < m->d.layers ? m->acts[l + 1].x : m->x_last;
-        WEFT_TRY_CTX(block_fwd(m, l, &m->acts[l], m->o.batch, m->o.context, NULL, y), "layer %lld",
-                     (long long)l);
-    }
-    return WEFT_OK;
-}
-
-static weft_status tell_final(const weft_model *m, size_t first, size_t end) {
-    return m->on_final && end > first ? m->on_final(m->on_final_arg, first, end) : WEFT_OK;
-}
-
-static weft_status backward(weft_model *m, float *grads) {
-    size_t first = 0, end = 0;
-    weft_params_of_layer(&m->params, m->d.layers - 1, &first, &end);
-    WEFT_TRY(tell_final(m, end, m->params.n));
-    for (int64_t l = m->d.layers - 1; l >= 0; l--) {
-        if (m->o.recompute == WEFT_RECOMPUTE_LAYER &&
-            l + 1 < m->d.layers) /* the last layer's are still there */
-            WEFT_TRY(block_fwd(m, l, &m->acts[l], m->o.batch, m->o.context, NULL, m->dn));
-        WEFT_TRY_CTX(block_bwd(m, l, &m->acts[l], m->o.batch, m->o.context, grads), "backward of layer %lld",
-                     (long long)l);
-        weft_params_of_layer(&m->params, l, &first, &end);
-        WEFT_TRY(tell_final(m, first, end));
-    }
-    weft_embed_desc d = {.size = sizeof d,
-                         .tokens = m->N,
-                         .channels = m->C,
-                         .vocab = m->d.vocab,
-                         .positions = m->d.context,
-                         .t = m->o.t};
-    TIMED(m, WEFT_TIME_EMBED,
-          m->ops->embed_bwd(m->x, &d, m->ids, m->pos, m->dx, grad_at(grads, m->embed_tok),
-                            grad_at(grads, m->embed_pos)));
-    return tell_final(m, 0, first);
-}
-
-weft_status weft_model_train(weft_model *m, const weft_model_input *in, float *grads, double *loss,
-                             int64_t *count) {
-    if (!m->o.training) return weft_fail(WEFT_ERR_STATE, "the model was planned without gradients");
-    WEFT_TRY(take_input(m, in));
-    double t0 = weft_now();
-    weft_range_push("forward");
-    WEFT_TRY(forward(m));
-    WEFT_TRY(head_loss(m, m->N, grads, loss, count));
-    weft_range_pop();
-    double t1 = weft_now();
-    weft_range_push("backward");
-    WEFT_TRY(backward(m, grads));
-    weft_range_pop();
-    m->passes[0] += t1 - t0;
-    m->passes[1] += weft_now() - t1;
-    return WEFT_OK;
-}
-
-weft_status weft_model_eval(weft_model *m, const weft_model_input *in, double *loss, int64_t *count,
-                            double *row_loss) {
-    WEFT_TRY(take_input(m, in));
-    double t0 = weft_now();
-    WEFT_TRY(forward(m));
-    WEFT_TRY(head_loss(m, m->N, NULL, loss, count));
-    m->passes[0] += weft_now() - t0;
-    for (int64_t b = 0; row_loss && b < m->o.batch; b++) {
-        row_loss[b] = 0;
-        for (int64_t i = b * m->o.context; i < (b + 1) * m->o.context; i++)
-            if (m->targets[i] >= 0) row_loss[b] += (double)m->loss_lse[i] - (double)m->loss_target[i];
-    }
-    return WEFT_OK;
-}
-
-weft_status weft_model_logits(weft_model *m, const int32_t *ids, void *out) {
-    m->docs = NULL;
-    for (int64_t i = 0; i < m->N; i++) {
-        m->ids[i] = ids[i];
-        m->pos[i] = (int32_t)(i % m->o.context);
-    }
-    WEFT_TRY(forward(m));
-    return head_logits(m, 0, m->N, out);
+int model_is_whole(const weft_model *m) {
+    return m->chunks == 1 && m->layers == m->d.layers && m->chunk[0].embeds && m->chunk[0].heads &&
+           m->o.part.tp <= 1;
 }

@@ -14,8 +14,13 @@
 
 typedef struct weft_model weft_model;
 
-/* Activation recomputation: keep everything, or only each layer's input. */
-typedef enum weft_recompute { WEFT_RECOMPUTE_NONE, WEFT_RECOMPUTE_LAYER } weft_recompute;
+/* Activation recomputation: keep everything; only each layer's input; or all but what is cheap to make again (the outputs
+ * of norms and of the activation function). */
+typedef enum weft_recompute {
+    WEFT_RECOMPUTE_NONE,
+    WEFT_RECOMPUTE_LAYER,
+    WEFT_RECOMPUTE_SELECTIVE
+} weft_recompute;
 
 typedef struct weft_model_opts {
     uint32_t size;
@@ -25,7 +30,24 @@ typedef struct weft_model_opts {
     weft_recompute recompute;
     int training;        /* 0: no gradients (eval, generate) */
     size_t logits_bytes; /* bound of the logits chunk; 0: 64 MiB */
+    weft_holding part;   /* what of the model this rank holds; zeros: all of it */
+    int slots;           /* micro-batches between their forward and their backward pass at a time; 0: 1 */
+    int stored;          /* 1: weights and gradients are a store's (weft_model_use), the model plans none */
 } weft_model_opts;
+
+/* Where weights and gradients are while the model works with them. Whoever shares them out to ranks moves them behind
+ * these calls; units are those of weft_params, and every call is made in the same order by all ranks of a data group. */
+typedef enum weft_pass { WEFT_FORWARD, WEFT_BACKWARD } weft_pass;
+typedef struct weft_store {
+    void *arg;
+    /* The weights of a unit, there until `done`. In a forward pass the units after it come next, in a backward pass those
+     * before it. */
+    weft_status (*weights)(void *arg, size_t unit, weft_pass pass, const void **w);
+    weft_status (*done)(void *arg, size_t unit, weft_pass pass);
+    /* Where the gradient of the unit is added to, until `final`: nothing more will be added by this micro-batch. */
+    weft_status (*gradient)(void *arg, size_t unit, float **g);
+    weft_status (*final)(void *arg, size_t unit);
+} weft_store;
 
 /* Where the time of a micro-batch went, by kind of op, in seconds; sums until the caller zeroes it. */
 enum {
@@ -41,7 +63,7 @@ enum {
 extern const char *const weft_time_names[WEFT_TIME_KINDS];
 
 /* Plans the model into `arena` (parts "weights", "masters", "activations", "logits", "workspace"); gradients
- * are the caller's. CONFIG: a description that makes no model. */
+ * are the caller's. CONFIG: a description that makes no model, or one that cannot be shared out so. */
 weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o, weft_backend *b,
                               weft_arena *arena, weft_model **m);
 /* Scratch bytes that the exec must have (a team of `threads`). */
@@ -52,9 +74,9 @@ void weft_model_destroy(weft_model *m);
 
 const weft_model_desc *weft_model_desc_of(const weft_model *m);
 const weft_params *weft_model_params(const weft_model *m);
-/* fp32 masters [params.elements]; with t = f32 they are the weights themselves. */
+/* fp32 masters [params.elements]; with t = f32 they are the weights themselves. NULL with a store. */
 float *weft_model_masters(weft_model *m);
-/* Weights in the compute dtype. */
+/* Weights in the compute dtype. NULL with a store. */
 void *weft_model_weights(weft_model *m);
 /* Copies masters into the weights (nothing for f32). Call after changing masters other than by the optimiser.
  */
@@ -69,15 +91,35 @@ typedef struct weft_model_input {
                               attention does not look behind it, and positions count from it. NULL: a row is one document */
 } weft_model_input;
 
-/* Adds the gradient of the loss sum to grads (f32 [params.elements]), sets *loss (nats, sum over targets, double) and
- * *count (targets). VOCAB; ARG: a start behind its token. */
+/* One micro-batch there and back, for a model that is whole here: adds the gradient of the loss sum to grads
+ * (f32 [params.elements]; with a store NULL: the store's), sets *loss (nats, sum over targets, double) and *count
+ * (targets). VOCAB; ARG: a start behind its token. */
 weft_status weft_model_train(weft_model *m, const weft_model_input *in, float *grads, double *loss,
                              int64_t *count);
-/* From now on weft_model_train calls final(arg, first, end) as soon as it has added all that it will add to the gradients
- * of parameters [first, end) (indices of weft_params): head and final norm, the layers from the last to the first, the
- * embeddings. NULL: no calls. An error ends the pass. */
-typedef weft_status weft_model_final(void *arg, size_t first, size_t end);
+/* Without a store: from now on final(arg, unit) is called as soon as a backward pass has added all that it will add to the
+ * gradient of the unit: the head, the layers from the last to the first, the embeddings. NULL: no calls. An error ends
+ * the pass. */
+typedef weft_status weft_model_final(void *arg, size_t unit);
 void weft_model_on_final(weft_model *m, weft_model_final *final, void *arg);
+/* With opts.stored; *s is copied. Before the first pass. */
+void weft_model_use(weft_model *m, const weft_store *s);
+
+/* The same in pieces, for pipelines. A chunk's forward pass reads weft_model_entry (the first chunk of the model: the
+ * tokens of `in`) and leaves weft_model_exit; its backward pass turns weft_model_gradient, the gradient at its exit (the
+ * last chunk of the model: the loss), into that at its entry. Both are [tokens of the micro-batch, hidden] in t.
+ * Between the two the slot belongs to the micro-batch; `in` is kept in it by the forward pass of any chunk. *loss and
+ * *count are set by the last chunk's backward pass (0 elsewhere). */
+weft_status weft_model_forward(weft_model *m, int slot, int chunk, const weft_model_input *in);
+weft_status weft_model_backward(weft_model *m, int slot, int chunk, float *grads, double *loss,
+                                int64_t *count);
+void *weft_model_entry(weft_model *m, int slot, int chunk);
+void *weft_model_exit(weft_model *m, int slot, int chunk);
+void *weft_model_gradient(weft_model *m);
+size_t weft_model_boundary(const weft_model *m); /* elements of an entry */
+/* After the forward pass of the last chunk: the loss without gradients; row_loss[batch] (may be NULL) gets the sum of each
+ * sequence. */
+weft_status weft_model_loss(weft_model *m, int slot, double *loss, int64_t *count, double *row_loss);
+
 /* The same without gradients; row_loss[batch] (may be NULL) gets the sum of each sequence. */
 weft_status weft_model_eval(weft_model *m, const weft_model_input *in, double *loss, int64_t *count,
                             double *row_loss);

@@ -5,7 +5,8 @@
 
 static weft_status next_micro_batch(void *arg, weft_loader_at *at, uint64_t *g, size_t *n) {
     const weft_layout *l = &((const weft_trainer *)arg)->layout;
-    const uint64_t first = at->g + (uint64_t)((l->micro_first + at->micro) * l->micro_batch);
+    const uint64_t first =
+        at->g + (uint64_t)((l->micro_first + at->micro * l->micro_stride) * l->micro_batch);
     *n = (size_t)l->micro_batch;
     for (size_t i = 0; i < *n; i++) g[i] = first + i;
     if (++at->micro == l->micro_count) *at = (weft_loader_at){at->g + (uint64_t)l->batch, 0};

@@ -203,22 +203,23 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     return weft_model_bind(t->model, &t->memory, t->x);
 }
 
-/* The gradients as buckets: one tensor a parameter, placed where the parameter is, in memory that the ranks of a node
- * share (so their sum moves the fewest bytes). Collective. */
+/* The gradients as buckets: one tensor a unit, placed where the unit is, in memory that the ranks of a node share (so
+ * their sum moves the fewest bytes). Collective. */
 static weft_status plan_allreduce(weft_trainer *t) {
     const weft_params *p = weft_model_params(t->model);
     t->grads = weft_mem_alloc(t->o.group, p->elements * sizeof *t->grads);
     if (!t->grads) return weft_context(WEFT_ERR_NOMEM, "gradients");
-    weft_tensor *list = weft_calloc(p->n, sizeof *list);
+    weft_tensor *list = weft_calloc(p->nunits, sizeof *list);
     if (!list) return WEFT_ERR_NOMEM;
-    for (size_t i = 0; i < p->n; i++)
-        list[i] = (weft_tensor){.ptr = t->grads + p->item[i].offset,
-                                .n = p->item[i].padded,
+    for (size_t i = 0; i < p->nunits; i++)
+        list[i] = (weft_tensor){.ptr = t->grads + p->unit[i].offset,
+                                .n = p->unit[i].elements,
                                 .t = WEFT_F32,
                                 .prio = (int)i,
-                                .name = p->item[i].name};
+                                .name = p->item[p->unit[i].first].name};
     const weft_bulk_opts bo = {.size = sizeof bo, .bucket = weft_params_bucket(p)};
-    weft_status s = weft_bulk_create(t->o.group, WEFT_BULK_ALLREDUCE, (int)p->n, list, &bo, &t->allreduce);
+    weft_status s =
+        weft_bulk_create(t->o.group, WEFT_BULK_ALLREDUCE, (int)p->nunits, list, &bo, &t->allreduce);
     free(list);
     return s;
 }
@@ -353,10 +354,11 @@ static weft_status build(weft_trainer *t) {
     weft_status s = make_dirs(t);
     if (s >= 0) s = open_data(t);
     if (s >= 0) s = describe_model(t->c, t->data, &d);
-    if (s >= 0)
-        s = weft_layout_make(t->c->train.batch, t->c->train.micro_batch, t->ranks, t->rank,
-                             t->c->train.reproducible, &t->layout);
-    if (s >= 0 && t->c->data.private) weft_layout_by_data(&t->layout);
+    const weft_layout_want want = {.batch = t->c->train.batch,
+                                   .micro_batch = t->c->train.micro_batch,
+                                   .reproducible = t->c->train.reproducible};
+    if (s >= 0) s = weft_layout_make(&want, t->ranks, t->rank, &t->layout);
+    if (s >= 0 && t->c->data.private) s = weft_layout_by_data(&t->layout);
     if (s >= 0) s = open_backend(t);
     if (s >= 0) s = plan_memory(t, &d);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));

@@ -43,11 +43,9 @@ static weft_status merge_subtrees(weft_trainer *t, int64_t i) {
     return WEFT_OK;
 }
 
-/* The last micro-batch has finished the gradients of these parameters: they may travel while the backward pass goes on. */
-static weft_status parameters_final(void *arg, size_t first, size_t end) {
-    weft_trainer *t = arg;
-    for (size_t i = first; i < end; i++) WEFT_TRY(weft_bulk_ready(t->allreduce, (int)i));
-    return WEFT_OK;
+/* The last micro-batch has finished the gradients of this unit: they may travel while the backward pass goes on. */
+static weft_status unit_final(void *arg, size_t unit) {
+    return weft_bulk_ready(((weft_trainer *)arg)->allreduce, (int)unit);
 }
 
 /* Gradients leave during the last micro-batch's backward pass, unless they are only a part of a sum then. */
@@ -70,7 +68,7 @@ static weft_status gradients(weft_trainer *t, double *since) {
         weft_range_pop();
         if (i == 0 || t->c->train.reproducible) WEFT_TRY(t->ops->fill(t->x, t->grads, 0, bytes));
         passes[0] = passes[1] = 0;
-        weft_model_on_final(t->model, overlaps(t, i, at.g != t->st.g) ? parameters_final : NULL, t);
+        weft_model_on_final(t->model, overlaps(t, i, at.g != t->st.g) ? unit_final : NULL, t);
         const weft_model_input in = {rows.tok, rows.target, rows.start};
         WEFT_TRY(weft_model_train(t->model, &in, t->grads, &loss, &count));
         if (t->c->train.reproducible) WEFT_TRY(merge_subtrees(t, i));

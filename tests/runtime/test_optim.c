@@ -57,22 +57,60 @@ static void test_guard(void **state) {
     assert_int_equal(weft_guard_judge(&g, NAN, 1, &z), WEFT_SKIP_NONFINITE);
 }
 
+static weft_status make(int64_t batch, int64_t micro, int ranks, int rank, int reproducible, weft_layout *l) {
+    const weft_layout_want w = {.batch = batch, .micro_batch = micro, .reproducible = reproducible};
+    return weft_layout_make(&w, ranks, rank, l);
+}
+
 static void test_layout(void **state) {
     (void)state;
     weft_layout l;
-    assert_int_equal(weft_layout_make(32, 4, 2, 1, 1, &l), WEFT_OK);
+    assert_int_equal(make(32, 4, 2, 1, 1, &l), WEFT_OK);
     assert_int_equal(l.micro_total, 8);
     assert_int_equal(l.micro_first, 4);
     assert_int_equal(l.micro_count, 4);
-    assert_int_equal(weft_layout_make(32, 0, 2, 0, 0, &l), WEFT_OK);
+    assert_int_equal(make(32, 0, 2, 0, 0, &l), WEFT_OK);
     assert_int_equal(l.micro_batch, 16);
-    assert_int_equal(weft_layout_make(32, 4, 3, 0, 0, &l), WEFT_ERR_CONFIG);
-    assert_int_equal(weft_layout_make(24, 4, 2, 0, 1, &l), WEFT_ERR_CONFIG); /* 6 leaves are no subtrees */
-    assert_int_equal(weft_layout_make(24, 4, 2, 0, 0, &l), WEFT_OK);
+    assert_int_equal(make(32, 4, 3, 0, 0, &l), WEFT_ERR_CONFIG);
+    assert_int_equal(make(24, 4, 2, 0, 1, &l), WEFT_ERR_CONFIG); /* 6 leaves are no subtrees */
+    assert_int_equal(make(24, 4, 2, 0, 0, &l), WEFT_OK);
+}
+
+/* Every rank has one place, neighbours in the rank number are tp neighbours, and all micro-batches are somebody's. */
+static void test_axes(void **state) {
+    (void)state;
+    for (int zero = 0; zero <= 3; zero++) {
+        const weft_layout_want w = {
+            .size = {2, 2, 0, 3}, .zero = zero, .batch = 48, .micro_batch = 2, .reproducible = 0};
+        int seen[24] = {0}, micro[24] = {0};
+        for (int r = 0; r < 24; r++) {
+            weft_layout l;
+            assert_int_equal(weft_layout_make(&w, 24, r, &l), WEFT_OK);
+            assert_int_equal(l.size[WEFT_AXIS_DP], 2);
+            const int place = ((l.at[WEFT_AXIS_PP] * 2 + l.at[WEFT_AXIS_DP]) * 2 + l.at[WEFT_AXIS_CP]) * 2 +
+                              l.at[WEFT_AXIS_TP];
+            assert_int_equal(place, r);
+            assert_int_equal(l.data_at, l.at[WEFT_AXIS_DP] * 2 + l.at[WEFT_AXIS_CP]);
+            seen[place]++;
+            if (weft_layout_has_loss(&l) && l.at[WEFT_AXIS_CP] == 0)
+                for (int64_t i = 0; i < l.micro_count; i++) micro[l.micro_first + i * l.micro_stride]++;
+        }
+        for (int r = 0; r < 24; r++) assert_int_equal(seen[r], 1);
+        for (int i = 0; i < 24; i++) assert_int_equal(micro[i], 1);
+    }
+    weft_layout l;
+    weft_layout_want bad = {.size = {3, 0, 0, 0}, .batch = 8};
+    assert_int_equal(weft_layout_make(&bad, 8, 0, &l), WEFT_ERR_CONFIG);
+    bad = (weft_layout_want){.size = {2, 0, 2, 0}, .batch = 8};
+    assert_int_equal(weft_layout_make(&bad, 8, 0, &l), WEFT_ERR_CONFIG);
+    bad = (weft_layout_want){.ep = 3, .batch = 8};
+    assert_int_equal(weft_layout_make(&bad, 4, 0, &l), WEFT_ERR_CONFIG);
+    bad = (weft_layout_want){.chunks = 2, .batch = 8};
+    assert_int_equal(weft_layout_make(&bad, 4, 0, &l), WEFT_ERR_CONFIG);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_schedules), cmocka_unit_test(test_guard),
-                                       cmocka_unit_test(test_layout)};
+                                       cmocka_unit_test(test_layout), cmocka_unit_test(test_axes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

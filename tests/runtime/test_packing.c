@@ -103,7 +103,7 @@ static double difference(const outcome *a, const outcome *b, size_t n, double *g
 
 static size_t elements_of(const weft_model_desc *d) {
     weft_params p;
-    assert_ok(weft_params_create(d, &p));
+    assert_ok(weft_params_create(d, NULL, &p));
     size_t n = p.elements;
     weft_params_destroy(&p);
     return n;

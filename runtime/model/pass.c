@@ -1,0 +1,209 @@
+/* Forward and backward passes: over a chunk of layers, or over the whole model.
+ *
+ * The head belongs to the backward pass of the last chunk (its logits exist a chunk of tokens at a time, and turn into
+ * their own gradient), so between the two passes only the residual stream is kept. */
+#include "base/range.h"
+#include "runtime/model/internal.h"
+
+/* --- units --------------------------------------------------------------------------------------------------------- */
+
+weft_status unit_open(weft_model *m, size_t unit, weft_pass pass) {
+    const weft_unit *u = &m->params.unit[unit];
+    unit_view *v = &m->view[unit];
+    if (!m->o.stored) {
+        v->w = (const char *)m->weights + u->offset * m->elem;
+        v->g = m->grads ? m->grads + u->offset : NULL;
+        return WEFT_OK;
+    }
+    const void *w = NULL;
+    WEFT_TRY(m->store.weights(m->store.arg, unit, pass, &w));
+    v->w = w;
+    return pass == WEFT_BACKWARD ? m->store.gradient(m->store.arg, unit, &v->g) : WEFT_OK;
+}
+
+static weft_status final(weft_model *m, size_t unit) {
+    if (m->o.stored) return m->store.final(m->store.arg, unit);
+    return m->on_final ? m->on_final(m->on_final_arg, unit) : WEFT_OK;
+}
+
+static weft_status done(weft_model *m, size_t unit, weft_pass pass) {
+    return m->o.stored ? m->store.done(m->store.arg, unit, pass) : WEFT_OK;
+}
+
+weft_status unit_close(weft_model *m, size_t unit, weft_pass pass) {
+    WEFT_TRY(done(m, unit, pass));
+    return pass == WEFT_BACKWARD ? final(m, unit) : WEFT_OK;
+}
+
+weft_status head_open(weft_model *m, weft_pass pass) {
+    WEFT_TRY(unit_open(m, m->head, pass));
+    return m->table == m->head ? WEFT_OK : unit_open(m, m->table, pass);
+}
+
+weft_status head_close(weft_model *m, weft_pass pass) {
+    WEFT_TRY(unit_close(m, m->head, pass));
+    if (m->table == m->head) return WEFT_OK;
+    return m->table == m->embed ? done(m, m->table, pass) : unit_close(m, m->table, pass);
+}
+
+void weft_model_on_final(weft_model *m, weft_model_final *f, void *arg) {
+    m->on_final = f;
+    m->on_final_arg = arg;
+}
+
+void weft_model_use(weft_model *m, const weft_store *s) {
+    m->store = *s;
+}
+
+/* --- a chunk ------------------------------------------------------------------------------------------------------- */
+
+/* Splits rows of context + 1 tokens into inputs and targets, and counts positions from the start of each document. */
+static weft_status take_input(weft_model *m, slot *s, const weft_model_input *in) {
+    int64_t T = m->o.context;
+    s->docs = in->start ? s->start : NULL;
+    for (int64_t b = 0; b < m->o.batch; b++)
+        for (int64_t t = 0; t < T; t++) {
+            int64_t i = b * T + t;
+            int32_t id = in->tok[b * (T + 1) + t], start = in->start ? in->start[i] : 0;
+            if (start < 0 || start > t)
+                return weft_fail(WEFT_ERR_ARG, "token %lld of row %lld has its document begin at %d",
+                                 (long long)t, (long long)b, start);
+            s->ids[i] = id < 0 ? 0 : id; /* filler behind the end of the data; its target counts nothing */
+            s->targets[i] = in->target ? in->target[i] : in->tok[b * (T + 1) + t + 1];
+            s->start[i] = start;
+            s->pos[i] = (int32_t)t - start;
+        }
+    return WEFT_OK;
+}
+
+static void *behind(const layer_run *c, const slot *s, int64_t l, int number) {
+    return l + 1 < c->end ? s->acts[l + 1].x : s->exit[number];
+}
+
+static weft_status forward(weft_model *m, int number) {
+    const layer_run *c = &m->chunk[number];
+    slot *s = m->s;
+    if (c->embeds) {
+        WEFT_TRY(unit_open(m, m->embed, WEFT_FORWARD));
+        WEFT_TRY(embed_fwd(m, m->N, s->acts[c->first].x));
+        WEFT_TRY(unit_close(m, m->embed, WEFT_FORWARD));
+    }
+    for (int64_t l = c->first; l < c->end; l++) {
+        const size_t unit = m->layer[l].unit;
+        WEFT_TRY(unit_open(m, unit, WEFT_FORWARD));
+        WEFT_TRY_CTX(block_fwd(m, l, &s->acts[l], m->o.batch, m->o.context, NULL, behind(c, s, l, number)),
+                     "layer %lld", (long long)m->params.unit[unit].layer);
+        WEFT_TRY(unit_close(m, unit, WEFT_FORWARD));
+        m->fresh = l;
+        m->fresh_slot = s;
+    }
+    return WEFT_OK;
+}
+
+static weft_status backward_layer(weft_model *m, int64_t l) {
+    const size_t unit = m->layer[l].unit;
+    const int there = m->o.recompute != WEFT_RECOMPUTE_LAYER || (m->fresh == l && m->fresh_slot == m->s);
+    WEFT_TRY(unit_open(m, unit, WEFT_BACKWARD));
+    if (!there) WEFT_TRY(block_fwd(m, l, &m->s->acts[l], m->o.batch, m->o.context, NULL, m->dn));
+    m->fresh = -1;
+    WEFT_TRY_CTX(block_bwd(m, l, &m->s->acts[l], m->o.batch, m->o.context), "backward of layer %lld",
+                 (long long)m->params.unit[unit].layer);
+    return unit_close(m, unit, WEFT_BACKWARD);
+}
+
+static weft_status backward(weft_model *m, int number, double *loss, int64_t *count) {
+    const layer_run *c = &m->chunk[number];
+    *loss = 0;
+    *count = 0;
+    if (c->heads) {
+        WEFT_TRY(head_open(m, WEFT_BACKWARD));
+        WEFT_TRY(head_loss(m, m->N, m->s->exit[number], 1, loss, count));
+        WEFT_TRY(head_close(m, WEFT_BACKWARD));
+    }
+    for (int64_t l = c->end - 1; l >= c->first; l--) WEFT_TRY(backward_layer(m, l));
+    if (!c->embeds) return WEFT_OK;
+    WEFT_TRY(unit_open(m, m->embed, WEFT_BACKWARD));
+    WEFT_TRY(embed_bwd(m, m->N));
+    return unit_close(m, m->embed, WEFT_BACKWARD);
+}
+
+weft_status weft_model_forward(weft_model *m, int number, int chunk, const weft_model_input *in) {
+    m->s = &m->slot[number];
+    WEFT_TRY(take_input(m, m->s, in));
+    const double begin = weft_now();
+    weft_range_push("forward");
+    WEFT_TRY(forward(m, chunk));
+    weft_range_pop();
+    m->passes[0] += weft_now() - begin;
+    return WEFT_OK;
+}
+
+weft_status weft_model_backward(weft_model *m, int number, int chunk, float *grads, double *loss,
+                                int64_t *count) {
+    if (!m->o.training) return weft_fail(WEFT_ERR_STATE, "the model was planned without gradients");
+    m->s = &m->slot[number];
+    m->grads = grads;
+    const double begin = weft_now();
+    weft_range_push("backward");
+    WEFT_TRY(backward(m, chunk, loss, count));
+    weft_range_pop();
+    m->passes[1] += weft_now() - begin;
+    return WEFT_OK;
+}
+
+void *weft_model_entry(weft_model *m, int number, int chunk) {
+    return m->slot[number].acts[m->chunk[chunk].first].x;
+}
+void *weft_model_exit(weft_model *m, int number, int chunk) {
+    return m->slot[number].exit[chunk];
+}
+void *weft_model_gradient(weft_model *m) {
+    return m->dx;
+}
+size_t weft_model_boundary(const weft_model *m) {
+    return (size_t)(m->N * m->C);
+}
+
+/* --- the whole model ----------------------------------------------------------------------------------------------- */
+
+weft_status weft_model_train(weft_model *m, const weft_model_input *in, float *grads, double *loss,
+                             int64_t *count) {
+    if (!m->o.training) return weft_fail(WEFT_ERR_STATE, "the model was planned without gradients");
+    WEFT_TRY(weft_model_forward(m, 0, 0, in));
+    return weft_model_backward(m, 0, 0, grads, loss, count);
+}
+
+weft_status weft_model_loss(weft_model *m, int number, double *loss, int64_t *count, double *row_loss) {
+    const double begin = weft_now();
+    m->s = &m->slot[number];
+    m->grads = NULL;
+    WEFT_TRY(head_open(m, WEFT_FORWARD));
+    WEFT_TRY(head_loss(m, m->N, m->s->exit[m->chunks - 1], 0, loss, count));
+    WEFT_TRY(head_close(m, WEFT_FORWARD));
+    m->passes[0] += weft_now() - begin;
+    for (int64_t b = 0; row_loss && b < m->o.batch; b++) {
+        row_loss[b] = 0;
+        for (int64_t i = b * m->o.context; i < (b + 1) * m->o.context; i++)
+            if (m->s->targets[i] >= 0) row_loss[b] += (double)m->loss_lse[i] - (double)m->loss_target[i];
+    }
+    return WEFT_OK;
+}
+
+weft_status weft_model_eval(weft_model *m, const weft_model_input *in, double *loss, int64_t *count,
+                            double *row_loss) {
+    WEFT_TRY(weft_model_forward(m, 0, 0, in));
+    return weft_model_loss(m, 0, loss, count, row_loss);
+}
+
+weft_status weft_model_logits(weft_model *m, const int32_t *ids, void *out) {
+    slot *s = m->s = &m->slot[0];
+    s->docs = NULL;
+    for (int64_t i = 0; i < m->N; i++) {
+        s->ids[i] = ids[i];
+        s->pos[i] = (int32_t)(i % m->o.context);
+    }
+    WEFT_TRY(forward(m, 0));
+    WEFT_TRY(head_open(m, WEFT_FORWARD));
+    WEFT_TRY(head_logits(m, s->exit[0], 0, m->N, out));
+    return head_close(m, WEFT_FORWARD);
+}
