@@ -68,5 +68,8 @@ weft_status weft_format_export(const weft_format *f, const char *path, const wef
                                const weft_named *t, size_t n, const weft_export_opts *o) {
     if ((unsigned)o->t >= WEFT_DTYPE_COUNT || !(f->dtypes >> o->t & 1))
         return weft_fail(WEFT_ERR_UNSUPPORTED, "%s files do not hold %s", f->name, weft_dtype_name(o->t));
+    if (m->experts && f != &hf_format)
+        return weft_fail(WEFT_ERR_UNSUPPORTED, "%s files are written of models without experts; hf has them",
+                         f->name);
     return f->export(path, m, t, n, o);
 }

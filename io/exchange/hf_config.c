@@ -1,7 +1,7 @@
 /* config.json -> weft_model_desc.
  *
  * The file is a dictionary that transformers completes with the defaults of the model's class, so a missing
- * key is the default of GPT2Config or LlamaConfig, and null means missing. What matters here is what weft
+ * key is the default of GPT2Config, LlamaConfig or MixtralConfig, and null means missing. What matters here is what weft
  * must *not* accept in silence: a key that makes transformers compute something else than weft does is
  * refused by name. Keys that steer only training or caching there (dropout, use_cache, torch_dtype) are not
  * looked at. Source: the configuration classes of transformers 4.x and 5.x, whose files differ in where they
@@ -159,7 +159,7 @@ static weft_status parse_rope(const config *c, const char *key, rope *r) {
 }
 
 /* A file may say it in the old way, in the new way, or in both; then they must agree. */
-static weft_status read_rope(const config *c, weft_model_desc *m) {
+static weft_status read_rope(const config *c, double missing, weft_model_desc *m) {
     rope v4, v5;
     WEFT_TRY(parse_rope(c, "rope_scaling", &v4));
     WEFT_TRY(parse_rope(c, "rope_parameters", &v5));
@@ -177,7 +177,7 @@ static weft_status read_rope(const config *c, weft_model_desc *m) {
                  v4.original != v5.original))
         return weft_fail(WEFT_ERR_FORMAT, "%s: rope_scaling and rope_parameters disagree", c->name);
     const rope *r = v5.llama3 ? &v5 : &v4;
-    m->rope_theta = v4.has_theta ? v4.theta : v5.has_theta ? v5.theta : 10000.0;
+    m->rope_theta = v4.has_theta ? v4.theta : v5.has_theta ? v5.theta : missing;
     m->rope_llama3 = r->llama3;
     m->rope_factor = r->factor;
     m->rope_low_freq = r->low;
@@ -186,7 +186,7 @@ static weft_status read_rope(const config *c, weft_model_desc *m) {
     return WEFT_OK;
 }
 
-/* ---- the two families ---- */
+/* ---- the families ---- */
 
 static weft_status read_gpt2(const config *c, weft_model_desc *m) {
     m->family = WEFT_GPT2;
@@ -213,14 +213,21 @@ static weft_status read_gpt2(const config *c, weft_model_desc *m) {
     return WEFT_OK;
 }
 
-static weft_status read_llama(const config *c, weft_model_desc *m) {
+/* The defaults that differ between the classes of Llama and Mixtral. */
+typedef struct llama_defaults {
+    int64_t kv_heads, context;
+    double norm_eps, rope_theta;
+} llama_defaults;
+
+static weft_status read_llama(const config *c, const llama_defaults *missing, weft_model_desc *m) {
     m->family = WEFT_LLAMA;
     WEFT_TRY(get_int(c, "num_hidden_layers", REQUIRED, HF_MAX_LAYERS, &m->layers));
     WEFT_TRY(get_int(c, "hidden_size", REQUIRED, HF_MAX_WIDTH, &m->hidden));
     WEFT_TRY(get_int(c, "num_attention_heads", REQUIRED, HF_MAX_WIDTH, &m->heads));
-    WEFT_TRY(get_int(c, "num_key_value_heads", m->heads, HF_MAX_WIDTH, &m->kv_heads));
+    WEFT_TRY(get_int(c, "num_key_value_heads", missing->kv_heads ? missing->kv_heads : m->heads, HF_MAX_WIDTH,
+                     &m->kv_heads));
     WEFT_TRY(get_int(c, "intermediate_size", REQUIRED, HF_MAX_WIDTH, &m->ffn));
-    WEFT_TRY(get_int(c, "max_position_embeddings", 2048, HF_MAX_CONTEXT, &m->context));
+    WEFT_TRY(get_int(c, "max_position_embeddings", missing->context, HF_MAX_CONTEXT, &m->context));
     WEFT_TRY(get_int(c, "vocab_size", REQUIRED, HF_MAX_VOCAB, &m->vocab));
     WEFT_TRY(get_int(c, "head_dim", 0, HF_MAX_WIDTH, &m->head_dim));
     if (!m->head_dim) {
@@ -230,7 +237,7 @@ static weft_status read_llama(const config *c, weft_model_desc *m) {
                              (long long)m->hidden, (long long)m->heads);
         m->head_dim = m->hidden / m->heads;
     }
-    WEFT_TRY(get_number(c, c->root, "rms_norm_eps", 1e-6, &m->norm_eps));
+    WEFT_TRY(get_number(c, c->root, "rms_norm_eps", missing->norm_eps, &m->norm_eps));
     WEFT_TRY(get_bool(c, "tie_word_embeddings", 0, &m->tied));
     WEFT_TRY(get_token(c, "bos_token_id", 1, m->vocab, &m->bos));
     WEFT_TRY(get_token(c, "eos_token_id", 2, m->vocab, &m->eos));
@@ -243,7 +250,21 @@ static weft_status read_llama(const config *c, weft_model_desc *m) {
     if (rotary != 1)
         return weft_fail(WEFT_ERR_UNSUPPORTED, "%s: partial_rotary_factor is %g; weft rotates all of a head",
                          c->name, rotary);
-    return read_rope(c, m);
+    return read_rope(c, missing->rope_theta, m);
+}
+
+/* Mixtral is Llama with experts, and other defaults. router_z_loss_coef is weft's own key. */
+static weft_status read_experts(const config *c, weft_model_desc *m) {
+    WEFT_TRY(get_int(c, "num_local_experts", 8, HF_MAX_EXPERTS, &m->experts));
+    WEFT_TRY(get_int(c, "num_experts_per_tok", 2, HF_MAX_EXPERTS, &m->experts_per_token));
+    WEFT_TRY(get_number(c, c->root, "router_aux_loss_coef", 0.001, &m->router_balance));
+    WEFT_TRY(get_number(c, c->root, "router_z_loss_coef", 0, &m->router_z));
+    double jitter;
+    WEFT_TRY(get_number(c, c->root, "router_jitter_noise", 0, &jitter));
+    if (jitter != 0)
+        return weft_fail(WEFT_ERR_UNSUPPORTED, "%s: router_jitter_noise is %g; weft's router has none",
+                         c->name, jitter);
+    return WEFT_OK;
 }
 
 /* "architectures" names the class that wrote the file; a classifier or a question answerer has another head.
@@ -264,13 +285,21 @@ static weft_status read_config(const config *c, weft_model_desc *m) {
     const char *type = json_string_value(get(c->root, "model_type"));
     if (!type) return weft_fail(WEFT_ERR_FORMAT, "%s: no model_type", c->name);
     int gpt2 = !strcmp(type, "gpt2");
-    if (!gpt2 && strcmp(type, "llama") != 0)
-        return weft_fail(WEFT_ERR_UNSUPPORTED, "%s: model_type is %.60s; weft knows gpt2 and llama", c->name,
-                         type);
-    WEFT_TRY(check_architecture(c, gpt2 ? "GPT2LMHeadModel" : "LlamaForCausalLM",
-                                gpt2 ? "GPT2Model" : "LlamaModel"));
+    int mixtral = !strcmp(type, "mixtral");
+    if (!gpt2 && !mixtral && strcmp(type, "llama") != 0)
+        return weft_fail(WEFT_ERR_UNSUPPORTED, "%s: model_type is %.60s; weft knows gpt2, llama and mixtral",
+                         c->name, type);
+    WEFT_TRY(check_architecture(c,
+                                gpt2      ? "GPT2LMHeadModel"
+                                : mixtral ? "MixtralForCausalLM"
+                                          : "LlamaForCausalLM",
+                                gpt2      ? "GPT2Model"
+                                : mixtral ? "MixtralModel"
+                                          : "LlamaModel"));
     WEFT_TRY(require_absent(c, "quantization_config"));
-    WEFT_TRY(gpt2 ? read_gpt2(c, m) : read_llama(c, m));
+    static const llama_defaults llama = {0, 2048, 1e-6, 1e4}, mixed = {8, 4096 * 32, 1e-5, 1e6};
+    WEFT_TRY(gpt2 ? read_gpt2(c, m) : read_llama(c, mixtral ? &mixed : &llama, m));
+    if (mixtral) WEFT_TRY(read_experts(c, m));
     WEFT_TRY(get_number(c, c->root, "initializer_range", 0.02, &m->init_std));
     if (!(m->init_std > 0) || !isfinite(m->init_std))
         return weft_fail(WEFT_ERR_FORMAT, "%s: initializer_range is %g; it must be positive", c->name,

@@ -59,8 +59,14 @@ static void put_gpt2(json_t *o, const weft_model_desc *m) {
 }
 
 static void put_llama(json_t *o, const weft_model_desc *m) {
-    put(o, "architectures", json_pack("[s]", "LlamaForCausalLM"));
-    put_text(o, "model_type", "llama");
+    put(o, "architectures", json_pack("[s]", m->experts ? "MixtralForCausalLM" : "LlamaForCausalLM"));
+    put_text(o, "model_type", m->experts ? "mixtral" : "llama");
+    if (m->experts) {
+        put_int(o, "num_local_experts", m->experts);
+        put_int(o, "num_experts_per_tok", m->experts_per_token);
+        put_real(o, "router_aux_loss_coef", m->router_balance);
+        put_real(o, "router_z_loss_coef", m->router_z);
+    }
     put_int(o, "num_hidden_layers", m->layers);
     put_int(o, "hidden_size", m->hidden);
     put_int(o, "num_attention_heads", m->heads);
@@ -109,8 +115,8 @@ char *weft_hf_config_text(const weft_model_desc *m, weft_dtype t) {
     put_bool(o, "tie_word_embeddings", m->tied);
     put_real(o, "initializer_range", m->init_std);
     put_text(o, "torch_dtype", t == WEFT_BF16 ? "bfloat16" : t == WEFT_F16 ? "float16" : "float32");
-    const double real[] = {m->norm_eps,    m->rope_theta,    m->init_std,
-                           m->rope_factor, m->rope_low_freq, m->rope_high_freq};
+    const double real[] = {m->norm_eps,      m->rope_theta,     m->init_std,       m->rope_factor,
+                           m->rope_low_freq, m->rope_high_freq, m->router_balance, m->router_z};
     return finish(o, digits(real, sizeof real / sizeof *real));
 }
 

@@ -257,7 +257,7 @@ int64_t weft_model_parameters(const weft_model_desc *m) {
         layer = 4 * h * h + 4 * h + 2 * h * f + f + h + 4 * h;
         outer = m->vocab * h + m->context * h + 2 * h;
     } else {
-        layer = 2 * q * h + 2 * kv * h + 3 * h * f + 2 * h;
+        layer = 2 * q * h + 2 * kv * h + (m->experts ? m->experts * (3 * f + 1) : 3 * f) * h + 2 * h;
         outer = m->vocab * h + h;
     }
     return m->layers * layer + outer + (m->tied ? 0 : m->vocab * h);
@@ -276,15 +276,17 @@ static weft_status write_card(const job *j) {
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n"
         "# A %s language model, exported by weft\n\n"
         "| | |\n|---|---|\n| parameters | %lld |\n| layers | %lld |\n| hidden width | %lld |\n"
-        "| heads (key-value) | %lld (%lld) |\n| MLP width | %lld |\n| context | %lld tokens |\n"
+        "| heads (key-value) | %lld (%lld) |\n| MLP width | %lld |\n| experts (a token) | %lld (%lld) |\n| "
+        "context | %lld tokens |\n"
         "| vocabulary | %lld |\n| head | %s |\n| weights | %s |\n\n"
         "```python\nfrom transformers import AutoModelForCausalLM\n"
         "model = AutoModelForCausalLM.from_pretrained(\"PATH/TO/THIS/DIRECTORY\")\n```\n\n"
         "## Licence\n\nNot stated by the exporter. Whoever publishes these weights states it here and in the "
         "header above.\n\n## Data\n\nNot stated by the exporter. Name the corpora, their licences and the "
         "share of each.\n",
-        m->family == WEFT_GPT2 ? "GPT-2" : "Llama", (long long)weft_model_parameters(m), (long long)m->layers,
-        (long long)m->hidden, (long long)m->heads, (long long)m->kv_heads, (long long)m->ffn,
+        weft_family_title(m), (long long)weft_model_parameters(m), (long long)m->layers, (long long)m->hidden,
+        (long long)m->heads, (long long)m->kv_heads, (long long)m->ffn,
+        (long long)(m->experts ? m->experts : 1), (long long)(m->experts ? m->experts_per_token : 1),
         (long long)m->context, (long long)m->vocab, m->tied ? "tied to the embedding" : "of its own",
         weft_dtype_name(j->to));
     return write_text(j, "README.md", text, (size_t)n);

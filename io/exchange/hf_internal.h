@@ -10,6 +10,7 @@
 #define HF_MAX_WIDTH   (1 << 20)
 #define HF_MAX_VOCAB   (1 << 24)
 #define HF_MAX_CONTEXT (1 << 27)
+#define HF_MAX_EXPERTS 1024
 
 /* Refuses descriptions that no model has (a width of 0, heads that do not divide, a negative epsilon): ARG.
  */

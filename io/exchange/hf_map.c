@@ -47,6 +47,7 @@ static const rule llama_rules[] = {
     {"attn.v.weight", "self_attn.v_proj.weight", 0, 1},
     {"attn.o.weight", "self_attn.o_proj.weight", 0, 1},
     {"norm2.weight", "post_attention_layernorm.weight", 0, 1},
+    {"mlp.router.weight", "block_sparse_moe.gate.weight", 0, 1},
     {"mlp.gate.weight", "mlp.gate_proj.weight", 0, 1},
     {"mlp.up.weight", "mlp.up_proj.weight", 0, 1},
     {"mlp.down.weight", "mlp.down_proj.weight", 0, 1},
@@ -68,6 +69,21 @@ static const rule *rule_of(const weft_model_desc *m, const char *leaf) {
     return r->weft ? r : NULL;
 }
 
+/* Mixtral's names of an expert's three matrices; 0: c is none. */
+static int name_expert(const char *c, long long layer, hf_entry *e) {
+    static const char *const kind[3][2] = {{"gate.weight", "w1"}, {"up.weight", "w3"}, {"down.weight", "w2"}};
+    long long expert;
+    int at = 0;
+    if (sscanf(c, "mlp.expert.%lld.%n", &expert, &at) != 1 || !at) return 0;
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(c + at, kind[i][0])) {
+            snprintf(e->name, sizeof e->name, "layers.%lld.block_sparse_moe.experts.%lld.%s.weight", layer,
+                     expert, kind[i][1]);
+            e->nparts = 1;
+        }
+    return e->nparts;
+}
+
 /* Name, prefix, transposition and number of parts of the entry that canonical tensor c begins; nparts 0: none
  * begins. */
 static weft_status name_entry(const weft_model_desc *m, const char *c, hf_entry *e) {
@@ -75,6 +91,7 @@ static weft_status name_entry(const weft_model_desc *m, const char *c, hf_entry 
     long long layer;
     e->prefix = gpt2 ? "transformer." : "model.";
     if (sscanf(c, "layers.%lld.%n", &layer, &at) == 1 && at) {
+        if (name_expert(c + at, layer, e)) return WEFT_OK;
         const rule *r = rule_of(m, c + at);
         if (!r) return weft_fail(WEFT_ERR_INTERNAL, "no rule for tensor %s", c);
         e->transposed = r->transposed;

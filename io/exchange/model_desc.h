@@ -18,12 +18,18 @@ typedef struct weft_model_desc {
     int64_t vocab_padded; /* rows held in memory: vocab rounded up to 64; never written out */
     int tied;             /* head = embed.tok.weight */
     int bias;             /* gpt2: 1. llama: attention_bias == mlp_bias == 0 only */
+    int64_t experts,
+        experts_per_token; /* llama: every MLP is so many experts, of which a token visits some; 0: one */
+    double router_balance, router_z; /* weights of the router's two losses (docs/models.md) */
     double norm_eps, rope_theta, init_std;
     int64_t bos, eos; /* -1: none */
     int rope_llama3;  /* Llama-3 frequency scaling: the four numbers below */
     double rope_factor, rope_low_freq, rope_high_freq;
     int64_t rope_original_context;
 } weft_model_desc;
+
+/* "GPT-2", "Llama" or "Mixtral": what transformers calls such a model. */
+const char *weft_family_title(const weft_model_desc *m);
 
 /* One tensor of a model by its canonical name ("layers.07.attn.q.weight", [out, in] always): where its elements are.
  * Whole and contiguous for now; the box says so in global coordinates. */

@@ -1,7 +1,7 @@
 /* The canonical tensors of a model, in the order in which the parameter arena holds them.
  *
  * The order is chosen for the kernels: q, k and v are neighbours so that one GEMM computes them, and so are
- * gate and up; biases follow their weights in the same order. Every other room (files, optimiser,
+ * gate and up, of every expert; the experts' parts of a kind follow each other, so that one call takes them all; biases follow their weights in the same order. Every other room (files, optimiser,
  * checkpoints) speaks of tensors by these names and never by position. */
 #include <math.h>
 #include <stdio.h>
@@ -50,6 +50,18 @@ static weft_status check_sizes(const weft_model_desc *m) {
     return WEFT_OK;
 }
 
+static weft_status check_experts(const weft_model_desc *m) {
+    if (!m->experts) return WEFT_OK;
+    if (m->family != WEFT_LLAMA) return weft_fail(WEFT_ERR_UNSUPPORTED, "a GPT-2 model with experts");
+    if (!between(m->experts, 1, HF_MAX_EXPERTS) || !between(m->experts_per_token, 1, m->experts))
+        return weft_fail(WEFT_ERR_ARG, "%lld of %lld experts a token; 1 to all of at most %d are possible",
+                         (long long)m->experts_per_token, (long long)m->experts, HF_MAX_EXPERTS);
+    if (!(m->router_balance >= 0) || !(m->router_z >= 0) || !isfinite(m->router_balance + m->router_z))
+        return weft_fail(WEFT_ERR_ARG, "the router's losses weigh %g and %g; they must not be negative",
+                         m->router_balance, m->router_z);
+    return WEFT_OK;
+}
+
 static weft_status check_rope(const weft_model_desc *m) {
     if (m->head_dim % 2)
         return weft_fail(WEFT_ERR_ARG, "rotary positions need an even head width, not %lld",
@@ -74,6 +86,7 @@ weft_status weft_model_check(const weft_model_desc *m) {
     if (m->family != WEFT_GPT2 && m->family != WEFT_LLAMA)
         return weft_fail(WEFT_ERR_ARG, "unknown model family");
     WEFT_TRY(check_sizes(m));
+    WEFT_TRY(check_experts(m));
     if (!positive(m->norm_eps))
         return weft_fail(WEFT_ERR_ARG, "the norm's epsilon is %g; it must be positive", m->norm_eps);
     if (m->family == WEFT_LLAMA) {
@@ -87,6 +100,10 @@ weft_status weft_model_check(const weft_model_desc *m) {
     return WEFT_OK;
 }
 
+const char *weft_family_title(const weft_model_desc *m) {
+    return m->family == WEFT_GPT2 ? "GPT-2" : m->experts ? "Mixtral" : "Llama";
+}
+
 typedef struct list {
     weft_named *t;
     size_t n;
@@ -96,13 +113,29 @@ typedef struct list {
 static void add(list *l, const char *name, int64_t rows, int64_t cols) {
     weft_named *t = &l->t[l->n++];
     *t = (weft_named){.t = WEFT_F32, .ndim = cols ? 2 : 1, .shape = {rows, cols}};
-    snprintf(t->name, sizeof t->name, "%s", name);
+    snprintf(t->name, sizeof t->name, "%.63s", name);
 }
 
 static void add_in(list *l, int64_t layer, const char *name, int64_t rows, int64_t cols) {
-    char full[64];
-    snprintf(full, sizeof full, "layers.%02lld.%s", (long long)layer, name);
+    char full[80];
+    snprintf(full, sizeof full, "layers.%02lld.%.47s", (long long)layer, name);
     add(l, full, rows, cols);
+}
+
+/* gate and up of all experts, then down of all. */
+static void add_experts(list *l, const weft_model_desc *m, int64_t i) {
+    char name[48];
+    add_in(l, i, "mlp.router.weight", m->experts, m->hidden);
+    for (int64_t e = 0; e < m->experts; e++) {
+        snprintf(name, sizeof name, "mlp.expert.%03lld.gate.weight", (long long)e);
+        add_in(l, i, name, m->ffn, m->hidden);
+        snprintf(name, sizeof name, "mlp.expert.%03lld.up.weight", (long long)e);
+        add_in(l, i, name, m->ffn, m->hidden);
+    }
+    for (int64_t e = 0; e < m->experts; e++) {
+        snprintf(name, sizeof name, "mlp.expert.%03lld.down.weight", (long long)e);
+        add_in(l, i, name, m->hidden, m->ffn);
+    }
 }
 
 static void add_layer(list *l, const weft_model_desc *m, int64_t i) {
@@ -121,6 +154,10 @@ static void add_layer(list *l, const weft_model_desc *m, int64_t i) {
     if (m->bias) add_in(l, i, "attn.o.bias", m->hidden, 0);
     add_in(l, i, "norm2.weight", m->hidden, 0);
     if (m->bias) add_in(l, i, "norm2.bias", m->hidden, 0);
+    if (m->experts) {
+        add_experts(l, m, i);
+        return;
+    }
     if (m->family == WEFT_LLAMA) add_in(l, i, "mlp.gate.weight", m->ffn, m->hidden);
     add_in(l, i, "mlp.up.weight", m->ffn, m->hidden);
     if (m->bias) add_in(l, i, "mlp.up.bias", m->ffn, 0);
@@ -132,7 +169,8 @@ weft_status weft_model_tensors(const weft_model_desc *m, weft_named **out, size_
     *out = NULL;
     *n = 0;
     WEFT_TRY(weft_model_check(m));
-    list l = {.t = weft_calloc((size_t)m->layers * 16 + 5, sizeof *l.t)}; /* 16: a GPT-2 layer */
+    list l = {.t = weft_calloc((size_t)(m->layers * (16 + 3 * m->experts)) + 5,
+                               sizeof *l.t)}; /* 16: a GPT-2 layer */
     if (!l.t) return WEFT_ERR_NOMEM;
     add(&l, "embed.tok.weight", m->vocab, m->hidden);
     if (m->family == WEFT_GPT2) add(&l, "embed.pos.weight", m->context, m->hidden);

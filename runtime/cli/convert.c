@@ -217,12 +217,15 @@ int cli_ckpt_convert(int argc, char **argv) {
         return cli_json_print(
             json_pack("{s:o, s:s, s:o, s:s, s:s, s:s, s:I, s:I, s:b, s:f}", "from", cli_json_text(a.from),
                       "from_format", from->name, "to", cli_json_text(a.to), "to_format", a.format->name,
-                      "dtype", weft_dtype_name(a.o.t), "family", m.family == WEFT_GPT2 ? "gpt2" : "llama",
+                      "dtype", weft_dtype_name(a.o.t), "family",
+                      m.family == WEFT_GPT2 ? "gpt2"
+                      : m.experts           ? "mixtral"
+                                            : "llama",
                       "parameters", (json_int_t)parameters(&m), "bytes", (json_int_t)p.bytes, "tokenizer",
                       a.o.tokenizer != NULL, "seconds", seconds));
     printf("%s\n  format        %s, %s\n  model         %s, %lld parameters\n  written       %llu bytes in "
            "%.1f s\n",
-           a.to, a.format->summary, weft_dtype_name(a.o.t), m.family == WEFT_GPT2 ? "GPT-2" : "Llama",
-           (long long)parameters(&m), (unsigned long long)p.bytes, seconds);
+           a.to, a.format->summary, weft_dtype_name(a.o.t), weft_family_title(&m), (long long)parameters(&m),
+           (unsigned long long)p.bytes, seconds);
     return 0;
 }

@@ -17,6 +17,8 @@ static weft_status check(const weft_model_desc *d, const weft_model_opts *o) {
     if (d->layers < 1 || d->hidden < 1 || d->heads < 1 || d->kv_heads < 1 || d->ffn < 1 || d->vocab < 1)
         return weft_fail(WEFT_ERR_CONFIG,
                          "model: layers, hidden, heads, kv_heads, ffn and vocab must be at least 1");
+    if (d->experts)
+        return weft_fail(WEFT_ERR_UNSUPPORTED, "model: mixtures of experts are converted, not computed yet");
     if (d->heads % d->kv_heads)
         return weft_fail(WEFT_ERR_CONFIG, "model: heads (%lld) must be a multiple of kv_heads (%lld)",
                          (long long)d->heads, (long long)d->kv_heads);

@@ -28,7 +28,8 @@ static int is_vocab(const char *name) {
 
 /* Does this tensor follow its predecessor without padding? q|k|v and gate|up are read by one GEMM. */
 static int continues_group(const char *name) {
-    return strstr(name, ".attn.k.") || strstr(name, ".attn.v.") || (strstr(name, ".mlp.up.") != NULL);
+    return strstr(name, ".attn.k.") || strstr(name, ".attn.v.") ||
+           (strstr(name, ".mlp.") && strstr(name, ".up."));
 }
 
 /* The dimension that tensor parallelism cuts: rows of what makes heads, inner channels or vocabulary; columns of what
@@ -157,7 +158,7 @@ static weft_status list_tensors(const weft_model_desc *m, weft_param **out, size
         q[i].ndim = list[i].ndim;
         q[i].shape[0] = list[i].shape[0];
         q[i].shape[1] = q[i].ndim == 2 ? list[i].shape[1] : 1;
-        q[i].matrix = q[i].ndim == 2 && !strncmp(q[i].name, "layers.", 7);
+        q[i].matrix = q[i].ndim == 2 && !strncmp(q[i].name, "layers.", 7) && !strstr(q[i].name, ".router.");
         q[i].decay = q[i].ndim == 2;
     }
     free(list);

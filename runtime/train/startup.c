@@ -51,13 +51,16 @@ static void model_table(const weft_trainer *t, json_t *tables) {
     const weft_model_desc *d = weft_model_desc_of(t->model);
     char a[32], b[32];
     json_t *r = table(tables, "Model");
-    row(r, "family", "%s%s%s", d->family == WEFT_GPT2 ? "GPT-2" : "Llama",
-        t->c->model.from ? ", from " : ", fresh", t->c->model.from ? t->c->model.from : "");
+    row(r, "family", "%s%s%s", weft_family_title(d), t->c->model.from ? ", from " : ", fresh",
+        t->c->model.from ? t->c->model.from : "");
     row(r, "parameters", "%s (%zu)", si((double)weft_model_params(t->model)->count, a),
         weft_model_params(t->model)->count);
     row(r, "layers", "%lld x (hidden %lld, heads %lld/%lld x %lld, ffn %lld)", (long long)d->layers,
         (long long)d->hidden, (long long)d->heads, (long long)d->kv_heads, (long long)d->head_dim,
         (long long)d->ffn);
+    if (d->experts)
+        row(r, "experts", "%lld a layer, %lld a token; balance loss %g, z-loss %g", (long long)d->experts,
+            (long long)d->experts_per_token, d->router_balance, d->router_z);
     row(r, "vocabulary", "%lld (padded %lld), head %s", (long long)d->vocab, (long long)d->vocab_padded,
         d->tied ? "tied" : "its own");
     row(r, "compute type", "%s", t->c->train.dtype ? "bf16, fp32 masters and gradients" : "fp32");

@@ -22,14 +22,13 @@ static weft_status settle(const char *path, const char *config, const weft_model
                           weft_model_desc *m) {
     if (c->family != m->family || c->layers != m->layers || c->hidden != m->hidden || c->heads != m->heads ||
         c->kv_heads != m->kv_heads || c->head_dim != m->head_dim || c->ffn != m->ffn ||
-        c->vocab != m->vocab || c->context != m->context)
+        c->vocab != m->vocab || c->context != m->context || c->experts != m->experts)
         return weft_fail(
             WEFT_ERR_SHAPE,
             "%s holds a %s model of %lld layers, width %lld, %lld (%lld) heads, MLP %lld, vocabulary %lld, "
             "context %lld; %s describes another",
-            path, m->family == WEFT_GPT2 ? "GPT-2" : "Llama", (long long)m->layers, (long long)m->hidden,
-            (long long)m->heads, (long long)m->kv_heads, (long long)m->ffn, (long long)m->vocab,
-            (long long)m->context, config);
+            path, weft_family_title(m), (long long)m->layers, (long long)m->hidden, (long long)m->heads,
+            (long long)m->kv_heads, (long long)m->ffn, (long long)m->vocab, (long long)m->context, config);
     if (c->tied && !m->tied)
         return weft_fail(WEFT_ERR_SHAPE, "%s ties the head to the embedding, but in %s they differ", config,
                          path);

@@ -310,6 +310,11 @@ static void what_a_format_cannot_say_is_refused(void **state) {
     assert_error(export("llama2c", a, &scaled, WEFT_F32, 0), WEFT_ERR_UNSUPPORTED, "rope_theta");
     gpt2.desc.norm_eps = 1e-6;
     assert_error(export("llmc", a, &gpt2, WEFT_F32, 0), WEFT_ERR_UNSUPPORTED, "1e-05; this model has 1e-06");
+    model mixed;
+    model_golden(&mixed, "mixtral", WEFT_F32);
+    for (const char *const *f = (const char *const[]){"llmc", "llama2c", "gguf", NULL}; *f; f++)
+        assert_error(export(*f, a, &mixed, WEFT_F32, 0), WEFT_ERR_UNSUPPORTED, "without experts");
+    model_destroy(&mixed);
     assert_int_equal(entries(root), 0);
     model_destroy(&gpt2);
     model_destroy(&llama);

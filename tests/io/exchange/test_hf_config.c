@@ -33,6 +33,10 @@ static void golden_configurations_are_read(void **state) {
                 m.rope_low_freq == 1 && m.rope_high_freq == 4 && m.rope_original_context == 64 &&
                 m.norm_eps == 1e-6);
 
+    assert_ok(weft_hf_config_read(GOLDEN "/mixtral", &m));
+    assert_true(m.family == WEFT_LLAMA && m.experts == 4 && m.experts_per_token == 2 &&
+                m.router_balance == 0 && m.router_z == 0 && m.ffn == 20 && !m.tied && m.rope_theta == 10000);
+
     assert_error(weft_hf_config_read("/nonexistent", &m), WEFT_ERR_NOTFOUND, "config.json");
 }
 
@@ -52,11 +56,21 @@ static void missing_keys_are_the_classes_defaults(void **state) {
         &m));
     assert_true(m.head_dim == 128 && !m.tied && m.rope_theta == 500000 && m.bos == 128000 && m.eos == 128001);
     assert_int_equal(weft_model_parameters(&m), 8030261248); /* Llama-3 8B */
+
+    assert_ok(parse("{\"model_type\":\"mixtral\",\"hidden_size\":4096,\"num_hidden_layers\":32,"
+                    "\"num_attention_heads\":32,\"intermediate_size\":14336,\"vocab_size\":32000}",
+                    &m));
+    assert_true(m.experts == 8 && m.experts_per_token == 2 && m.kv_heads == 8 && m.context == 131072);
+    assert_true(m.rope_theta == 1e6 && m.norm_eps == 1e-5 && m.router_balance == 0.001 && m.router_z == 0);
+    assert_int_equal(weft_model_parameters(&m), 46702792704); /* Mixtral 8x7B */
 }
 
 #define LLAMA                                                                                                \
     "\"model_type\":\"llama\",\"hidden_size\":32,\"num_hidden_layers\":2,\"num_attention_heads\":4,"         \
     "\"intermediate_size\":40,\"vocab_size\":61"
+#define MIXTRAL                                                                                              \
+    "\"model_type\":\"mixtral\",\"hidden_size\":32,\"num_hidden_layers\":2,\"num_attention_heads\":4,"       \
+    "\"num_key_value_heads\":2,\"intermediate_size\":40,\"vocab_size\":61"
 #define GPT2 "\"model_type\":\"gpt2\",\"n_embd\":16,\"n_head\":2,\"n_layer\":2,\"vocab_size\":61"
 #define L3                                                                                                   \
     "\"factor\":8.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,\"original_max_position_embeddings\":"  \
@@ -133,6 +147,12 @@ static void unsupported_and_malformed_files_are_refused_by_name(void **state) {
          "eos_token_id is 61, outside the vocabulary of 61"},
         {"{" LLAMA ",\"eos_token_id\":[-1]}", WEFT_ERR_VOCAB, "outside the vocabulary"},
         {"{" LLAMA ",\"eos_token_id\":[]}", WEFT_ERR_FORMAT, "eos_token_id is not a token id"},
+        {"{" MIXTRAL ",\"num_local_experts\":1025}", WEFT_ERR_FORMAT, "num_local_experts is 1025"},
+        {"{" MIXTRAL ",\"num_experts_per_tok\":9}", WEFT_ERR_FORMAT, "9 of 8 experts"},
+        {"{" MIXTRAL ",\"router_aux_loss_coef\":-1}", WEFT_ERR_FORMAT, "must not be negative"},
+        {"{" MIXTRAL ",\"router_jitter_noise\":0.1}", WEFT_ERR_UNSUPPORTED, "router_jitter_noise"},
+        {"{" MIXTRAL ",\"sliding_window\":4096}", WEFT_ERR_UNSUPPORTED, "sliding_window"},
+        {"{" MIXTRAL ",\"architectures\":[\"LlamaForCausalLM\"]}", WEFT_ERR_UNSUPPORTED, "LlamaForCausalLM"},
         {"{" GPT2 ",\"activation_function\":\"relu\"}", WEFT_ERR_UNSUPPORTED, "relu"},
         {"{" GPT2 ",\"activation_function\":3}", WEFT_ERR_FORMAT, "not a string"},
         {"{" GPT2 ",\"scale_attn_weights\":false}", WEFT_ERR_UNSUPPORTED, "scale_attn_weights"},
@@ -152,6 +172,7 @@ static void unsupported_and_malformed_files_are_refused_by_name(void **state) {
     weft_model_desc m;
     assert_ok(parse("{" LLAMA "}", &m));
     assert_ok(parse("{" GPT2 "}", &m));
+    assert_ok(parse("{" MIXTRAL "}", &m));
 }
 
 static double any(uint64_t seed, uint64_t i, double lo, double hi) {
@@ -181,6 +202,12 @@ static weft_model_desc random_desc(uint64_t seed) {
     m.bos = pick(seed, 14, 2) == 1 ? -1 : pick(seed, 15, m.vocab) - 1;
     m.eos = pick(seed, 16, 2) == 1 ? -1 : pick(seed, 17, m.vocab) - 1;
     if (m.family == WEFT_GPT2) return m;
+    if (pick(seed, 21, 2) == 1) {
+        m.experts = pick(seed, 22, 12);
+        m.experts_per_token = pick(seed, 23, m.experts);
+        m.router_balance = pick(seed, 24, 2) == 1 ? 0 : any(seed, 7, 0, 1);
+        m.router_z = pick(seed, 25, 2) == 1 ? 0.001 : any(seed, 8, 0, 1);
+    }
     m.rope_theta = pick(seed, 18, 2) == 1 ? 10000 : any(seed, 3, 1, 1e6);
     m.rope_llama3 = pick(seed, 19, 2) == 1;
     if (!m.rope_llama3) return m;
@@ -267,6 +294,19 @@ static void tensors_come_in_the_order_of_the_arena(void **state) {
     }
     assert_string_equal(t[n - 2].name, "final_norm.weight");
     assert_string_equal(t[n - 1].name, "head.weight");
+    free(t);
+
+    static const char *const experts[] = {
+        "layers.01.mlp.router.weight",          "layers.01.mlp.expert.000.gate.weight",
+        "layers.01.mlp.expert.000.up.weight",   "layers.01.mlp.expert.001.gate.weight",
+        "layers.01.mlp.expert.001.up.weight",   "layers.01.mlp.expert.000.down.weight",
+        "layers.01.mlp.expert.001.down.weight", "final_norm.weight",
+    };
+    assert_ok(parse("{" MIXTRAL ",\"num_local_experts\":2}", &m));
+    assert_ok(weft_model_tensors(&m, &t, &n));
+    assert_int_equal(n, 1 + 2 * 13 + 2);
+    for (size_t i = 0; i < sizeof experts / sizeof *experts; i++)
+        assert_string_equal(t[1 + 13 + 6 + i].name, experts[i]);
     free(t);
 
     /* and their elements are what the parameter count says */

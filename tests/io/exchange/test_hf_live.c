@@ -26,9 +26,9 @@ static int skipped;
 
 static void transformers_computes_the_same_logits(void **state) {
     (void)state;
-    static const char *const names[] = {"gpt2", "llama", "llama3_tied"};
+    static const char *const names[] = {"gpt2", "llama", "llama3_tied", "mixtral"};
     char *root = scratch_make(), dir[4096];
-    for (int i = 0; i < 3 && !skipped; i++) {
+    for (int i = 0; i < 4 && !skipped; i++) {
         model m;
         model_golden(&m, names[i], WEFT_F32);
         const char *expected = at(at(GOLDEN, names[i]), "expected.safetensors");
