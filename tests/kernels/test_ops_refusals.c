@@ -509,6 +509,17 @@ static const uint32_t p_skip = 0;
 static const void *const p_src[3] = {in, in + MANY, in + 2 * MANY};
 static const int64_t p_ext[2] = {100, 200}, p_from[2] = {300, 1}, p_to[2] = {1, 100};
 static uint64_t p_nonfinite;
+enum { EXPERTS = 4 };
+static const weft_route_desc p_route = {
+    .size = sizeof p_route, .tokens = TOKENS, .length = TOKENS, .experts = EXPERTS, .chosen = 1};
+static const weft_rows_desc p_rows = {.size = sizeof p_rows, .tokens = TOKENS, .cols = WIDTH, .chosen = 1};
+static int64_t p_first[EXPERTS + 1];
+static int32_t p_place[ROOM], p_choice[ROOM];
+static const int64_t p_rising[3] = {0, 10, TOKENS};
+static const weft_groups p_groups = {
+    .size = sizeof p_groups, .groups = 2, .matrices = 2, .first = p_rising, .stride = 200};
+static const weft_gemm_desc p_grouped = {
+    .size = sizeof p_grouped, .m = TOKENS, .n = 5, .k = 6, .lda = 6, .ldb = 5, .ldc = 5};
 
 #define PLAIN(op, ...)                                                                                       \
     static weft_status p_##op(const kt_run *r) {                                                             \
@@ -537,6 +548,19 @@ PLAIN(scale_copy, MANY, 2, in, out)
 PLAIN(outer_step, &p_outer_desc, in, out, out + MANY)
 PLAIN(quant, WEFT_CODEC_TOPK2, in, WEFT_F32, MANY, out, &p_nonfinite)
 PLAIN(dequant_axpy, WEFT_CODEC_INT8B128, in, MANY, 2, out)
+PLAIN(gemm_groups, &p_grouped, &p_groups, in, in, out, NULL)
+PLAIN(route_fwd, &p_route, in, out, out + 2000, p_choice, out + 4000)
+PLAIN(route_load, &p_route, in, ids, out, out + 2000)
+PLAIN(route_bwd, &p_route, in, in, ids, in, in, in, out)
+PLAIN(rows_combine, &p_rows, in, ids, in, in, out)
+PLAIN(rows_combine_bwd, &p_rows, in, ids, in, out, out + 8000)
+static weft_status p_route_sort(const kt_run *r) {
+    return r->ops->route_sort(r->exec, TOKENS, EXPERTS, ids, p_first, p_place);
+}
+static weft_status p_rows_scatter(const kt_run *r) {
+    WEFT_TRY(p_route_sort(r)); /* places of their own */
+    return r->ops->rows_scatter(r->exec, &p_rows, in, p_place, out);
+}
 static weft_status p_gemm_pack(const kt_run *r) {
     size_t bytes = 0;
     WEFT_TRY(r->ops->gemm_pack(r->exec, &good_gemm, NULL, NULL, &bytes));
@@ -550,11 +574,37 @@ static const struct plain_case {
 } plain_cases[] = {
 #define PLAIN(op)                                                                                            \
     { #op, p_##op }
-    PLAIN(copy),      PLAIN(fill),         PLAIN(gemm_pack),   PLAIN(embed_fwd),  PLAIN(norm_fwd),
-    PLAIN(gelu_fwd),  PLAIN(gelu_bwd),     PLAIN(swiglu_fwd),  PLAIN(swiglu_bwd), PLAIN(rope),
-    PLAIN(loss_grad), PLAIN(adamw),        PLAIN(absmax),      PLAIN(cast),       PLAIN(axpby),
-    PLAIN(transpose), PLAIN(box_copy),     PLAIN(reduce_p),    PLAIN(scale_copy), PLAIN(outer_step),
-    PLAIN(quant),     PLAIN(dequant_axpy), PLAIN(reduce_push),
+    PLAIN(copy),
+    PLAIN(fill),
+    PLAIN(gemm_pack),
+    PLAIN(embed_fwd),
+    PLAIN(norm_fwd),
+    PLAIN(gelu_fwd),
+    PLAIN(gelu_bwd),
+    PLAIN(swiglu_fwd),
+    PLAIN(swiglu_bwd),
+    PLAIN(rope),
+    PLAIN(loss_grad),
+    PLAIN(adamw),
+    PLAIN(absmax),
+    PLAIN(cast),
+    PLAIN(axpby),
+    PLAIN(transpose),
+    PLAIN(box_copy),
+    PLAIN(reduce_p),
+    PLAIN(scale_copy),
+    PLAIN(outer_step),
+    PLAIN(quant),
+    PLAIN(dequant_axpy),
+    PLAIN(reduce_push),
+    PLAIN(gemm_groups),
+    PLAIN(route_fwd),
+    PLAIN(route_load),
+    PLAIN(route_bwd),
+    PLAIN(route_sort),
+    PLAIN(rows_scatter),
+    PLAIN(rows_combine),
+    PLAIN(rows_combine_bwd),
 #undef PLAIN
 };
 enum { PLAIN_CASES = sizeof plain_cases / sizeof *plain_cases };
