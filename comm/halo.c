@@ -221,6 +221,17 @@ weft_status weft_halo_start(weft_halo *h) {
     return WEFT_OK;
 }
 
+weft_status weft_halo_move(weft_halo *h, int receives, int i, void *base) {
+    if (!h || !base || i < 0 || i >= h->nboxes[!!receives])
+        return weft_fail(WEFT_ERR_ARG, "halo: %s face %d cannot be moved", receives ? "received" : "sent", i);
+    WEFT_TRY(group_usable(h->item.group));
+    if (h->under_way) return weft_fail(WEFT_ERR_STATE, "%s: a face is moved before its wait", h->what);
+    halo_box *b = h->box + (receives ? h->nboxes[0] : 0);
+    while (b->face != i) b++;
+    b->base = base;
+    return WEFT_OK;
+}
+
 static weft_status take_in(weft_halo *h, halo_message *m, int *moved) {
     weft_group *g = h->item.group;
     int done = 0;

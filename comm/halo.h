@@ -23,6 +23,7 @@ typedef struct halo_box {
     uint32_t nd;
     int64_t ext[HALO_DIMS], stride[HALO_DIMS], dense[HALO_DIMS]; /* in elements of `elem` bytes */
     char *base;
+    int face; /* its place in the list given */
 } halo_box;
 
 typedef enum halo_way { HALO_EMPTY, HALO_SELF, HALO_SHARED, HALO_WIRE } halo_way;
@@ -43,7 +44,8 @@ struct weft_halo {
     weft_halo *next;
     int id, committed, under_way, nout, nin, arrived;
     halo_message *out, *in; /* by (peer, label) */
-    halo_box *box;          /* of all */
+    halo_box *box;          /* of all, those that are sent first */
+    int nboxes[2];          /* sent, received */
     segment segment;
     char *memory; /* buffers of HALO_WIRE and HALO_SELF */
     uint64_t round, began;

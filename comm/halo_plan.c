@@ -58,8 +58,8 @@ static int by_message(const void *a, const void *b) {
     return (x > y) - (x < y); /* of one array: the order given */
 }
 
-static weft_status fill_messages(int n, const weft_face **sorted, halo_box *box, halo_message *m,
-                                 int *count) {
+static weft_status fill_messages(int n, const weft_face *list, const weft_face **sorted, halo_box *box,
+                                 halo_message *m, int *count) {
     halo_message *last = NULL;
     for (int i = 0; i < n; i++) {
         const weft_face *f = sorted[i];
@@ -68,6 +68,7 @@ static weft_status fill_messages(int n, const weft_face **sorted, halo_box *box,
             *last = (halo_message){.peer = f->peer, .label = f->label, .box = &box[i]};
         }
         fill_box(&box[i], f);
+        box[i].face = (int)(f - list);
         last->nboxes++;
         last->bytes += box[i].bytes;
         if (last->bytes > P2P_MAX)
@@ -87,7 +88,7 @@ static weft_status plan_side(weft_halo *h, int n, const weft_face *f, const char
     if (s >= 0) {
         for (int i = 0; i < n; i++) sorted[i] = &f[i];
         qsort(sorted, (size_t)n, sizeof *sorted, by_message);
-        s = fill_messages(n, sorted, box, *m, count);
+        s = fill_messages(n, f, sorted, box, *m, count);
     }
     free(sorted);
     return s;
@@ -97,6 +98,8 @@ weft_status halo_plan(weft_halo *h, int nsend, const weft_face *send, int nrecv,
     const size_t n = (size_t)(nsend > 0 ? nsend : 0) + (size_t)(nrecv > 0 ? nrecv : 0);
     h->box = weft_calloc(n + 1, sizeof *h->box);
     if (!h->box) return WEFT_ERR_NOMEM;
+    h->nboxes[0] = nsend;
+    h->nboxes[1] = nrecv;
     WEFT_TRY(plan_side(h, nsend, send, "sent", h->box, &h->out, &h->nout));
     return plan_side(h, nrecv, recv, "received", h->box + (nsend > 0 ? nsend : 0), &h->in, &h->nin);
 }

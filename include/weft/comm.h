@@ -116,6 +116,9 @@ WEFT_API weft_status weft_halo_create(weft_group *g, int nsend, const weft_face 
                                       const weft_face *recv, weft_halo **h);
 /* Packs and sends; the send faces may be changed on return. */
 WEFT_API weft_status weft_halo_start(weft_halo *h);
+/* From the next round on, face i of those given to create as sent (receives = 0) or received (1) begins at `base`: time
+ * levels that take turns, activations that lie elsewhere in every round. Local. STATE between start and wait. */
+WEFT_API weft_status weft_halo_move(weft_halo *h, int receives, int i, void *base);
 /* Until all faces are received. */
 WEFT_API weft_status weft_halo_wait(weft_halo *h, int64_t timeout_ms);
 

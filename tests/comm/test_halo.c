@@ -291,6 +291,47 @@ static void a_fast_sender_does_not_overwrite(void **state) {
     }
 }
 
+/* Two levels that take turns; each face at the place that the round before did not use. */
+static void faces_move_between_rounds(void **state) {
+    (void)state;
+    enum { ROUNDS = 9, N = 300, FACES = 3 };
+    const int me = mpi_test_rank(), n = mpi_test_size(), to = (me + 1) % n, from = (me + n - 1) % n;
+    for (int map = 0; map < MPI_TEST_MAPS; map++) {
+        weft_ctx *c = mpi_test_context_on(map, 20000, 4096);
+        weft_group *g = group_of(c);
+        static int32_t out[2][FACES][N], in[2][FACES][N];
+        weft_face s[FACES], r[FACES];
+        for (int k = 0; k < FACES; k++) { /* the messages are not in the order of the faces */
+            s[k] = (weft_face){out[0][k], WEFT_I32, 1, {N}, {4}, to, 1 - k % 2};
+            r[k] = (weft_face){in[0][k], WEFT_I32, 1, {N}, {4}, from, 1 - k % 2};
+        }
+        weft_halo *h;
+        assert_ok(weft_halo_create(g, FACES, s, FACES, r, &h));
+        assert_ok(weft_commit(c));
+        for (int round = 0; round < ROUNDS; round++) {
+            const int level = round % 2;
+            memset(in, UNSET, sizeof in);
+            memset(out, 0, sizeof out);
+            for (int k = 0; k < FACES; k++) {
+                for (int i = 0; i < N; i++) out[level][k][i] = ((me * ROUNDS + round) * FACES + k) * N + i;
+                assert_ok(weft_halo_move(h, 0, k, out[level][k]));
+                assert_ok(weft_halo_move(h, 1, k, in[level][k]));
+            }
+            assert_ok(weft_halo_start(h));
+            assert_error(weft_halo_move(h, 0, 0, out), WEFT_ERR_STATE, "before its wait");
+            assert_ok(weft_halo_wait(h, -1));
+            for (int k = 0; k < FACES; k++)
+                for (int i = 0; i < N; i++) {
+                    assert_int_equal(in[level][k][i], ((from * ROUNDS + round) * FACES + k) * N + i);
+                    assert_int_equal(in[!level][k][i], (int32_t)0xa5a5a5a5);
+                }
+        }
+        assert_error(weft_halo_move(h, 1, FACES, out), WEFT_ERR_ARG, "received face 3");
+        assert_error(weft_halo_move(h, 0, 0, NULL), WEFT_ERR_ARG, "sent face 0");
+        mpi_test_finalize(c);
+    }
+}
+
 enum { WEST, EAST };
 
 typedef struct ring {
@@ -436,6 +477,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(random_faces_arrive_whole_and_alone),
         cmocka_unit_test(halos_overlap_each_other_and_bulks),
         cmocka_unit_test(a_fast_sender_does_not_overwrite),
+        cmocka_unit_test(faces_move_between_rounds),
         cmocka_unit_test(one_peer_in_the_west_and_in_the_east),
         cmocka_unit_test(matching_by_direction_is_wrong),
         cmocka_unit_test(disagreeing_plans_are_an_order_error),
