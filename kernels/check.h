@@ -184,6 +184,13 @@ static inline weft_status weft_check_attn(const weft_attn_desc *d) {
     return WEFT_OK;
 }
 
+static inline weft_status weft_check_attn_merge(const weft_attn_desc *d, int begin, const void *o,
+                                                const float *lse, const float *sum, const float *sum_lse) {
+    WEFT_TRY(weft_check_attn(d));
+    if (begin != 0 && begin != 1) return weft_fail(WEFT_ERR_ARG, "attn_merge: begin is 0 or 1");
+    return weft_check_given("attn_merge", d->batch == 0 || d->tq == 0 || (o && lse && sum && sum_lse));
+}
+
 static inline weft_status weft_check_loss(const weft_loss_desc *d) {
     WEFT_CHECK_SIZE(d, "loss");
     WEFT_TRY(weft_check_model_dtype("loss", d->t));
@@ -283,6 +290,18 @@ static inline weft_status weft_check_cast(weft_dtype from, weft_dtype to, size_t
     WEFT_TRY(weft_check_float_dtype("cast", from));
     WEFT_TRY(weft_check_float_dtype("cast", to));
     return weft_check_given("cast", n == 0 || (src && dst));
+}
+
+static inline weft_status weft_check_cast_rows(weft_dtype from, weft_dtype to, int64_t rows, int64_t cols,
+                                               const void *src, int64_t lds, const void *dst, int64_t ldd,
+                                               int add) {
+    WEFT_TRY(weft_check_model_dtype("cast_rows", from));
+    WEFT_TRY(weft_check_model_dtype("cast_rows", to));
+    if (add != 0 && add != 1) return weft_fail(WEFT_ERR_ARG, "cast_rows: add is 0 or 1");
+    if (add && to != WEFT_F32) return weft_fail(WEFT_ERR_UNSUPPORTED, "cast_rows: sums are f32");
+    WEFT_TRY(weft_check_matrix("cast_rows: from", rows, cols, lds));
+    WEFT_TRY(weft_check_matrix("cast_rows: to", rows, cols, ldd));
+    return weft_check_given("cast_rows", rows == 0 || cols == 0 || (src && dst));
 }
 
 static inline weft_status weft_check_transpose(size_t elem, int64_t rows, int64_t cols, const void *src,

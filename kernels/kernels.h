@@ -16,7 +16,7 @@
  *    count, instruction set, alignment or time. One exception: bf16 products on AMX tiles are summed in the order of the
  *    tile instruction (weft_backend_desc.bf16_order), ten times faster than the others could follow it, and attention
  *    rounds its weights and dS to bf16 for them (at most 2^-8 of each). Reductions use 16 virtual lanes and fixed trees
- *    over fixed-size blocks. cast, axpby, reduce_p, reduce_push, scale_copy, outer_step, quant and dequant_axpy are equal by == on
+ *    over fixed-size blocks. cast, cast_rows, axpby, reduce_p, reduce_push, scale_copy, outer_step, quant and dequant_axpy are equal by == on
  *    every backend.
  *  - dtypes `t` of the model ops: WEFT_F32 or WEFT_BF16 (storage; arithmetic and accumulation are fp32). Parameters of
  *    norms and biases have dtype t as well; all parameter gradients are f32 and accumulated into (+=).
@@ -310,6 +310,12 @@ struct weft_ops {
     weft_status (*attn_bwd)(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k,
                             const void *v, const int32_t *doc_start, const void *o, const float *lse,
                             const void *do_, void *dq, void *dk, void *dv);
+    /* Attention in parts: merges (o, lse), what the queries of d found in some keys, into (sum, sum_lse), what they found
+     * in others; both become what attn_fwd over all of them gives, but for rounding. sum: f32 with the strides of o.
+     * With begin != 0, and in rows with sum_lse = -inf, nothing is there yet and sum is not read; rows with
+     * lse = -inf add nothing. d->tk and positions do not matter. Source: Liu et al., Ring Attention, 2023. */
+    weft_status (*attn_merge)(weft_exec *x, const weft_attn_desc *d, int begin, const void *o,
+                              const float *lse, float *sum, float *sum_lse);
 
     /* z[tokens, columns] = h[tokens, channels] w^T (dtype t); lse[i] = log sum exp of the stored row over the
      * columns < vocab; z_target[i] = z[i, target[i]] (0 if ignored). The loss of a row is lse - z_target.
@@ -367,6 +373,10 @@ struct weft_ops {
 
     /* dst = src converted; f32, bf16, f16, f64 in any pair; round to nearest even, NaN quieted. */
     weft_status (*cast)(weft_exec *x, weft_dtype from, weft_dtype to, size_t n, const void *src, void *dst);
+    /* dst = src, or dst += src with add = 1 (to f32), over `rows` rows of `cols` elements, lds and ldd apart. f32 and bf16
+     * in any pair; rounded to nearest even. */
+    weft_status (*cast_rows)(weft_exec *x, weft_dtype from, weft_dtype to, int64_t rows, int64_t cols,
+                             const void *src, int64_t lds, void *dst, int64_t ldd, int add);
     /* y = a*x + b*y, f32, with one fma(a, x, b*y). b = 0 does not read y. */
     weft_status (*axpby)(weft_exec *x, size_t n, float a, const float *v, float b, float *y);
     /* dst[cols, rows] = src[rows, cols]^T; elements of 2 or 4 bytes. */

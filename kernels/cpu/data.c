@@ -1,4 +1,4 @@
-/* Data movement: cast, axpby, scale_copy, transpose. All but transpose are equal by == on every backend. */
+/* Data movement: cast, cast_rows, axpby, scale_copy, transpose. All but transpose are equal by == on every backend. */
 #include "kernels/cpu/ops.h"
 #include "kernels/cpu/stream.h"
 #include "kernels/cpu/transpose.h"
@@ -120,6 +120,47 @@ static weft_status op_cast(weft_exec *x, weft_dtype from, weft_dtype to, size_t 
 _Static_assert(WEFT_F32 == 0 && WEFT_BF16 == 1 && WEFT_F16 == 2 && WEFT_F64 == 3,
                "the order of op_cast's table");
 
+/* --- cast_rows --- */
+
+struct rows {
+    const void *src;
+    void *dst;
+    int64_t cols, lds, ldd;
+    int add;
+};
+
+VEC_INLINE void cast_rows(void *arg, int64_t begin, int64_t end, weft_dtype from, weft_dtype to) {
+    const struct rows *r = arg;
+    for (int64_t row = begin; row < end; row++) {
+        const int64_t s = row * r->lds, d = row * r->ldd;
+        if (r->add)
+            VEC_FOR(c, m, 0, r->cols, {
+                vec sum = vec_add(vec_load(to, r->dst, d + c, m), vec_load(from, r->src, s + c, m));
+                vec_store(to, r->dst, d + c, m, sum);
+            });
+        else
+            VEC_FOR(c, m, 0, r->cols, { vec_store(to, r->dst, d + c, m, vec_load(from, r->src, s + c, m)); });
+    }
+}
+#define CAST_ROWS(from, to)                                                                                  \
+    static void rows_##from##_##to(void *arg, int64_t begin, int64_t end) {                                  \
+        cast_rows(arg, begin, end, from, to);                                                                \
+    }
+CAST_ROWS(WEFT_F32, WEFT_F32)
+CAST_ROWS(WEFT_F32, WEFT_BF16)
+CAST_ROWS(WEFT_BF16, WEFT_F32)
+CAST_ROWS(WEFT_BF16, WEFT_BF16)
+
+static weft_status op_cast_rows(weft_exec *x, weft_dtype from, weft_dtype to, int64_t rows, int64_t cols,
+                                const void *src, int64_t lds, void *dst, int64_t ldd, int add) {
+    static ops_range_job *const job[2][2] = {{rows_WEFT_F32_WEFT_F32, rows_WEFT_F32_WEFT_BF16},
+                                             {rows_WEFT_BF16_WEFT_F32, rows_WEFT_BF16_WEFT_BF16}};
+    struct rows r = {src, dst, cols, lds, ldd, add};
+    WEFT_TRY(weft_check_cast_rows(from, to, rows, cols, src, lds, dst, ldd, add));
+    ops_for(x, rows, 1, ops_rows(cols), job[from][to], &r);
+    return WEFT_OK;
+}
+
 /* --- linear combinations --- */
 
 static void axpby(void *arg, int64_t begin, int64_t end) {
@@ -224,6 +265,7 @@ static weft_status op_transpose(weft_exec *x, size_t elem, int64_t rows, int64_t
 
 void CPU_NAME(ops_fill_data)(struct weft_ops *t) {
     t->cast = op_cast;
+    t->cast_rows = op_cast_rows;
     t->axpby = op_axpby;
     t->scale_copy = op_scale_copy;
     t->transpose = op_transpose;

@@ -93,6 +93,7 @@ void CPU_NAME(ops_fill_experts)(struct weft_ops *t);
 void CPU_NAME(ops_fill_loss)(struct weft_ops *t);
 void CPU_NAME(ops_fill_attention_forward)(struct weft_ops *t);
 void CPU_NAME(ops_fill_attention_backward)(struct weft_ops *t);
+void CPU_NAME(ops_fill_attention_merge)(struct weft_ops *t);
 #endif
 void ops_fill_newton_schulz(struct weft_ops *t);
 void ops_fill_box_copy(struct weft_ops *t);

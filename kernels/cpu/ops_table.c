@@ -13,6 +13,7 @@ void CPU_NAME(cpu_fill_ops)(struct weft_ops *t) {
     CPU_NAME(ops_fill_experts)(t);
     CPU_NAME(ops_fill_attention_forward)(t);
     CPU_NAME(ops_fill_attention_backward)(t);
+    CPU_NAME(ops_fill_attention_merge)(t);
     ops_fill_newton_schulz(t);
     ops_fill_box_copy(t);
 }

@@ -117,3 +117,31 @@ weft_status ref_attn_bwd(weft_exec *x, const weft_attn_desc *d, const void *q, c
         }
     return WEFT_OK;
 }
+
+/* L = log(exp lse + exp sum_lse); sum = exp(lse - L) o + exp(sum_lse - L) sum. */
+static void ref_merge_row(const weft_attn_desc *d, int begin, const void *o, float lse, float *sum,
+                          float *sum_lse, int64_t at) {
+    if (begin || *sum_lse == -INFINITY) { /* o is 0 where lse is -inf too */
+        for (int64_t c = 0; c < d->hd; c++) sum[at + c] = (float)ref_get(d->t, o, at + c);
+        *sum_lse = lse;
+    } else if (lse != -INFINITY) {
+        const double a = lse, b = *sum_lse, max = a > b ? a : b;
+        const double l = max + log(exp(a - max) + exp(b - max)), new = exp(a - l), old = exp(b - l);
+        for (int64_t c = 0; c < d->hd; c++)
+            sum[at + c] = (float)(new *ref_get(d->t, o, at + c) + old *sum[at + c]);
+        *sum_lse = (float)l;
+    }
+}
+
+weft_status ref_attn_merge(weft_exec *x, const weft_attn_desc *d, int begin, const void *o, const float *lse,
+                           float *sum, float *sum_lse) {
+    (void)x;
+    WEFT_TRY(weft_check_attn_merge(d, begin, o, lse, sum, sum_lse));
+    for (int64_t b = 0; b < d->batch; b++)
+        for (int64_t h = 0; h < d->hq; h++)
+            for (int64_t i = 0; i < d->tq; i++) {
+                const int64_t row = (b * d->hq + h) * d->tq + i;
+                ref_merge_row(d, begin, o, lse[row], sum, &sum_lse[row], ref_at(d->so, b, i, h));
+            }
+    return WEFT_OK;
+}

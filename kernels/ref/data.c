@@ -1,4 +1,4 @@
-/* Data movement: cast, transpose, box_copy. */
+/* Data movement: cast, cast_rows, transpose, box_copy. */
 #include <string.h>
 
 #include "kernels/check.h"
@@ -34,6 +34,18 @@ weft_status ref_cast(weft_exec *x, weft_dtype from, weft_dtype to, size_t n, con
         return WEFT_OK;
     }
     for (size_t i = 0; i < n; i++) ref_narrow(to, dst, i, ref_widen(from, src, i));
+    return WEFT_OK;
+}
+
+weft_status ref_cast_rows(weft_exec *x, weft_dtype from, weft_dtype to, int64_t rows, int64_t cols,
+                          const void *src, int64_t lds, void *dst, int64_t ldd, int add) {
+    (void)x;
+    WEFT_TRY(weft_check_cast_rows(from, to, rows, cols, src, lds, dst, ldd, add));
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < cols; c++) {
+            const float v = (float)ref_get(from, src, r * lds + c);
+            ref_put(to, dst, r * ldd + c, add ? ((const float *)dst)[r * ldd + c] + v : v);
+        }
     return WEFT_OK;
 }
 

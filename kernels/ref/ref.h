@@ -63,6 +63,8 @@ weft_status ref_attn_fwd(weft_exec *x, const weft_attn_desc *d, const void *q, c
 weft_status ref_attn_bwd(weft_exec *x, const weft_attn_desc *d, const void *q, const void *k, const void *v,
                          const int32_t *doc_start, const void *o, const float *lse, const void *do_, void *dq,
                          void *dk, void *dv);
+weft_status ref_attn_merge(weft_exec *x, const weft_attn_desc *d, int begin, const void *o, const float *lse,
+                           float *sum, float *sum_lse);
 weft_status ref_loss_stats(weft_exec *x, const weft_loss_desc *d, const void *h, const void *w,
                            const int32_t *target, void *z, float *lse, float *z_target);
 weft_status ref_loss_grad(weft_exec *x, const weft_loss_desc *d, const float *lse, const int32_t *target,
@@ -90,6 +92,8 @@ weft_status ref_newton_schulz(weft_exec *x, const weft_newton_schulz_desc *d, fl
 weft_status ref_sumsq(weft_exec *x, size_t n, const float *v, double *out);
 weft_status ref_absmax(weft_exec *x, size_t n, const float *v, float *out);
 weft_status ref_cast(weft_exec *x, weft_dtype from, weft_dtype to, size_t n, const void *src, void *dst);
+weft_status ref_cast_rows(weft_exec *x, weft_dtype from, weft_dtype to, int64_t rows, int64_t cols,
+                          const void *src, int64_t lds, void *dst, int64_t ldd, int add);
 weft_status ref_axpby(weft_exec *x, size_t n, float a, const float *v, float b, float *y);
 weft_status ref_transpose(weft_exec *x, size_t elem, int64_t rows, int64_t cols, const void *src, void *dst);
 weft_status ref_box_copy(weft_exec *x, size_t elem, uint32_t ndim, const int64_t *ext, const void *src,

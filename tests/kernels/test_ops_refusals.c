@@ -276,6 +276,8 @@ static void attention_refuses(void **state) {
         ARG(r->ops->attn_fwd(r->exec, &good, NULL, in, in, NULL, out, out + 1000));
         ARG(r->ops->attn_fwd(r->exec, &good, in, in, in, NULL, out, NULL));
         ARG(r->ops->attn_bwd(r->exec, &good, in, in, in, NULL, in, in, NULL, out, out + 1000, out + 2000));
+        ARG(r->ops->attn_merge(r->exec, &good, 2, in, in, out, out + 1000));
+        ARG(r->ops->attn_merge(r->exec, &good, 0, in, in, out, NULL));
     }
 }
 
@@ -538,6 +540,8 @@ PLAIN(loss_grad, &s_loss, in, ids, out)
 PLAIN(adamw, &p_adamw_desc, out, out + MANY, out + 2 * MANY, in, NULL, &p_clip, &p_skip)
 PLAIN(absmax, MANY, in, out)
 PLAIN(cast, WEFT_F32, WEFT_BF16, MANY, in, out)
+PLAIN(cast_rows, WEFT_F32, WEFT_F32, 10, 20, in, 30, out, 20, 1)
+PLAIN(attn_merge, &s_attn, 0, in, in, out, out + 1500)
 PLAIN(axpby, MANY, 2, in, 1, out)
 PLAIN(transpose, 4, 100, 200, in, out)
 PLAIN(box_copy, 4, 2, p_ext, in, p_from, out, p_to)
@@ -605,6 +609,8 @@ static const struct plain_case {
     PLAIN(rows_scatter),
     PLAIN(rows_combine),
     PLAIN(rows_combine_bwd),
+    PLAIN(cast_rows),
+    PLAIN(attn_merge),
 #undef PLAIN
 };
 enum { PLAIN_CASES = sizeof plain_cases / sizeof *plain_cases };
