@@ -48,7 +48,8 @@ struct weft_bulk {
     uint32_t round, ticket; /* ticket: the place of its vote among the group's */
     int own;
     uint64_t began, range;
-    size_t bytes; /* of all tensors */
+    size_t bytes;   /* of all tensors */
+    size_t *length; /* ALLTOALLV: bytes of each in a round */
     unsigned char *tensor_ready, *bucket_ready;
     int *unready; /* tensors of each bucket that are not ready */
     size_t words; /* of the contributor bitmap */
@@ -72,6 +73,7 @@ static void bulk_destroy(weft_bulk *b) {
     free(b->tensor_ready);
     free(b->bucket_ready);
     free(b->unready);
+    free(b->length);
     free(b);
 }
 
@@ -105,7 +107,9 @@ static weft_status fill_bulk(weft_bulk *b, int nt, const weft_tensor *t) {
     b->tensor_ready = weft_calloc((size_t)nt, 1);
     b->bucket_ready = weft_calloc((size_t)b->plan.nbuckets, 1);
     b->unready = weft_calloc((size_t)b->plan.nbuckets, sizeof *b->unready);
-    return b->vote && b->tensor_ready && b->bucket_ready && b->unready ? WEFT_OK : WEFT_ERR_NOMEM;
+    b->length = weft_calloc((size_t)nt, sizeof *b->length);
+    return b->vote && b->tensor_ready && b->bucket_ready && b->unready && b->length ? WEFT_OK
+                                                                                    : WEFT_ERR_NOMEM;
 }
 
 weft_status weft_bulk_create(weft_group *g, weft_bulk_kind kind, int nt, const weft_tensor *t,
@@ -149,6 +153,21 @@ weft_status weft_bulk_create(weft_group *g, weft_bulk_kind kind, int nt, const w
     while (*end) end = &(*end)->next;
     *end = b;
     *out = b;
+    return WEFT_OK;
+}
+
+weft_status weft_bulk_lengths(weft_bulk *b, const size_t *n) {
+    if (!b || !n || b->kind != WEFT_BULK_ALLTOALLV)
+        return weft_fail(WEFT_ERR_ARG, "lengths of a round are an all-to-all's");
+    if (b->phase != BULK_IDLE)
+        return weft_fail(WEFT_ERR_STATE, "%s: lengths change while round %u is under way", b->what, b->round);
+    for (int i = 0; i < b->nt; i++)
+        if (n[i] > b->tensor[i].n)
+            return weft_fail(WEFT_ERR_ARG, "%s: %zu elements %s rank %d, %zu were planned", b->what, n[i],
+                             i < b->group->size ? "to" : "from", i % b->group->size, b->tensor[i].n);
+    b->bytes = 0;
+    for (int i = 0; i < b->nt; i++) b->bytes += b->length[i] = n[i] * weft_dtype_size(b->tensor[i].t);
+    plan_lengths(&b->plan, b->length);
     return WEFT_OK;
 }
 

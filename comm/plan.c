@@ -231,6 +231,26 @@ static void cut_alltoallv(const builder *b) {
     for (int i = 0; i < b->nt; i++) p->order[i] = i;
 }
 
+void plan_lengths(plan *p, const size_t *bytes) {
+    const int tensors = 2 * p->size;
+    size_t most = 0;
+    for (int i = 0; i < tensors; i++) {
+        const size_t pieces = ceil_div(bytes[i], p->piece);
+        most = pieces > most ? pieces : most;
+    }
+    p->nmessages = p->bucket[0].end = (int)most;
+    for (int k = 0; k < p->nmessages; k++) {
+        plan_message *m = &p->message[k];
+        const size_t at = (size_t)k * p->piece;
+        m->n = 0;
+        for (int i = 0; i < tensors; i++) {
+            const size_t left = bytes[i] > at ? bytes[i] - at : 0, now = left < p->piece ? left : p->piece;
+            p->span[m->span0 + i].bytes = now;
+            m->n += now;
+        }
+    }
+}
+
 /* --- all ------------------------------------------------------------------------------------------------- */
 
 typedef struct prio_index {

@@ -92,11 +92,19 @@ weft_status staged_mover_create(const nccl_api *a, const mover_spec *spec, mover
 
 /* --- a round ------------------------------------------------------------------------------------------------------- */
 
+/* The rounds of an all-to-all have lengths of their own. */
+static void follow_lengths(staged *v) {
+    if (v->kind != WEFT_BULK_ALLTOALLV) return;
+    v->mirror.nmessages = v->plan->nmessages;
+    for (int i = 0; i < v->plan->nspans; i++) v->mirror.span[i].bytes = v->plan->span[i].bytes;
+}
+
 static weft_status staged_begin(mover *m, int own, const uint64_t *contributor) {
     staged *v = (staged *)m;
     v->own = own;
     v->bucket = v->message = v->back = v->inner_over = 0;
     memset(v->ready, 0, (size_t)v->plan->nbuckets);
+    follow_lengths(v);
     return v->inner->ops->begin(v->inner, own, contributor);
 }
 

@@ -130,7 +130,8 @@ typedef enum weft_bulk_kind {
     /* In place: the sum of rank r's part (weft_part) of every tensor ends up on rank r; the rest is undefined. */
     WEFT_BULK_REDUCE_SCATTER = 2,
     WEFT_BULK_ALLGATHER = 3, /* in place, the inverse: rank r gives its part of every tensor to all */
-    /* 2 * size tensors: tensor r goes to rank r, tensor size + r comes from rank r (as long as the one it sends). */
+    /* 2 * size tensors: tensor r goes to rank r, tensor size + r comes from rank r (as long as the one it sends). Rounds
+     * may be shorter: weft_bulk_lengths. */
     WEFT_BULK_ALLTOALLV = 4,
 } weft_bulk_kind;
 
@@ -162,6 +163,11 @@ WEFT_API weft_status weft_bulk_layout(int nt, const weft_tensor *t, size_t *offs
 /* Collective over the group. Equal tensors (n, t) on all ranks, checked at commit. */
 WEFT_API weft_status weft_bulk_create(weft_group *g, weft_bulk_kind kind, int nt, const weft_tensor *t,
                                       const weft_bulk_opts *o, weft_bulk **b);
+/* ALLTOALLV: from the next round on, only the first n[i] elements of tensor i travel, i < 2 * size, at most as many as
+ * planned. What a sends to b in a round must be as long as what b expects from a; the ranks know it from each other
+ * (an allgather of counts, say), and it is not checked: ends that differ end in wrong data, or TIMEOUT. Local. STATE: a
+ * round is under way; ARG. */
+WEFT_API weft_status weft_bulk_lengths(weft_bulk *b, const size_t *n);
 /* Begins a round. weight 1: this rank contributes; 0: it does not, and its data is never read. */
 WEFT_API weft_status weft_bulk_start(weft_bulk *b, double weight);
 /* Tensor i (or WEFT_ALL) is final here; may be reduced from now on. */

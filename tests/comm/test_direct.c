@@ -163,6 +163,72 @@ static void all_to_all_brings_every_pair(void **state) {
     }
 }
 
+#define MOST_ELEMENTS 5003
+
+/* How long a to b is in a round: anything from nothing to all; in some rounds nothing moves at all. */
+static size_t length_of(uint64_t stream, int round, int a, int b) {
+    static const size_t sizes[] = {0, 0, 1, 63, 64, 1025, MOST_ELEMENTS};
+    if (round % 4 == 2) return 0;
+    if (round % 4 == 3) return b == 0 ? MOST_ELEMENTS : 0; /* all to one */
+    return sizes[draw(stream, (uint64_t)(round * MOST_RANKS * MOST_RANKS + a * MOST_RANKS + b), 7)];
+}
+
+/* Lengths that change from round to round, beside another bulk that is under way; behind the end nothing is written. */
+static void lengths_change_from_round_to_round(void **state) {
+    (void)state;
+    const int n = mpi_test_size(), me = mpi_test_rank();
+    for (int trial = 0; trial < 2 * MPI_TEST_MAPS; trial++) {
+        const uint64_t stream = 900 + (uint64_t)trial;
+        weft_ctx *c = mpi_test_context_on(trial % MPI_TEST_MAPS, 20000, 64 * (1 + draw(stream, 9, 60)));
+        const weft_bulk_opts urgent = {.size = sizeof urgent, .urgent = trial % 2};
+        weft_group *g;
+        weft_tensor t[2 * MOST_RANKS], other = {calloc(20000, 4), 20000, WEFT_F32, 0, "other"};
+        weft_bulk *b, *slow;
+        size_t length[2 * MOST_RANKS], moved = 0;
+        weft_stats_buf before = {.size = sizeof before}, after = {.size = sizeof after};
+        for (int r = 0; r < 2 * n; r++)
+            t[r] = (weft_tensor){calloc(MOST_ELEMENTS, 4), MOST_ELEMENTS, WEFT_I32, 0, "pair"};
+        assert_ok(weft_group_create(c, MPI_COMM_WORLD, "test", &g));
+        assert_ok(weft_bulk_create(g, WEFT_BULK_ALLTOALLV, 2 * n, t, &urgent, &b));
+        assert_ok(weft_bulk_create(g, WEFT_BULK_ALLREDUCE, 1, &other, NULL, &slow));
+        assert_ok(weft_commit(c));
+        for (int round = 0; round < 9; round++) {
+            for (int r = 0; r < n; r++) {
+                length[r] = length_of(stream, round, me, r);
+                length[n + r] = length_of(stream, round, r, me);
+                for (size_t i = 0; i < MOST_ELEMENTS; i++) {
+                    ((int32_t *)t[r].ptr)[i] = pair_value(me, r, i, round);
+                    ((int32_t *)t[n + r].ptr)[i] = -1;
+                }
+            }
+            assert_ok(weft_bulk_lengths(b, length));
+            assert_ok(weft_bulk_start(slow, 1));
+            assert_ok(weft_bulk_ready(slow, WEFT_ALL));
+            a_nap((uint64_t)round);
+            assert_ok(weft_bulk_start(b, 1));
+            if (round % 4 == 3) /* a round in which nothing moves here may be over */
+                assert_error(weft_bulk_lengths(b, length), WEFT_ERR_STATE, "under way");
+            assert_ok(weft_bulk_ready(b, WEFT_ALL));
+            assert_ok(weft_bulk_wait(b, WEFT_ALL, -1, NULL));
+            assert_ok(weft_bulk_wait(slow, WEFT_ALL, -1, NULL));
+            for (int r = 0; r < n; r++)
+                for (size_t i = 0; i < MOST_ELEMENTS; i++)
+                    assert_int_equal(((int32_t *)t[n + r].ptr)[i],
+                                     i < length[n + r] ? pair_value(r, me, i, round) : -1);
+            for (int r = 0; r < 2 * n; r++) moved += 4 * length[r];
+            moved += 4 * other.n;
+        }
+        assert_ok(weft_stats(c, &after, 0));
+        assert_int_equal(after.bulk.bytes - before.bulk.bytes, moved);
+        length[0] = MOST_ELEMENTS + 1;
+        assert_error(weft_bulk_lengths(b, length), WEFT_ERR_ARG, "5003 were planned");
+        assert_error(weft_bulk_lengths(slow, length), WEFT_ERR_ARG, "all-to-all");
+        mpi_test_finalize(c);
+        for (int r = 0; r < 2 * n; r++) free(t[r].ptr);
+        free(other.ptr);
+    }
+}
+
 static void unequal_ends_of_a_pair_are_an_order_error(void **state) {
     (void)state;
     const int n = mpi_test_size(), me = mpi_test_rank();
@@ -229,6 +295,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(reduce_scatter_is_the_tree),
         cmocka_unit_test(allgather_brings_every_part),
         cmocka_unit_test(all_to_all_brings_every_pair),
+        cmocka_unit_test(lengths_change_from_round_to_round),
         cmocka_unit_test(unequal_ends_of_a_pair_are_an_order_error),
         cmocka_unit_test(kinds_travel_side_by_side),
     };
