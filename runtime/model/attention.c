@@ -5,8 +5,8 @@
 static weft_attn_desc attn_desc(const weft_model *m, int64_t batch, int64_t tokens) {
     weft_attn_desc d = {.size = sizeof d,
                         .batch = (int32_t)batch,
-                        .hq = (int32_t)m->d.heads,
-                        .hkv = (int32_t)m->d.kv_heads,
+                        .hq = (int32_t)m->heads,
+                        .hkv = (int32_t)m->kv_heads,
                         .hd = (int32_t)m->d.head_dim,
                         .tq = tokens,
                         .tk = tokens,
@@ -31,7 +31,7 @@ static weft_status rope(weft_model *m, int64_t n, void *qkv, int inverse) {
     weft_rope_desc d = {.size = sizeof d,
                         .tokens = n,
                         .token_stride = m->Q,
-                        .heads = (int32_t)(m->d.heads + m->d.kv_heads), /* q and k heads are adjacent */
+                        .heads = (int32_t)(m->heads + m->kv_heads), /* q and k heads are adjacent */
                         .hd = (int32_t)m->d.head_dim,
                         .inverse = (uint8_t)inverse,
                         .t = m->o.t};
@@ -42,7 +42,7 @@ static weft_status rope(weft_model *m, int64_t n, void *qkv, int inverse) {
 weft_status attention_fwd(weft_model *m, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache) {
     WEFT_TRY(rope(m, batch * tokens, a->qkv, 0));
     weft_attn_desc d = attn_desc(m, batch, tokens);
-    int64_t kv = m->d.kv_heads * m->d.head_dim;
+    int64_t kv = m->kv_heads * m->d.head_dim;
     void *q = a->qkv, *k = column(m, a->qkv, m->A), *v = column(m, a->qkv, m->A + kv);
     if (cache) { /* batch is 1: append this call's keys and values, then attend to everything so far */
         int64_t ext[2] = {tokens, kv}, from[2] = {m->Q, 1}, to[2] = {kv, 1};
@@ -61,7 +61,7 @@ weft_status attention_fwd(weft_model *m, layer_acts *a, int64_t batch, int64_t t
 
 weft_status attention_bwd(weft_model *m, layer_acts *a, int64_t batch, int64_t tokens, void *dqkv) {
     weft_attn_desc d = attn_desc(m, batch, tokens);
-    int64_t kv = m->d.kv_heads * m->d.head_dim;
+    int64_t kv = m->kv_heads * m->d.head_dim;
     TIMED(m, WEFT_TIME_ATTENTION,
           m->ops->attn_bwd(m->x, &d, a->qkv, column(m, a->qkv, m->A), column(m, a->qkv, m->A + kv),
                            m->s->docs, a->att, a->lse, m->datt, dqkv, column(m, dqkv, m->A),

@@ -1,7 +1,7 @@
 /* Embedding, final norm, logits by chunks and loss.
  *
  * The logits of a whole batch never exist: for each chunk of tokens z = f W^T is made, turned into its own
- * gradient in place, and used for df = dz W and dW += dz^T f before the next chunk takes its memory. */
+ * gradient in place, and used for dW += dz^T f and df = dz W before the next chunk takes its memory. */
 #include "runtime/model/internal.h"
 
 static weft_embed_desc embed_desc(const weft_model *m, int64_t n) {
@@ -10,40 +10,34 @@ static weft_embed_desc embed_desc(const weft_model *m, int64_t n) {
                              .channels = m->C,
                              .vocab = m->d.vocab,
                              .positions = m->d.context,
-                             .t = m->o.t};
+                             .t = m->o.t,
+                             .first = m->tp.at * m->V,
+                             .rows = m->tp.size > 1 ? m->V : 0};
 }
 
 weft_status embed_fwd(weft_model *m, int64_t n, void *y) {
     weft_embed_desc d = embed_desc(m, n);
     TIMED(m, WEFT_TIME_EMBED,
           m->ops->embed_fwd(m->x, &d, m->s->ids, m->s->pos, weight_at(m, m->embed, m->embed_tok),
-                            weight_at(m, m->embed, m->embed_pos), y));
-    return WEFT_OK;
+                            weight_at(m, m->embed, m->embed_pos), partial_rows(m, y)));
+    return sum_rows(m, NULL, y);
 }
 
 weft_status embed_bwd(weft_model *m, int64_t n) {
     weft_embed_desc d = embed_desc(m, n);
+    float *pos = grad_at(m, m->embed, m->embed_pos), *dpos = NULL;
+    const size_t table = (size_t)(m->d.context * m->C);
+    void *dx = NULL;
+    WEFT_TRY(gather_rows(m, m->dx, &dx));
+    WEFT_TRY(whole_grad(m, pos, table, &dpos));
     TIMED(m, WEFT_TIME_EMBED,
-          m->ops->embed_bwd(m->x, &d, m->s->ids, m->s->pos, m->dx, grad_at(m, m->embed, m->embed_tok),
-                            grad_at(m, m->embed, m->embed_pos)));
-    return WEFT_OK;
-}
-
-static weft_status final_norm(weft_model *m, int64_t n, const void *x) {
-    weft_norm_desc d = norm_desc(m, n);
-    TIMED(m, WEFT_TIME_NORM,
-          m->ops->norm_fwd(m->x, &d, x, weight_at(m, m->head, m->final_w), weight_at(m, m->head, m->final_b),
-                           m->final, m->final_mean, m->final_rstd));
-    return WEFT_OK;
+          m->ops->embed_bwd(m->x, &d, m->s->ids, m->s->pos, dx, grad_at(m, m->embed, m->embed_tok), dpos));
+    return whole_grad_done(m, pos, table);
 }
 
 static weft_status final_norm_bwd(weft_model *m, int64_t n, const void *x) {
-    weft_norm_desc d = norm_desc(m, n);
-    TIMED(m, WEFT_TIME_NORM,
-          m->ops->norm_bwd(m->x, &d, m->dn, x, weight_at(m, m->head, m->final_w), m->final_mean,
-                           m->final_rstd, NULL, m->dx, grad_at(m, m->head, m->final_w),
-                           grad_at(m, m->head, m->final_b)));
-    return WEFT_OK;
+    WEFT_TRY(sum_rows(m, NULL, m->dn));
+    return norm_bwd(m, &m->final_norm, rows_of(m, n), m->dn, x, m->final_mean, m->final_rstd, NULL, m->dx);
 }
 
 static char *row(const weft_model *m, void *base, int64_t i) {
@@ -51,9 +45,10 @@ static char *row(const weft_model *m, void *base, int64_t i) {
 }
 
 weft_status head_loss(weft_model *m, int64_t n, const void *x, int back, double *loss, int64_t *count) {
-    void *w = weight_at(m, m->table, m->head_w);
+    void *w = weight_at(m, m->table, m->head_w), *f = NULL, *df = partial_rows(m, m->dn);
     const int32_t *targets = m->s->targets;
-    WEFT_TRY(final_norm(m, n, x));
+    WEFT_TRY(norm_fwd(m, &m->final_norm, rows_of(m, n), x, m->final, m->final_mean, m->final_rstd));
+    WEFT_TRY(gather_rows(m, m->final, &f)); /* with tp df takes f's place, chunk by chunk */
     double begin = weft_now();
     for (int64_t i = 0; i < n; i += m->tokens) {
         int64_t k = n - i < m->tokens ? n - i : m->tokens;
@@ -61,17 +56,17 @@ weft_status head_loss(weft_model *m, int64_t n, const void *x, int back, double 
                             .tokens = k,
                             .channels = m->C,
                             .vocab = m->d.vocab,
-                            .vocab_padded = m->V,
+                            .vocab_padded = m->d.vocab_padded,
                             .t = m->o.t,
-                            .grad_scale = 1.0f};
-        TIMED(m, WEFT_TIME_LOSS,
-              m->ops->loss_stats(m->x, &d, row(m, m->final, i), w, targets + i, m->logits, m->loss_lse + i,
-                                 m->loss_target + i));
+                            .grad_scale = 1.0f,
+                            .first = m->tp.at * m->V,
+                            .columns = m->V};
+        WEFT_TRY(vocab_stats(m, &d, row(m, f, i), w, targets + i, m->loss_lse + i, m->loss_target + i));
         if (!back) continue;
         TIMED(m, WEFT_TIME_LOSS, m->ops->loss_grad(m->x, &d, m->loss_lse + i, targets + i, m->logits));
-        WEFT_TRY(linear_bwd_input(m, k, m->C, m->V, m->logits, w, NULL, row(m, m->dn, i)));
-        WEFT_TRY(linear_bwd_weight(m, k, m->C, m->V, m->logits, row(m, m->final, i),
-                                   grad_at(m, m->table, m->head_w), NULL));
+        WEFT_TRY(linear_bwd_weight(m, k, m->C, m->V, m->logits, row(m, f, i), grad_at(m, m->table, m->head_w),
+                                   NULL));
+        WEFT_TRY(linear_bwd_input(m, k, m->C, m->V, m->logits, w, NULL, row(m, df, i)));
     }
     if (back) WEFT_TRY(final_norm_bwd(m, n, x));
     double sum = 0;
@@ -89,7 +84,7 @@ weft_status head_loss(weft_model *m, int64_t n, const void *x, int back, double 
 }
 
 weft_status head_logits(weft_model *m, const void *x, int64_t first, int64_t n, void *out) {
-    WEFT_TRY(final_norm(m, first + n, x));
+    WEFT_TRY(norm_fwd(m, &m->final_norm, first + n, x, m->final, m->final_mean, m->final_rstd));
     return linear_fwd(m, n, m->C, m->V, row(m, m->final, first), weight_at(m, m->table, m->head_w),
                       &(linear_fwd_opts){0}, out);
 }

@@ -1,6 +1,7 @@
 /* What the files of the model room share. Shapes: N tokens of the micro-batch, C hidden, Q = (heads + 2
  * kv_heads) * head_dim, A = heads * head_dim, F inner width of the MLP (U = F for GPT-2, 2F for Llama:
- * gate|up), V padded vocab. */
+ * gate|up), V padded vocab. With tensor parallelism these are the rank's own heads, inner channels and vocabulary rows,
+ * and R of the N tokens are its own in what is done token by token; else R = N. */
 #ifndef WEFT_RUNTIME_MODEL_INTERNAL_H
 #define WEFT_RUNTIME_MODEL_INTERNAL_H
 
@@ -9,23 +10,29 @@
 
 /* What one layer's forward leaves for its backward. */
 typedef struct layer_acts {
-    void *x;              /* [N,C] residual stream entering the layer: kept also when recomputing */
-    void *n1;             /* [N,C] */
+    void *x;              /* [R,C] residual stream entering the layer: kept also when recomputing */
+    void *n1;             /* [R,C] */
     void *qkv;            /* [N,Q] after rope */
     void *att;            /* [N,A] */
-    void *x1;             /* [N,C] residual stream after attention */
-    void *n2;             /* [N,C] */
+    void *x1;             /* [R,C] residual stream after attention */
+    void *n2;             /* [R,C] */
     void *up;             /* [N,U] pre-activation */
     void *h;              /* [N,F] */
-    float *mean1, *rstd1; /* [N] */
-    float *mean2, *rstd2; /* [N] */
+    float *mean1, *rstd1; /* [R] */
+    float *mean2, *rstd2; /* [R] */
     float *lse;           /* [B,heads,T] */
 } layer_acts;
+
+/* A norm's unit, and the offsets of its gain and bias in it. */
+typedef struct norm_params {
+    size_t unit, w, b;
+} norm_params;
 
 /* Unit of one layer, and the offsets of its tensors in it; SIZE_MAX: there is none. */
 typedef struct layer_params {
     size_t unit;
-    size_t norm1_w, norm1_b, qkv_w, qkv_b, o_w, o_b, norm2_w, norm2_b, up_w, up_b, down_w, down_b;
+    norm_params norm1, norm2;
+    size_t qkv_w, qkv_b, o_w, o_b, up_w, up_b, down_w, down_b;
 } layer_params;
 
 #define NO_PARAM SIZE_MAX
@@ -36,7 +43,7 @@ typedef struct slot {
     int32_t *start;      /* [N] */
     const int32_t *docs; /* start, or NULL if every row is one document */
     layer_acts *acts;    /* one per local layer; with recomputation only .x differs */
-    void **exit;         /* [chunks]: [N,C] residual stream behind the last layer of each */
+    void **exit;         /* [chunks]: [R,C] residual stream behind the last layer of each */
 } slot;
 
 /* A run of layers; those of all chunks are numbered through on this rank. */
@@ -44,6 +51,19 @@ typedef struct layer_run {
     int64_t first, end; /* local numbers */
     int embeds, heads;
 } layer_run;
+
+/* Tensor parallelism: tensor.c. */
+typedef struct tensor_parallel {
+    int size, at; /* size 1: none, and nothing of the rest */
+    int64_t rows; /* R */
+    weft_group *group;
+    void *all;    /* [N,C] */
+    float *stats; /* [size][2][tokens]: lse and target's logit, on ranks with the head */
+    int64_t tokens;
+    float *whole;           /* gradient of something that all ranks hold whole, this rank's part of the sum */
+    size_t norm, positions; /* its elements for a norm, and for the table of positions (0: none here) */
+    weft_bulk *gather, *sum, *gather_stats, *sum_norm, *sum_positions;
+} tensor_parallel;
 
 /* Where a unit is at the moment. */
 typedef struct unit_view {
@@ -63,15 +83,18 @@ struct weft_model {
     weft_exec *x;
     size_t elem;                 /* bytes of t */
     int64_t N, C, Q, A, F, U, V; /* N: capacity of the activations */
+    int64_t heads, kv_heads;     /* here */
     int64_t tokens;              /* tokens of the logits chunk */
+    tensor_parallel tp;
 
     layer_run *chunk;
     int chunks, slots;
     int64_t layers; /* held here */
     layer_params *layer;
-    unit_view *view;           /* of each unit */
-    size_t embed, head, table; /* units; nunits: not held. table: of the head's matrix */
-    size_t embed_tok, embed_pos, final_w, final_b, head_w; /* offsets in embed, embed, head, head, table */
+    unit_view *view;                     /* of each unit */
+    size_t embed, head, table;           /* units; nunits: not held. table: of the head's matrix */
+    size_t embed_tok, embed_pos, head_w; /* offsets in embed, embed, table */
+    norm_params final_norm;
 
     float *masters, *grads; /* grads: of the pass under way */
     void *weights;
@@ -79,12 +102,12 @@ struct weft_model {
     slot *slot, *s; /* s: of the pass under way */
     int64_t fresh;  /* the layer whose activations are the last that were made, and its slot; -1: none */
     const slot *fresh_slot;
-    void *final; /* [N,C] final_norm of the last residual stream */
+    void *final; /* [R,C] final_norm of the last residual stream */
     float *final_mean, *final_rstd;
     float *loss_lse, *loss_target; /* [N] */
     void *logits;                  /* [tokens,V] */
     void *dx, *dx1, *dn, *dwide,
-        *datt;    /* [N,C] [N,C] [N,C] [N,max(U,Q)] [N,A]: gradients on their way down */
+        *datt;    /* [R,C] [R,C] [R,C] [N,max(U,Q)] [N,A]: gradients on their way down */
     size_t begin; /* where the plan begins in the arena */
     double times[WEFT_TIME_KINDS], passes[2];
 };
@@ -140,11 +163,43 @@ weft_status linear_bwd_input(weft_model *m, int64_t n, int64_t in, int64_t out, 
 weft_status linear_bwd_weight(weft_model *m, int64_t n, int64_t in, int64_t out, const void *dy,
                               const void *x, float *dw, float *db);
 
+/* norm.c: y = norm(x) over rows of C, and back: dx = residual + gradient at x; the residual may be dx. */
+weft_status norm_fwd(weft_model *m, const norm_params *p, int64_t rows, const void *x, void *y, float *mean,
+                     float *rstd);
+weft_status norm_bwd(weft_model *m, const norm_params *p, int64_t rows, const void *dy, const void *x,
+                     const float *mean, const float *rstd, const void *residual, void *dx);
+
+/* tensor.c: without tensor parallelism all of it is nothing, or what its name says. Collective over the tp group. */
+/* CONFIG: tokens that cannot be shared so. */
+weft_status tp_plan(weft_model *m);
+weft_status tp_connect(weft_model *m, weft_group *g);
+/* The own rows among n tokens. */
+static inline int64_t rows_of(const weft_model *m, int64_t n) {
+    return n / m->tp.size;
+}
+/* *all: the rows [N,C] of all ranks, of which `own` [R,C] are this one's; valid until the next of these calls. */
+weft_status gather_rows(weft_model *m, void *own, void **all);
+/* Where this rank's share of the sum [N,C] over ranks goes; then own [R,C] = own rows of that sum (+ residual). */
+void *partial_rows(const weft_model *m, void *own);
+weft_status sum_rows(weft_model *m, const void *residual, void *own);
+/* Y[R,C] = own rows of the sum over ranks of X[n,in] W[C,in]^T, + bias + residual (NULL: none), and its counterpart
+ * dX[R,C] of dY[n,out] W[out,C]. */
+weft_status linear_fwd_sum(weft_model *m, int64_t n, int64_t in, const void *x, const void *w,
+                           const void *bias, const void *residual, void *y);
+weft_status linear_bwd_sum(weft_model *m, int64_t n, int64_t out, const void *dy, const void *w, void *dx);
+/* The gradient (n elements; NULL: there is none) of something that all ranks hold whole, each from its rows or tokens: it
+ * is added to *to, then `done` brings it together. */
+weft_status whole_grad(weft_model *m, float *grad, size_t n, float **to);
+weft_status whole_grad_done(weft_model *m, float *grad, size_t n);
+/* loss_stats over the whole vocabulary; m->logits are the rank's columns. */
+weft_status vocab_stats(weft_model *m, const weft_loss_desc *d, const void *h, const void *w,
+                        const int32_t *target, float *lse, float *z_target);
+
 /* attention.c: att = attention of qkv (after rope, in place), and back: dqkv from datt. */
 weft_status attention_fwd(weft_model *m, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache);
 weft_status attention_bwd(weft_model *m, layer_acts *a, int64_t batch, int64_t tokens, void *dqkv);
 
-/* mlp.c: y = residual + mlp(n2) over n tokens of local layer l, and back: dn from m->dx. */
+/* mlp.c: y = x1 + mlp(n2) over n tokens of local layer l, and back: dn from m->dx. */
 weft_status mlp_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t n, void *y);
 weft_status mlp_bwd(weft_model *m, int64_t l, layer_acts *a, int64_t n);
 
@@ -154,13 +209,11 @@ weft_status block_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, in
 /* In: m->dx = gradient at the layer's output. Out: m->dx = gradient at its input. */
 weft_status block_bwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, int64_t tokens);
 
-weft_norm_desc norm_desc(const weft_model *m, int64_t rows);
-
-/* head.c: final norm of x [n,C], logits by chunks, loss; with `back` also m->dx = gradient at x. */
+/* head.c: final norm of x (own rows of n tokens), logits by chunks, loss; with `back` also m->dx = gradient at x. */
 weft_status head_loss(weft_model *m, int64_t n, const void *x, int back, double *loss, int64_t *count);
 weft_status head_logits(weft_model *m, const void *x, int64_t first, int64_t n, void *out);
 
-/* Embedding of n tokens s->ids at s->pos into y [n,C], and the gradient of the tables from m->dx. */
+/* Embedding of n tokens s->ids at s->pos into y (own rows), and the gradient of the tables from m->dx. */
 weft_status embed_fwd(weft_model *m, int64_t n, void *y);
 weft_status embed_bwd(weft_model *m, int64_t n);
 

@@ -8,7 +8,7 @@
 #include "runtime/model/internal.h"
 
 const char *const weft_time_names[WEFT_TIME_KINDS] = {"gemm",      "attention", "norm", "activation",
-                                                      "embedding", "loss",      "copy"};
+                                                      "embedding", "loss",      "copy", "communication"};
 
 /* --- description and offsets
  * -------------------------------------------------------------------------------------- */
@@ -55,14 +55,12 @@ static layer_params find_layer(const weft_model *m, size_t u) {
     const char *up =
         m->d.family == WEFT_LLAMA ? "mlp.gate.weight" : "mlp.up.weight"; /* gate|up begins with gate */
     return (layer_params){.unit = u,
-                          .norm1_w = layer_offset(m, u, "norm1.weight"),
-                          .norm1_b = layer_offset(m, u, "norm1.bias"),
+                          .norm1 = {u, layer_offset(m, u, "norm1.weight"), layer_offset(m, u, "norm1.bias")},
+                          .norm2 = {u, layer_offset(m, u, "norm2.weight"), layer_offset(m, u, "norm2.bias")},
                           .qkv_w = layer_offset(m, u, "attn.q.weight"),
                           .qkv_b = layer_offset(m, u, "attn.q.bias"),
                           .o_w = layer_offset(m, u, "attn.o.weight"),
                           .o_b = layer_offset(m, u, "attn.o.bias"),
-                          .norm2_w = layer_offset(m, u, "norm2.weight"),
-                          .norm2_b = layer_offset(m, u, "norm2.bias"),
                           .up_w = layer_offset(m, u, up),
                           .up_b = layer_offset(m, u, "mlp.up.bias"),
                           .down_w = layer_offset(m, u, "mlp.down.weight"),
@@ -84,8 +82,8 @@ static void find_params(weft_model *m) {
                                       : weft_params_unit(p, WEFT_UNIT_TABLE, 0);
     m->embed_tok = offset_of(m, m->embed, "embed.tok.weight");
     m->embed_pos = offset_of(m, m->embed, "embed.pos.weight");
-    m->final_w = offset_of(m, m->head, "final_norm.weight");
-    m->final_b = offset_of(m, m->head, "final_norm.bias");
+    m->final_norm = (norm_params){m->head, offset_of(m, m->head, "final_norm.weight"),
+                                  offset_of(m, m->head, "final_norm.bias")};
     m->head_w = offset_of(m, m->table, m->d.tied ? "embed.tok.weight" : "head.weight");
 }
 
@@ -119,24 +117,24 @@ static weft_status number_layers(weft_model *m) {
 typedef void (*visitor)(void *arg, const char *part, size_t bytes, void **p);
 
 static void visit_cheap(const weft_model *m, layer_acts *a, visitor visit, void *arg) {
-    const size_t n = (size_t)m->N * m->elem;
-    visit(arg, "activations", n * (size_t)m->C, &a->n1);
-    visit(arg, "activations", n * (size_t)m->C, &a->n2);
+    const size_t n = (size_t)m->N * m->elem, r = (size_t)m->tp.rows * m->elem;
+    visit(arg, "activations", r * (size_t)m->C, &a->n1);
+    visit(arg, "activations", r * (size_t)m->C, &a->n2);
     visit(arg, "activations", n * (size_t)m->F, &a->h);
 }
 
 static void visit_dear(const weft_model *m, layer_acts *a, visitor visit, void *arg) {
-    const size_t n = (size_t)m->N, e = m->elem;
+    const size_t n = (size_t)m->N, r = (size_t)m->tp.rows, e = m->elem;
     const char *part = "activations";
     visit(arg, part, n * (size_t)m->Q * e, &a->qkv);
     visit(arg, part, n * (size_t)m->A * e, &a->att);
-    visit(arg, part, n * (size_t)m->C * e, &a->x1);
+    visit(arg, part, r * (size_t)m->C * e, &a->x1);
     visit(arg, part, n * (size_t)m->U * e, &a->up);
-    visit(arg, part, n * 4, (void **)&a->mean1);
-    visit(arg, part, n * 4, (void **)&a->rstd1);
-    visit(arg, part, n * 4, (void **)&a->mean2);
-    visit(arg, part, n * 4, (void **)&a->rstd2);
-    visit(arg, part, n * (size_t)m->d.heads * 4, (void **)&a->lse);
+    visit(arg, part, r * 4, (void **)&a->mean1);
+    visit(arg, part, r * 4, (void **)&a->rstd1);
+    visit(arg, part, r * 4, (void **)&a->mean2);
+    visit(arg, part, r * 4, (void **)&a->rstd2);
+    visit(arg, part, n * (size_t)m->heads * 4, (void **)&a->lse);
 }
 
 /* What a layer may share with all others of the rank, because it is made again or not needed again. */
@@ -155,7 +153,7 @@ static void visit_layer(weft_model *m, layer_acts *a, visitor visit, void *arg) 
 }
 
 static void visit_slot(weft_model *m, slot *s, visitor visit, void *arg) {
-    const size_t n = (size_t)m->N, c = (size_t)m->C, e = m->elem;
+    const size_t n = (size_t)m->N, row = (size_t)m->C * m->elem, r = (size_t)m->tp.rows * row;
     visit(arg, "workspace", n * 4, (void **)&s->pos);
     visit(arg, "workspace", n * 4, (void **)&s->ids);
     visit(arg, "workspace", n * 4, (void **)&s->targets);
@@ -165,10 +163,10 @@ static void visit_slot(weft_model *m, slot *s, visitor visit, void *arg) {
         if (l > 1 && !m->o.training)
             a->x = s->acts[l & 1].x; /* inference: two streams take turns */
         else
-            visit(arg, "activations", n * c * e, &a->x);
+            visit(arg, "activations", r, &a->x);
         visit_layer(m, a, visit, arg);
     }
-    for (int i = 0; i < m->chunks; i++) visit(arg, "activations", n * c * e, &s->exit[i]);
+    for (int i = 0; i < m->chunks; i++) visit(arg, "activations", r, &s->exit[i]);
 }
 
 static void visit_weights(weft_model *m, visitor visit, void *arg) {
@@ -181,27 +179,39 @@ static void visit_weights(weft_model *m, visitor visit, void *arg) {
 }
 
 static void visit_head(weft_model *m, visitor visit, void *arg) {
-    const size_t n = (size_t)m->N;
+    const size_t n = (size_t)m->N, r = (size_t)m->tp.rows;
     if (m->head == m->params.nunits) return;
-    visit(arg, "activations", n * (size_t)m->C * m->elem, &m->final);
-    visit(arg, "activations", n * 4, (void **)&m->final_mean);
-    visit(arg, "activations", n * 4, (void **)&m->final_rstd);
+    visit(arg, "activations", r * (size_t)m->C * m->elem, &m->final);
+    visit(arg, "activations", r * 4, (void **)&m->final_mean);
+    visit(arg, "activations", r * 4, (void **)&m->final_rstd);
     visit(arg, "activations", n * 4, (void **)&m->loss_lse);
     visit(arg, "activations", n * 4, (void **)&m->loss_target);
     visit(arg, "logits", (size_t)m->tokens * (size_t)m->V * m->elem, &m->logits);
 }
 
+static void visit_tensor(weft_model *m, visitor visit, void *arg) {
+    tensor_parallel *tp = &m->tp;
+    if (tp->size == 1) return;
+    visit(arg, "workspace", (size_t)(m->N * m->C) * m->elem, &tp->all);
+    if (m->head < m->params.nunits)
+        visit(arg, "workspace", (size_t)(tp->size * 2 * tp->tokens) * 4, (void **)&tp->stats);
+    if (!m->o.training) return;
+    const size_t whole = tp->norm > tp->positions ? tp->norm : tp->positions;
+    visit(arg, "workspace", whole * 4, (void **)&tp->whole);
+}
+
 static void visit_buffers(weft_model *m, visitor visit, void *arg) {
-    const size_t n = (size_t)m->N, e = m->elem, c = (size_t)m->C;
+    const size_t n = (size_t)m->N, e = m->elem, row = (size_t)m->C * e, r = (size_t)m->tp.rows * row;
     visit_weights(m, visit, arg);
     visit(arg, "workspace", (size_t)m->d.context * (size_t)m->d.head_dim * 4, (void **)&m->cos_sin);
     for (int i = 0; i < m->slots; i++) visit_slot(m, &m->slot[i], visit, arg);
     visit_head(m, visit, arg);
+    visit_tensor(m, visit, arg);
     if (!m->o.training) return;
     size_t wide = (size_t)(m->U > m->Q ? m->U : m->Q);
-    visit(arg, "workspace", n * c * e, &m->dx);
-    visit(arg, "workspace", n * c * e, &m->dx1);
-    visit(arg, "workspace", n * c * e, &m->dn);
+    visit(arg, "workspace", r, &m->dx);
+    visit(arg, "workspace", r, &m->dx1);
+    visit(arg, "workspace", r, &m->dn);
     visit(arg, "workspace", n * wide * e, &m->dwide);
     visit(arg, "workspace", n * (size_t)m->A * e, &m->datt);
 }
@@ -222,6 +232,25 @@ static void bind(void *arg, const char *part, size_t bytes, void **p) {
     *p = b->base + weft_arena_reserve(&b->plan, part, bytes);
 }
 
+/* What the rank has of each width, and how many tokens' logits fit. */
+static void take_widths(weft_model *m) {
+    const weft_model_desc *d = &m->d;
+    const int64_t tp = m->tp.size;
+    m->heads = d->heads / tp;
+    m->kv_heads = d->kv_heads / tp;
+    m->A = m->heads * d->head_dim;
+    m->Q = (m->heads + 2 * m->kv_heads) * d->head_dim;
+    m->F = d->ffn / tp;
+    m->U = d->family == WEFT_LLAMA ? 2 * m->F : m->F;
+    m->V = d->vocab_padded / tp;
+    size_t bound = m->o.logits_bytes ? m->o.logits_bytes : (size_t)64 << 20;
+    int64_t most = (int64_t)(bound / ((size_t)m->V * m->elem));
+    m->tokens = most < 64 ? 64 : most / 64 * 64;
+    if (m->tokens > m->N) m->tokens = m->N;
+    m->tp.tokens =
+        (m->tokens + 7) / 8 * 8; /* a rank's part of the gathered ones is a multiple of 16 values */
+}
+
 weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o, weft_backend *b,
                               weft_arena *arena, weft_model **out) {
     *out = NULL;
@@ -235,17 +264,10 @@ weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o
     m->elem = weft_dtype_size(o->t);
     m->N = o->batch * o->context;
     m->C = d->hidden;
-    m->A = d->heads * d->head_dim;
-    m->Q = (d->heads + 2 * d->kv_heads) * d->head_dim;
-    m->F = d->ffn;
-    m->U = d->family == WEFT_LLAMA ? 2 * d->ffn : d->ffn;
-    m->V = d->vocab_padded;
-    size_t bound = o->logits_bytes ? o->logits_bytes : (size_t)64 << 20;
-    int64_t most = (int64_t)(bound / ((size_t)m->V * m->elem));
-    m->tokens = most < 64 ? 64 : most / 64 * 64;
-    if (m->tokens > m->N) m->tokens = m->N;
     m->fresh = -1;
     weft_status s = weft_params_create(d, &o->part, &m->params);
+    if (s >= 0) s = tp_plan(m);
+    if (s >= 0) take_widths(m);
     if (s >= 0) s = number_layers(m);
     if (s >= 0 && !(m->view = weft_calloc(m->params.nunits, sizeof *m->view))) s = WEFT_ERR_NOMEM;
     if (s < 0) {
@@ -305,6 +327,10 @@ weft_status weft_model_bind(weft_model *m, const weft_arena *arena, weft_exec *x
     return WEFT_OK;
 }
 
+weft_status weft_model_connect(weft_model *m, const weft_mesh *mesh) {
+    return tp_connect(m, mesh->axis[WEFT_AXIS_TP]);
+}
+
 static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
 }
@@ -337,8 +363,8 @@ size_t weft_model_scratch(const weft_model *m, int threads) {
     }
     weft_attn_desc a = {.size = sizeof a,
                         .batch = (int32_t)m->o.batch,
-                        .hq = (int32_t)m->d.heads,
-                        .hkv = (int32_t)m->d.kv_heads,
+                        .hq = (int32_t)m->heads,
+                        .hkv = (int32_t)m->kv_heads,
                         .hd = (int32_t)m->d.head_dim,
                         .tq = m->o.context,
                         .tk = m->d.context,
@@ -368,6 +394,7 @@ size_t weft_model_scratch(const weft_model *m, int threads) {
                         .vocab = m->d.vocab,
                         .vocab_padded = m->V,
                         .t = m->o.t};
+    if (l.vocab > l.vocab_padded) l.vocab = l.vocab_padded;
     most = larger(most, weft_op_scratch(m->backend, WEFT_OP_LOSS, &l, threads));
     size_t elements = m->params.elements;
     return larger(most, weft_op_scratch(m->backend, WEFT_OP_SUMSQ, &elements, threads));
@@ -402,10 +429,12 @@ weft_status weft_model_refresh(weft_model *m) {
 }
 
 double weft_model_flops(const weft_model *m) {
-    double n = (double)m->N, c = (double)m->C;
-    double linear = (double)m->d.layers * c * (double)(m->Q + m->A + m->U + m->F) + c * (double)m->d.vocab;
-    double attention =
-        (double)m->d.layers * 2.0 * (double)m->A * (double)m->o.context / 2.0; /* QK^T and PV, causal */
+    const weft_model_desc *d = &m->d;
+    const double n = (double)m->N, c = (double)m->C, layers = (double)d->layers;
+    const double att = (double)(d->heads * d->head_dim), kv = (double)(d->kv_heads * d->head_dim);
+    const double mlp = (double)d->ffn * (d->family == WEFT_LLAMA ? 3 : 2);
+    double linear = layers * c * (2 * att + 2 * kv + mlp) + c * (double)d->vocab;
+    double attention = layers * 2.0 * att * (double)m->o.context / 2.0; /* QK^T and PV, causal */
     return 3.0 * 2.0 * n * (linear + attention);
 }
 

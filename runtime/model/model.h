@@ -10,6 +10,7 @@
 
 #include "base/mem.h"
 #include "kernels/kernels.h"
+#include "runtime/layout/mesh.h"
 #include "runtime/model/params.h"
 
 typedef struct weft_model weft_model;
@@ -58,6 +59,7 @@ enum {
     WEFT_TIME_EMBED,
     WEFT_TIME_LOSS,
     WEFT_TIME_COPY,
+    WEFT_TIME_COMM, /* of activations */
     WEFT_TIME_KINDS
 };
 extern const char *const weft_time_names[WEFT_TIME_KINDS];
@@ -70,6 +72,9 @@ weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o
 size_t weft_model_scratch(const weft_model *m, int threads);
 /* After the arena is committed. The exec is borrowed and must outlive the model. */
 weft_status weft_model_bind(weft_model *m, const weft_arena *arena, weft_exec *x);
+/* For a model of several ranks: plans what they say to each other in a pass. Collective over the groups of the mesh, after
+ * bind and before weft_commit. ARG: groups that are not those of opts.part. */
+weft_status weft_model_connect(weft_model *m, const weft_mesh *mesh);
 void weft_model_destroy(weft_model *m);
 
 const weft_model_desc *weft_model_desc_of(const weft_model *m);
@@ -106,7 +111,8 @@ void weft_model_use(weft_model *m, const weft_store *s);
 
 /* The same in pieces, for pipelines. A chunk's forward pass reads weft_model_entry (the first chunk of the model: the
  * tokens of `in`) and leaves weft_model_exit; its backward pass turns weft_model_gradient, the gradient at its exit (the
- * last chunk of the model: the loss), into that at its entry. Both are [tokens of the micro-batch, hidden] in t.
+ * last chunk of the model: the loss), into that at its entry. Both are [tokens of the micro-batch, hidden] in t; with
+ * tensor parallelism, the rank's share of the tokens.
  * Between the two the slot belongs to the micro-batch; `in` is kept in it by the forward pass of any chunk. *loss and
  * *count are set by the last chunk's backward pass (0 elsewhere). */
 weft_status weft_model_forward(weft_model *m, int slot, int chunk, const weft_model_input *in);

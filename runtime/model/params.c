@@ -11,11 +11,10 @@
 #include "base/rng.h"
 #include "io/exchange/hf.h"
 
-#define BUCKETS     32
-#define BUCKET_MIN  ((size_t)256 << 10)
-#define BUCKET_MAX  ((size_t)25 << 20)
-#define GROUP_ALIGN 64 /* elements: 64-byte lines in bf16 and fp32 */
-#define TABLE       "embed.tok.weight"
+#define BUCKETS    32
+#define BUCKET_MIN ((size_t)256 << 10)
+#define BUCKET_MAX ((size_t)25 << 20)
+#define TABLE      "embed.tok.weight"
 
 static int ends_with(const char *s, const char *end) {
     size_t a = strlen(s), b = strlen(end);
@@ -60,6 +59,10 @@ static int holds(const weft_holding *h, weft_unit_role role, int64_t layer) {
     return 0;
 }
 
+int weft_params_cuts(const weft_model_desc *m, int tp) {
+    return m->heads % tp == 0 && m->kv_heads % tp == 0 && m->ffn % tp == 0 && m->vocab_padded % tp == 0;
+}
+
 static weft_status check_cut(const weft_model_desc *m, int tp) {
     static const char *const what[] = {"heads", "kv_heads", "ffn", "padded vocabulary"};
     const int64_t n[] = {m->heads, m->kv_heads, m->ffn, m->vocab_padded};
@@ -67,7 +70,7 @@ static weft_status check_cut(const weft_model_desc *m, int tp) {
     for (size_t i = 0; i < sizeof n / sizeof *n; i++) {
         if (n[i] % tp == 0) continue;
         int less = tp - 1;
-        while (m->heads % less || m->kv_heads % less || m->ffn % less || m->vocab_padded % less) less--;
+        while (!weft_params_cuts(m, less)) less--;
         return weft_fail(
             WEFT_ERR_CONFIG,
             "layout.tp is %d, but the model's %s (%lld) cannot be shared so; the nearest that works is %d",
@@ -96,7 +99,7 @@ static void cut(const weft_model_desc *m, const weft_holding *h, weft_param *q) 
 
 /* Appends the tensor to the open unit, in which elements up to *at are taken. */
 static void place(weft_params *p, const weft_param *q, size_t *at) {
-    if (!continues_group(q->name)) *at = weft_align_up(*at, GROUP_ALIGN);
+    if (!continues_group(q->name)) *at = weft_align_up(*at, WEFT_PARAM_ALIGN);
     p->item[p->n] = *q;
     p->item[p->n++].offset = *at;
     *at += q->padded;

@@ -13,7 +13,8 @@
 #include "base/box.h"
 #include "io/exchange/model_desc.h"
 
-#define WEFT_UNIT_BLOCK 16384 /* elements */
+#define WEFT_UNIT_BLOCK  16384 /* elements */
+#define WEFT_PARAM_ALIGN 64    /* elements: 64-byte lines in bf16 and fp32 */
 
 typedef struct weft_param {
     char name[64];    /* canonical, e.g. "layers.07.attn.q.weight" */
@@ -74,6 +75,8 @@ typedef struct weft_holding {
  * (heads, ffn or vocabulary that tp does not divide). */
 weft_status weft_params_create(const weft_model_desc *m, const weft_holding *h, weft_params *p);
 void weft_params_destroy(weft_params *p);
+/* Can tp ranks share the matrices of m? */
+int weft_params_cuts(const weft_model_desc *m, int tp);
 /* The unit, or nunits: not held. layer: of a LAYER. */
 size_t weft_params_unit(const weft_params *p, weft_unit_role role, int64_t layer);
 /* NULL: no such tensor. */

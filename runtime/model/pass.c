@@ -161,7 +161,7 @@ void *weft_model_gradient(weft_model *m) {
     return m->dx;
 }
 size_t weft_model_boundary(const weft_model *m) {
-    return (size_t)(m->N * m->C);
+    return (size_t)(m->tp.rows * m->C);
 }
 
 /* --- the whole model ----------------------------------------------------------------------------------------------- */
@@ -196,6 +196,9 @@ weft_status weft_model_eval(weft_model *m, const weft_model_input *in, double *l
 }
 
 weft_status weft_model_logits(weft_model *m, const int32_t *ids, void *out) {
+    if (!model_is_whole(m))
+        return weft_fail(WEFT_ERR_UNSUPPORTED,
+                         "this rank holds a part of the model only: it cannot give logits");
     slot *s = m->s = &m->slot[0];
     s->docs = NULL;
     for (int64_t i = 0; i < m->N; i++) {

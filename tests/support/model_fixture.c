@@ -32,6 +32,7 @@ void fixture_open(fixture *f, const weft_model_desc *d, const fixture_opts *o) {
                                 .context = o->context,
                                 .recompute = o->recompute,
                                 .training = !o->inference,
+                                .part = o->part,
                                 .logits_bytes = o->logits_bytes};
     must(weft_backend_open(o->backend, NULL, &f->backend), o->backend);
     must(weft_model_create(d, &f->opts, f->backend, &f->memory, &f->model), "model");
@@ -52,6 +53,13 @@ void fixture_close(fixture *f) {
     weft_backend_close(f->backend);
 }
 
+uint64_t fixture_index(const weft_param *q, size_t k) {
+    const size_t columns = q->ndim == 2 ? (size_t)q->box.ext[1] : 1;
+    const int64_t row = (int64_t)(k / columns) + q->box.off[0];
+    if (q->ndim == 1) return (uint64_t)row;
+    return (uint64_t)(row * q->shape[1] + (int64_t)(k % columns) + q->box.off[1]);
+}
+
 void fixture_randomise(fixture *f, uint64_t seed, double std) {
     const weft_params *p = weft_model_params(f->model);
     float *w = weft_model_masters(f->model);
@@ -60,7 +68,8 @@ void fixture_randomise(fixture *f, uint64_t seed, double std) {
         size_t len = strlen(q->name);
         double mean = q->ndim == 1 && !strcmp(q->name + len - 7, ".weight") ? 1 : 0;
         for (size_t k = 0; k < q->n; k++)
-            w[q->offset + k] = (float)(mean + std * weft_rng_normal(seed, weft_rng_stream(q->name), k));
+            w[q->offset + k] =
+                (float)(mean + std * weft_rng_normal(seed, weft_rng_stream(q->name), fixture_index(q, k)));
     }
     must(weft_model_refresh(f->model), "refresh");
 }

@@ -23,12 +23,15 @@ typedef struct fixture_opts {
     weft_recompute recompute;
     size_t logits_bytes;
     int inference;
+    weft_holding part;
 } fixture_opts;
 
 /* Opens a model of this description with zero weights; aborts the test on failure. */
 void fixture_open(fixture *f, const weft_model_desc *d, const fixture_opts *o);
 void fixture_close(fixture *f);
-/* Random weights: normal(0, std), norm gains around 1. */
+/* Where element k of what is held of a tensor stands in the whole. */
+uint64_t fixture_index(const weft_param *q, size_t k);
+/* Random weights: normal(0, std), norm gains around 1; a part of a model gets the whole one's values. */
 void fixture_randomise(fixture *f, uint64_t seed, double std);
 /* Tiny descriptions with awkward sizes. */
 weft_model_desc fixture_gpt2(void);
