@@ -18,7 +18,7 @@ static int64_t round_up(int64_t n, int64_t a) {
 /* Pass k of one direction, counted over all micro-batches and chunks of a stage, those left out included. */
 static weft_pipeline_action pass(const weft_pipeline *p, int64_t k, int backward) {
     const int64_t group = (int64_t)p->stages * p->chunks;
-    weft_pipeline_action a = {.backward = backward};
+    weft_pipeline_action a = {.backward = (int16_t)backward};
     if (p->chunks == 1) {
         a.micro = (int32_t)k;
         return a;
@@ -51,8 +51,7 @@ static void fill(weft_pipeline *p, int training) {
     for (int64_t k = passes - first; training && k < passes; k++) add(p, pass(p, k, 1));
 }
 
-/* Counts what is in flight, then deals out the slots. */
-static void place(weft_pipeline *p, int training) {
+static void count_slots(weft_pipeline *p, int training) {
     int flying[WEFT_CHUNKS_MOST] = {0};
     for (int c = 0; c < p->chunks; c++) p->slots[c] = 1;
     for (size_t i = 0; training && i < p->n; i++) {
@@ -60,8 +59,6 @@ static void place(weft_pipeline *p, int training) {
         flying[a->chunk] += a->backward ? -1 : 1;
         if (flying[a->chunk] > p->slots[a->chunk]) p->slots[a->chunk] = flying[a->chunk];
     }
-    for (size_t i = 0; i < p->n; i++)
-        p->action[i].slot = (int16_t)(p->action[i].micro % p->slots[p->action[i].chunk]);
 }
 
 weft_status weft_pipeline_create(int stages, int stage, int chunks, int64_t micros, int training,
@@ -79,7 +76,7 @@ weft_status weft_pipeline_create(int stages, int stage, int chunks, int64_t micr
     p->action = weft_calloc((size_t)micros * (size_t)chunks * (training ? 2 : 1), sizeof *p->action);
     if (!p->action) return WEFT_ERR_NOMEM;
     fill(p, training);
-    place(p, training);
+    count_slots(p, training);
     return WEFT_OK;
 }
 

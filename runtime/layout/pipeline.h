@@ -6,7 +6,7 @@
  * to fill the pipeline, then one forward and one backward in turn, then the backward passes that are left.
  *
  * Forward and backward passes of a chunk run over the micro-batches in ascending order, so those in flight are a run of
- * consecutive ones and micro-batch i has its activations in slot i % slots[chunk].
+ * consecutive ones and micro-batch i may have its activations in slot i % slots[chunk].
  *
  * Interleaving takes micro-batches in groups of p. A number that p does not divide is scheduled as the next multiple, and
  * the passes of those that do not exist are left out: what is legal stays so, but the last group has a longer bubble. */
@@ -22,9 +22,8 @@
 #define WEFT_STAGES_MOST 256
 
 typedef struct weft_pipeline_action {
-    int32_t micro; /* from 0, of those of this pipeline */
-    int16_t chunk, slot;
-    int32_t backward; /* 0: forward */
+    int32_t micro;           /* from 0, of those of this pipeline */
+    int16_t chunk, backward; /* backward 0: forward */
 } weft_pipeline_action;
 
 typedef struct weft_pipeline {
@@ -35,7 +34,7 @@ typedef struct weft_pipeline {
     weft_pipeline_action *action; /* [n] */
 } weft_pipeline;
 
-/* The actions of `stage` for `micros` micro-batches; training = 0: forward passes only, in slot 0. CONFIG: no such
+/* The actions of `stage` for `micros` micro-batches; training = 0: forward passes only. CONFIG: no such
  * pipeline; NOMEM. On an error p is empty. */
 weft_status weft_pipeline_create(int stages, int stage, int chunks, int64_t micros, int training,
                                  weft_pipeline *p);

@@ -78,8 +78,8 @@ static weft_status feed_piece(weft_decoder *d, const int32_t *ids, int64_t n) {
     for (int64_t l = 0; l < m->layers; l++) {
         d->cache[l].position = d->position;
         WEFT_TRY(unit_open(m, m->layer[l].unit, WEFT_FORWARD));
-        WEFT_TRY(block_fwd(m, l, &s->acts[l], 1, n, &d->cache[l],
-                           l + 1 < m->layers ? s->acts[l + 1].x : s->exit[0]));
+        WEFT_TRY(
+            block_fwd(m, l, &s->acts[l], 1, n, &d->cache[l], l + 1 < m->layers ? s->acts[l + 1].x : s->exit));
         WEFT_TRY(unit_close(m, m->layer[l].unit, WEFT_FORWARD));
     }
     d->position += n;
@@ -98,7 +98,7 @@ weft_status weft_decoder_feed(weft_decoder *d, const int32_t *ids, int64_t n, co
         WEFT_TRY(feed_piece(d, ids + i, k));
     }
     WEFT_TRY(head_open(m, WEFT_FORWARD));
-    WEFT_TRY(head_logits(m, m->slot[0].exit[0], k - 1, 1, d->last));
+    WEFT_TRY(head_logits(m, m->slot[0].exit, k - 1, 1, d->last));
     WEFT_TRY(head_close(m, WEFT_FORWARD));
     WEFT_TRY(m->ops->cast(m->x, m->o.t, WEFT_F32, (size_t)m->V, d->last, d->logits));
     *logits = d->logits;

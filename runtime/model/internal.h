@@ -37,19 +37,21 @@ typedef struct layer_params {
 
 #define NO_PARAM SIZE_MAX
 
-/* What a micro-batch holds between its forward and its backward pass. */
+/* What a micro-batch holds between its forward and its backward pass: micro-batch i the tokens of slot i % slots of the
+ * model, and of a chunk the activations of slot i % slots of the chunk. */
 typedef struct slot {
     int32_t *pos, *ids, *targets;
     int32_t *start;      /* [N] */
     const int32_t *docs; /* start, or NULL if every row is one document */
-    layer_acts *acts;    /* one per local layer; with recomputation only .x differs */
-    void **exit;         /* [chunks]: [R,C] residual stream behind the last layer of each */
+    layer_acts *
+        acts; /* one per local layer; with recomputation only .x differs. Only of chunks with so many slots */
+    void *exit; /* [R,C] residual stream behind the last layer of the model, if that is here */
 } slot;
 
 /* A run of layers; those of all chunks are numbered through on this rank. */
 typedef struct layer_run {
     int64_t first, end; /* local numbers */
-    int embeds, heads;
+    int embeds, heads, slots;
 } layer_run;
 
 /* Tensor parallelism: tensor.c. */
@@ -102,7 +104,8 @@ struct weft_model {
     slot *slot, *s; /* s: of the pass under way */
     int64_t fresh;  /* the layer whose activations are the last that were made, and its slot; -1: none */
     const slot *fresh_slot;
-    void *final; /* [R,C] final_norm of the last residual stream */
+    void *passing; /* [R,C] residual stream behind a chunk, on its way to the next */
+    void *final;   /* [R,C] final_norm of the last residual stream */
     float *final_mean, *final_rstd;
     float *loss_lse, *loss_target; /* [N] */
     void *logits;                  /* [tokens,V] */

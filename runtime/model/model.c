@@ -92,20 +92,22 @@ static weft_status number_layers(weft_model *m) {
     const weft_chunk all = {0, m->d.layers, 1, 1};
     const weft_chunk *c = m->o.part.chunk ? m->o.part.chunk : &all;
     m->chunks = m->o.part.chunk ? m->o.part.chunks : 1;
-    m->slots = m->o.slots > 1 ? m->o.slots : 1;
+    m->slots = 1;
     m->chunk = weft_calloc((size_t)m->chunks, sizeof *m->chunk);
     if (!m->chunk) return WEFT_ERR_NOMEM;
     for (int i = 0; i < m->chunks; i++) {
-        m->chunk[i] = (layer_run){m->layers, m->layers + c[i].end - c[i].first, c[i].embeds, c[i].heads};
+        const int slots = m->o.slots ? m->o.slots[i] : 1;
+        m->chunk[i] =
+            (layer_run){m->layers, m->layers + c[i].end - c[i].first, c[i].embeds, c[i].heads, slots};
         m->layers = m->chunk[i].end;
+        if (slots > m->slots) m->slots = slots;
     }
     m->layer = weft_calloc((size_t)m->layers, sizeof *m->layer);
     m->slot = weft_calloc((size_t)m->slots, sizeof *m->slot);
     if (!m->layer || !m->slot) return WEFT_ERR_NOMEM;
     for (int i = 0; i < m->slots; i++) {
         m->slot[i].acts = weft_calloc((size_t)m->layers, sizeof *m->slot[i].acts);
-        m->slot[i].exit = weft_calloc((size_t)m->chunks, sizeof(void *));
-        if (!m->slot[i].acts || !m->slot[i].exit) return WEFT_ERR_NOMEM;
+        if (!m->slot[i].acts) return WEFT_ERR_NOMEM;
     }
     return WEFT_OK;
 }
@@ -152,21 +154,28 @@ static void visit_layer(weft_model *m, layer_acts *a, visitor visit, void *arg) 
     if (a == one || !all) visit_dear(m, a, visit, arg);
 }
 
-static void visit_slot(weft_model *m, slot *s, visitor visit, void *arg) {
-    const size_t n = (size_t)m->N, row = (size_t)m->C * m->elem, r = (size_t)m->tp.rows * row;
-    visit(arg, "workspace", n * 4, (void **)&s->pos);
-    visit(arg, "workspace", n * 4, (void **)&s->ids);
-    visit(arg, "workspace", n * 4, (void **)&s->targets);
-    visit(arg, "workspace", n * 4, (void **)&s->start);
-    for (int64_t l = 0; l < m->layers; l++) {
+static void visit_run(weft_model *m, slot *s, const layer_run *c, visitor visit, void *arg) {
+    const size_t bytes = (size_t)(m->tp.rows * m->C) * m->elem;
+    for (int64_t l = c->first; l < c->end; l++) {
         layer_acts *a = &s->acts[l];
         if (l > 1 && !m->o.training)
             a->x = s->acts[l & 1].x; /* inference: two streams take turns */
         else
-            visit(arg, "activations", r, &a->x);
+            visit(arg, "activations", bytes, &a->x);
         visit_layer(m, a, visit, arg);
     }
-    for (int i = 0; i < m->chunks; i++) visit(arg, "activations", r, &s->exit[i]);
+    if (c->heads) visit(arg, "activations", bytes, &s->exit);
+}
+
+static void visit_slot(weft_model *m, int number, visitor visit, void *arg) {
+    const size_t n = (size_t)m->N;
+    slot *s = &m->slot[number];
+    visit(arg, "workspace", n * 4, (void **)&s->pos);
+    visit(arg, "workspace", n * 4, (void **)&s->ids);
+    visit(arg, "workspace", n * 4, (void **)&s->targets);
+    visit(arg, "workspace", n * 4, (void **)&s->start);
+    for (int i = 0; i < m->chunks; i++)
+        if (number < m->chunk[i].slots) visit_run(m, s, &m->chunk[i], visit, arg);
 }
 
 static void visit_weights(weft_model *m, visitor visit, void *arg) {
@@ -204,7 +213,8 @@ static void visit_buffers(weft_model *m, visitor visit, void *arg) {
     const size_t n = (size_t)m->N, e = m->elem, row = (size_t)m->C * e, r = (size_t)m->tp.rows * row;
     visit_weights(m, visit, arg);
     visit(arg, "workspace", (size_t)m->d.context * (size_t)m->d.head_dim * 4, (void **)&m->cos_sin);
-    for (int i = 0; i < m->slots; i++) visit_slot(m, &m->slot[i], visit, arg);
+    for (int i = 0; i < m->slots; i++) visit_slot(m, i, visit, arg);
+    if (m->chunks > 1 || !m->chunk[0].heads) visit(arg, "activations", r, &m->passing);
     visit_head(m, visit, arg);
     visit_tensor(m, visit, arg);
     if (!m->o.training) return;
@@ -275,7 +285,8 @@ weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o
         return s;
     }
     find_params(m);
-    m->o.part.chunk = NULL; /* was the caller's */
+    m->o.part.chunk = NULL; /* were the caller's */
+    m->o.slots = NULL;
     m->begin = arena->bytes;
     visit_buffers(m, reserve, arena);
     *out = m;
@@ -287,7 +298,6 @@ void weft_model_destroy(weft_model *m) {
     weft_params_destroy(&m->params);
     for (int i = 0; m->slot && i < m->slots; i++) {
         free(m->slot[i].acts);
-        free(m->slot[i].exit);
     }
     free(m->slot);
     free(m->chunk);

@@ -32,8 +32,10 @@ typedef struct weft_model_opts {
     int training;        /* 0: no gradients (eval, generate) */
     size_t logits_bytes; /* bound of the logits chunk; 0: 64 MiB */
     weft_holding part;   /* what of the model this rank holds; zeros: all of it */
-    int slots;           /* micro-batches between their forward and their backward pass at a time; 0: 1 */
-    int stored;          /* 1: weights and gradients are a store's (weft_model_use), the model plans none */
+    /* [part.chunks]: micro-batches of each chunk that are between their forward and their backward pass at a time, those of
+     * later chunks no more than of earlier ones; NULL: 1. Borrowed for the call */
+    const int *slots;
+    int stored; /* 1: weights and gradients are a store's (weft_model_use), the model plans none */
 } weft_model_opts;
 
 /* Where weights and gradients are while the model works with them. Whoever shares them out to ranks moves them behind
@@ -112,19 +114,20 @@ void weft_model_use(weft_model *m, const weft_store *s);
 /* The same in pieces, for pipelines. A chunk's forward pass reads weft_model_entry (the first chunk of the model: the
  * tokens of `in`) and leaves weft_model_exit; its backward pass turns weft_model_gradient, the gradient at its exit (the
  * last chunk of the model: the loss), into that at its entry. Both are [tokens of the micro-batch, hidden] in t; with
- * tensor parallelism, the rank's share of the tokens.
- * Between the two the slot belongs to the micro-batch; `in` is kept in it by the forward pass of any chunk. *loss and
- * *count are set by the last chunk's backward pass (0 elsewhere). */
-weft_status weft_model_forward(weft_model *m, int slot, int chunk, const weft_model_input *in);
-weft_status weft_model_backward(weft_model *m, int slot, int chunk, float *grads, double *loss,
+ * tensor parallelism, the rank's share of the tokens. Micro-batches are numbered from 0 in the order of their passes, which
+ * is the same in all passes; the entry is the micro-batch's until its backward pass, the exit until the next forward pass.
+ * `in` is kept by the forward pass of the first chunk here, and not read by the others. *loss and *count are set by the last
+ * chunk's backward pass (0 elsewhere). */
+weft_status weft_model_forward(weft_model *m, int64_t micro, int chunk, const weft_model_input *in);
+weft_status weft_model_backward(weft_model *m, int64_t micro, int chunk, float *grads, double *loss,
                                 int64_t *count);
-void *weft_model_entry(weft_model *m, int slot, int chunk);
-void *weft_model_exit(weft_model *m, int slot, int chunk);
+void *weft_model_entry(weft_model *m, int64_t micro, int chunk);
+void *weft_model_exit(weft_model *m, int64_t micro, int chunk);
 void *weft_model_gradient(weft_model *m);
 size_t weft_model_boundary(const weft_model *m); /* elements of an entry */
 /* After the forward pass of the last chunk: the loss without gradients; row_loss[batch] (may be NULL) gets the sum of each
  * sequence. */
-weft_status weft_model_loss(weft_model *m, int slot, double *loss, int64_t *count, double *row_loss);
+weft_status weft_model_loss(weft_model *m, int64_t micro, double *loss, int64_t *count, double *row_loss);
 
 /* The same without gradients; row_loss[batch] (may be NULL) gets the sum of each sequence. */
 weft_status weft_model_eval(weft_model *m, const weft_model_input *in, double *loss, int64_t *count,

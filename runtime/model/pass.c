@@ -76,13 +76,17 @@ static weft_status take_input(weft_model *m, slot *s, const weft_model_input *in
     return WEFT_OK;
 }
 
-static void *behind(const layer_run *c, const slot *s, int64_t l, int number) {
-    return l + 1 < c->end ? s->acts[l + 1].x : s->exit[number];
+/* Where the activations of a micro-batch are. */
+static slot *place_of(const weft_model *m, int64_t micro, int chunk) {
+    return &m->slot[micro % m->chunk[chunk].slots];
 }
 
-static weft_status forward(weft_model *m, int number) {
-    const layer_run *c = &m->chunk[number];
-    slot *s = m->s;
+static void *behind(const weft_model *m, const layer_run *c, const slot *s, int64_t l) {
+    if (l + 1 < c->end) return s->acts[l + 1].x;
+    return c->heads ? s->exit : m->passing;
+}
+
+static weft_status forward(weft_model *m, const layer_run *c, slot *s) {
     if (c->embeds) {
         WEFT_TRY(unit_open(m, m->embed, WEFT_FORWARD));
         WEFT_TRY(embed_fwd(m, m->N, s->acts[c->first].x));
@@ -91,7 +95,7 @@ static weft_status forward(weft_model *m, int number) {
     for (int64_t l = c->first; l < c->end; l++) {
         const size_t unit = m->layer[l].unit;
         WEFT_TRY(unit_open(m, unit, WEFT_FORWARD));
-        WEFT_TRY_CTX(block_fwd(m, l, &s->acts[l], m->o.batch, m->o.context, NULL, behind(c, s, l, number)),
+        WEFT_TRY_CTX(block_fwd(m, l, &s->acts[l], m->o.batch, m->o.context, NULL, behind(m, c, s, l)),
                      "layer %lld", (long long)m->params.unit[unit].layer);
         WEFT_TRY(unit_close(m, unit, WEFT_FORWARD));
         m->fresh = l;
@@ -100,62 +104,61 @@ static weft_status forward(weft_model *m, int number) {
     return WEFT_OK;
 }
 
-static weft_status backward_layer(weft_model *m, int64_t l) {
+static weft_status backward_layer(weft_model *m, const slot *s, int64_t l) {
     const size_t unit = m->layer[l].unit;
-    const int there = m->o.recompute != WEFT_RECOMPUTE_LAYER || (m->fresh == l && m->fresh_slot == m->s);
+    const int there = m->o.recompute != WEFT_RECOMPUTE_LAYER || (m->fresh == l && m->fresh_slot == s);
     WEFT_TRY(unit_open(m, unit, WEFT_BACKWARD));
-    if (!there) WEFT_TRY(block_fwd(m, l, &m->s->acts[l], m->o.batch, m->o.context, NULL, m->dn));
+    if (!there) WEFT_TRY(block_fwd(m, l, &s->acts[l], m->o.batch, m->o.context, NULL, m->dn));
     m->fresh = -1;
-    WEFT_TRY_CTX(block_bwd(m, l, &m->s->acts[l], m->o.batch, m->o.context), "backward of layer %lld",
+    WEFT_TRY_CTX(block_bwd(m, l, &s->acts[l], m->o.batch, m->o.context), "backward of layer %lld",
                  (long long)m->params.unit[unit].layer);
     return unit_close(m, unit, WEFT_BACKWARD);
 }
 
-static weft_status backward(weft_model *m, int number, double *loss, int64_t *count) {
-    const layer_run *c = &m->chunk[number];
+static weft_status backward(weft_model *m, const layer_run *c, const slot *s, double *loss, int64_t *count) {
     *loss = 0;
     *count = 0;
     if (c->heads) {
         WEFT_TRY(head_open(m, WEFT_BACKWARD));
-        WEFT_TRY(head_loss(m, m->N, m->s->exit[number], 1, loss, count));
+        WEFT_TRY(head_loss(m, m->N, s->exit, 1, loss, count));
         WEFT_TRY(head_close(m, WEFT_BACKWARD));
     }
-    for (int64_t l = c->end - 1; l >= c->first; l--) WEFT_TRY(backward_layer(m, l));
+    for (int64_t l = c->end - 1; l >= c->first; l--) WEFT_TRY(backward_layer(m, s, l));
     if (!c->embeds) return WEFT_OK;
     WEFT_TRY(unit_open(m, m->embed, WEFT_BACKWARD));
     WEFT_TRY(embed_bwd(m, m->N));
     return unit_close(m, m->embed, WEFT_BACKWARD);
 }
 
-weft_status weft_model_forward(weft_model *m, int number, int chunk, const weft_model_input *in) {
-    m->s = &m->slot[number];
-    WEFT_TRY(take_input(m, m->s, in));
+weft_status weft_model_forward(weft_model *m, int64_t micro, int chunk, const weft_model_input *in) {
+    m->s = &m->slot[micro % m->slots];
+    if (chunk == 0) WEFT_TRY(take_input(m, m->s, in));
     const double begin = weft_now();
     weft_range_push("forward");
-    WEFT_TRY(forward(m, chunk));
+    WEFT_TRY(forward(m, &m->chunk[chunk], place_of(m, micro, chunk)));
     weft_range_pop();
     m->passes[0] += weft_now() - begin;
     return WEFT_OK;
 }
 
-weft_status weft_model_backward(weft_model *m, int number, int chunk, float *grads, double *loss,
+weft_status weft_model_backward(weft_model *m, int64_t micro, int chunk, float *grads, double *loss,
                                 int64_t *count) {
     if (!m->o.training) return weft_fail(WEFT_ERR_STATE, "the model was planned without gradients");
-    m->s = &m->slot[number];
+    m->s = &m->slot[micro % m->slots];
     m->grads = grads;
     const double begin = weft_now();
     weft_range_push("backward");
-    WEFT_TRY(backward(m, chunk, loss, count));
+    WEFT_TRY(backward(m, &m->chunk[chunk], place_of(m, micro, chunk), loss, count));
     weft_range_pop();
     m->passes[1] += weft_now() - begin;
     return WEFT_OK;
 }
 
-void *weft_model_entry(weft_model *m, int number, int chunk) {
-    return m->slot[number].acts[m->chunk[chunk].first].x;
+void *weft_model_entry(weft_model *m, int64_t micro, int chunk) {
+    return place_of(m, micro, chunk)->acts[m->chunk[chunk].first].x;
 }
-void *weft_model_exit(weft_model *m, int number, int chunk) {
-    return m->slot[number].exit[chunk];
+void *weft_model_exit(weft_model *m, int64_t micro, int chunk) {
+    return m->chunk[chunk].heads ? place_of(m, micro, chunk)->exit : m->passing;
 }
 void *weft_model_gradient(weft_model *m) {
     return m->dx;
@@ -173,12 +176,12 @@ weft_status weft_model_train(weft_model *m, const weft_model_input *in, float *g
     return weft_model_backward(m, 0, 0, grads, loss, count);
 }
 
-weft_status weft_model_loss(weft_model *m, int number, double *loss, int64_t *count, double *row_loss) {
+weft_status weft_model_loss(weft_model *m, int64_t micro, double *loss, int64_t *count, double *row_loss) {
     const double begin = weft_now();
-    m->s = &m->slot[number];
+    m->s = &m->slot[micro % m->slots];
     m->grads = NULL;
     WEFT_TRY(head_open(m, WEFT_FORWARD));
-    WEFT_TRY(head_loss(m, m->N, m->s->exit[m->chunks - 1], 0, loss, count));
+    WEFT_TRY(head_loss(m, m->N, place_of(m, micro, m->chunks - 1)->exit, 0, loss, count));
     WEFT_TRY(head_close(m, WEFT_FORWARD));
     m->passes[0] += weft_now() - begin;
     for (int64_t b = 0; row_loss && b < m->o.batch; b++) {
@@ -205,8 +208,8 @@ weft_status weft_model_logits(weft_model *m, const int32_t *ids, void *out) {
         s->ids[i] = ids[i];
         s->pos[i] = (int32_t)(i % m->o.context);
     }
-    WEFT_TRY(forward(m, 0));
+    WEFT_TRY(forward(m, &m->chunk[0], s));
     WEFT_TRY(head_open(m, WEFT_FORWARD));
-    WEFT_TRY(head_logits(m, s->exit[0], 0, m->N, out));
+    WEFT_TRY(head_logits(m, s->exit, 0, m->N, out));
     return head_close(m, WEFT_FORWARD);
 }

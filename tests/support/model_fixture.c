@@ -33,6 +33,7 @@ void fixture_open(fixture *f, const weft_model_desc *d, const fixture_opts *o) {
                                 .recompute = o->recompute,
                                 .training = !o->inference,
                                 .part = o->part,
+                                .slots = o->slots,
                                 .logits_bytes = o->logits_bytes};
     must(weft_backend_open(o->backend, NULL, &f->backend), o->backend);
     must(weft_model_create(d, &f->opts, f->backend, &f->memory, &f->model), "model");

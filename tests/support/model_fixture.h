@@ -24,6 +24,7 @@ typedef struct fixture_opts {
     size_t logits_bytes;
     int inference;
     weft_holding part;
+    const int *slots; /* of its chunks */
 } fixture_opts;
 
 /* Opens a model of this description with zero weights; aborts the test on failure. */
