@@ -60,6 +60,7 @@ static int holds(const weft_holding *h, weft_unit_role role, int64_t layer) {
 }
 
 int weft_params_cuts(const weft_model_desc *m, int tp) {
+    if (m->experts && tp > 1) return 0;
     return m->heads % tp == 0 && m->kv_heads % tp == 0 && m->ffn % tp == 0 && m->vocab_padded % tp == 0;
 }
 
@@ -67,6 +68,12 @@ static weft_status check_cut(const weft_model_desc *m, int tp) {
     static const char *const what[] = {"heads", "kv_heads", "ffn", "padded vocabulary"};
     const int64_t n[] = {m->heads, m->kv_heads, m->ffn, m->vocab_padded};
     if (tp <= 1) return WEFT_OK;
+    if (m->experts)
+        return weft_fail(
+            WEFT_ERR_CONFIG,
+            "layout.tp is %d, but experts are not shared by tensor parallelism; the nearest that works is 1, "
+            "with layout.ep for the experts",
+            tp);
     for (size_t i = 0; i < sizeof n / sizeof *n; i++) {
         if (n[i] % tp == 0) continue;
         int less = tp - 1;

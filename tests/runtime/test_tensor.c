@@ -332,6 +332,10 @@ static void refuses_what_cannot_be_shared(void **state) {
     assert_error(plan(&d, 4, 1, 7), WEFT_ERR_CONFIG, "the nearest that works is 1");
     d.ffn = 42;
     assert_error(plan(&d, 4, BATCH, CONTEXT), WEFT_ERR_CONFIG, "ffn (42)");
+    weft_params p = {0};
+    d = llama(0), d.experts = 4, d.experts_per_token = 2;
+    assert_error(weft_params_create(&d, &(weft_holding){.tp = 2}, &p), WEFT_ERR_CONFIG,
+                 "experts are not shared");
     d = gpt2();
     assert_error(plan(&d, 3, BATCH, CONTEXT), WEFT_ERR_CONFIG, "heads (4)");
 }
