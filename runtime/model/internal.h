@@ -202,11 +202,12 @@ weft_status vocab_stats(weft_model *m, const weft_loss_desc *d, const void *h, c
 weft_status attention_fwd(weft_model *m, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache);
 weft_status attention_bwd(weft_model *m, layer_acts *a, int64_t batch, int64_t tokens, void *dqkv);
 
-/* mlp.c: y = x1 + mlp(n2) over n tokens of local layer l, and back: dn from m->dx. */
+/* mlp.c: y = x1 + mlp(n2) over n tokens of local layer l, and back: dn from m->dx. y NULL: no more than the way back
+ * needs. */
 weft_status mlp_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t n, void *y);
 weft_status mlp_bwd(weft_model *m, int64_t l, layer_acts *a, int64_t n);
 
-/* block.c: one layer (local number). batch * tokens rows; y is the residual stream behind it. */
+/* block.c: one layer (local number). batch * tokens rows; y is the residual stream behind it; NULL: as in mlp_fwd. */
 weft_status block_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache,
                       void *y);
 /* In: m->dx = gradient at the layer's output. Out: m->dx = gradient at its input. */

@@ -16,6 +16,7 @@ weft_status mlp_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t n, void *y)
         o = (linear_fwd_opts){.pre = m->o.training ? a->up : NULL, .gated = 1};
         WEFT_TRY(linear_fwd(m, n, m->C, m->U, n2, weight_at(m, p->unit, p->up_w), &o, a->h));
     }
+    if (!y) return WEFT_OK;
     return linear_fwd_sum(m, n, m->F, a->h, weight_at(m, p->unit, p->down_w),
                           weight_at(m, p->unit, p->down_b), a->x1, y);
 }

@@ -136,6 +136,12 @@ weft_status weft_model_eval(weft_model *m, const weft_model_input *in, double *l
  * small models and tests only (materialises everything). */
 weft_status weft_model_logits(weft_model *m, const int32_t *ids, void *out);
 
+/* What the tensor-parallel ranks of a model say to each other for one training micro-batch: collectives, and the bytes of
+ * their tensors, as weft_stats counts them. With recompute: layer in a pipeline, at most. */
+typedef struct weft_traffic {
+    uint64_t count, bytes;
+} weft_traffic;
+weft_traffic weft_model_traffic(const weft_model *m);
 /* Floating-point operations of one training micro-batch (forward + backward, causal attention counted half,
  * recompute not counted): what MFU is measured by. */
 double weft_model_flops(const weft_model *m);

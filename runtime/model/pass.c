@@ -108,7 +108,8 @@ static weft_status backward_layer(weft_model *m, const slot *s, int64_t l) {
     const size_t unit = m->layer[l].unit;
     const int there = m->o.recompute != WEFT_RECOMPUTE_LAYER || (m->fresh == l && m->fresh_slot == s);
     WEFT_TRY(unit_open(m, unit, WEFT_BACKWARD));
-    if (!there) WEFT_TRY(block_fwd(m, l, &s->acts[l], m->o.batch, m->o.context, NULL, m->dn));
+    void *y = m->d.experts ? m->dn : NULL; /* of experts the backward pass wants everything */
+    if (!there) WEFT_TRY(block_fwd(m, l, &s->acts[l], m->o.batch, m->o.context, NULL, y));
     m->fresh = -1;
     WEFT_TRY_CTX(block_bwd(m, l, &s->acts[l], m->o.batch, m->o.context), "backward of layer %lld",
                  (long long)m->params.unit[unit].layer);

@@ -118,6 +118,24 @@ weft_status linear_bwd_sum(weft_model *m, int64_t n, int64_t out, const void *dy
     return sum_rows(m, NULL, dx);
 }
 
+weft_traffic weft_model_traffic(const weft_model *m) {
+    const uint64_t layers = (uint64_t)m->layers, embeds = m->embed < m->params.nunits,
+                   heads = m->head < m->params.nunits;
+    uint64_t gathers = 6 * layers + embeds + heads, sums = 4 * layers + embeds + heads;
+    if (m->tp.size == 1) return (weft_traffic){0};
+    if (m->o.recompute == WEFT_RECOMPUTE_LAYER) { /* forward again, but for what is behind the last product */
+        const uint64_t again = layers - (heads && layers ? 1 : 0);
+        gathers += 2 * again;
+        sums += again;
+    }
+    const uint64_t chunks = heads ? (uint64_t)((m->N + m->tokens - 1) / m->tokens) : 0,
+                   norms = 2 * layers + heads, tables = m->tp.positions ? 1 : 0;
+    return (weft_traffic){.count = gathers + sums + chunks + norms + tables,
+                          .bytes = (gathers + sums) * (uint64_t)(m->N * m->C) * m->elem +
+                                   chunks * (uint64_t)(m->tp.size * 2 * m->tp.tokens) * sizeof(float) +
+                                   (norms * m->tp.norm + m->tp.positions) * sizeof(float)};
+}
+
 /* --- gradients of what every rank holds whole ------------------------------------------------------------------------ */
 
 weft_status whole_grad(weft_model *m, float *grad, size_t n, float **to) {

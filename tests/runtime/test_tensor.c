@@ -235,7 +235,9 @@ static void equals_one_rank(void **state) {
 static void closed_form(const setting *s, uint64_t *count, uint64_t *bytes) {
     const uint64_t layers = (uint64_t)s->d.layers, C = (uint64_t)s->d.hidden,
                    chunks = (TOKENS + CHUNK - 1) / CHUNK;
-    const uint64_t gathers = 6 * layers + 2, sums = 4 * layers + 2, norms = 2 * layers + 1;
+    const uint64_t again = s->recompute == WEFT_RECOMPUTE_LAYER ? layers - 1 : 0;
+    const uint64_t gathers = 6 * layers + 2 + 2 * again, sums = 4 * layers + 2 + again,
+                   norms = 2 * layers + 1;
     const uint64_t norm = s->d.bias ? 64 + C : C; /* gain and bias, each from a multiple of 64 on */
     const uint64_t stats = (uint64_t)mpi_test_size() * 2 * CHUNK, positions = s->d.family == WEFT_GPT2;
     *count = gathers + sums + chunks + norms + positions;
@@ -246,8 +248,9 @@ static void closed_form(const setting *s, uint64_t *count, uint64_t *bytes) {
 static void sends_what_the_closed_form_says(void **state) {
     (void)state;
     const setting all[] = {{"gpt2", gpt2(), WEFT_F32, WEFT_RECOMPUTE_NONE, 0, CLOSE},
+                           {"gpt2", gpt2(), WEFT_F32, WEFT_RECOMPUTE_LAYER, 0, CLOSE},
                            {"llama", llama(0), WEFT_BF16, WEFT_RECOMPUTE_SELECTIVE, 0, CLOSE}};
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         pair p;
         inputs x;
         double loss = 0;
@@ -262,6 +265,8 @@ static void sends_what_the_closed_form_says(void **state) {
         closed_form(&all[i], &bulks, &bytes);
         assert_int_equal(stats.bulk.count, bulks);
         assert_int_equal(stats.bulk.bytes, bytes);
+        const weft_traffic t = weft_model_traffic(p.part.model), none = weft_model_traffic(p.one.model);
+        assert_true(t.count == bulks && t.bytes == bytes && !none.count && !none.bytes);
         close_pair(&p);
     }
 }
