@@ -41,6 +41,7 @@ static weft_status rope(weft_model *m, int64_t n, void *qkv, int inverse) {
 
 weft_status attention_fwd(weft_model *m, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache) {
     WEFT_TRY(rope(m, batch * tokens, a->qkv, 0));
+    if (m->cp.on && !cache) return context_fwd(m, a);
     weft_attn_desc d = attn_desc(m, batch, tokens);
     int64_t kv = m->kv_heads * m->d.head_dim;
     void *q = a->qkv, *k = column(m, a->qkv, m->A), *v = column(m, a->qkv, m->A + kv);
@@ -60,6 +61,10 @@ weft_status attention_fwd(weft_model *m, layer_acts *a, int64_t batch, int64_t t
 }
 
 weft_status attention_bwd(weft_model *m, layer_acts *a, int64_t batch, int64_t tokens, void *dqkv) {
+    if (m->cp.on) {
+        WEFT_TRY(context_bwd(m, a, dqkv));
+        return rope(m, batch * tokens, dqkv, 1);
+    }
     weft_attn_desc d = attn_desc(m, batch, tokens);
     int64_t kv = m->kv_heads * m->d.head_dim;
     TIMED(m, WEFT_TIME_ATTENTION,

@@ -1,11 +1,13 @@
 /* What the files of the model room share. Shapes: N tokens of the micro-batch, C hidden, Q = (heads + 2
  * kv_heads) * head_dim, A = heads * head_dim, F inner width of the MLP (U = F for GPT-2, 2F for Llama:
  * gate|up), V padded vocab. With tensor parallelism these are the rank's own heads, inner channels and vocabulary rows,
- * and R of the N tokens are its own in what is done token by token; else R = N. */
+ * and R of the N tokens are its own in what is done token by token; else R = N. With context parallelism
+ * N counts the rank's tokens of each row. */
 #ifndef WEFT_RUNTIME_MODEL_INTERNAL_H
 #define WEFT_RUNTIME_MODEL_INTERNAL_H
 
 #include "base/clock.h"
+#include "runtime/model/context.h"
 #include "runtime/model/model.h"
 
 /* What one layer's forward leaves for its backward. */
@@ -43,6 +45,8 @@ typedef struct slot {
     int32_t *pos, *ids, *targets;
     int32_t *start;      /* [N] */
     const int32_t *docs; /* start, or NULL if every row is one document */
+    int32_t *first;      /* [chunks of the row here]: the first key that any token of it sees */
+    int32_t *row_start;  /* [batch, context]: start of all tokens of the rows; NULL: not needed */
     layer_acts *
         acts; /* one per local layer; with recomputation only .x differs. Only of chunks with so many slots */
     void *exit; /* [R,C] residual stream behind the last layer of the model, if that is here */
@@ -88,6 +92,7 @@ struct weft_model {
     int64_t heads, kv_heads;     /* here */
     int64_t tokens;              /* tokens of the logits chunk */
     tensor_parallel tp;
+    context_parallel cp;
 
     layer_run *chunk;
     int chunks, slots;

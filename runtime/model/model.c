@@ -174,6 +174,9 @@ static void visit_slot(weft_model *m, int number, visitor visit, void *arg) {
     visit(arg, "workspace", n * 4, (void **)&s->ids);
     visit(arg, "workspace", n * 4, (void **)&s->targets);
     visit(arg, "workspace", n * 4, (void **)&s->start);
+    visit(arg, "workspace", (size_t)m->cp.z.chunks * 4, (void **)&s->first);
+    if (m->cp.kind == WEFT_CP_ALLTOALL)
+        visit(arg, "workspace", (size_t)(m->o.batch * m->o.context) * 4, (void **)&s->row_start);
     for (int i = 0; i < m->chunks; i++)
         if (number < m->chunk[i].slots) visit_run(m, s, &m->chunk[i], visit, arg);
 }
@@ -217,6 +220,7 @@ static void visit_buffers(weft_model *m, visitor visit, void *arg) {
     if (m->chunks > 1 || !m->chunk[0].heads) visit(arg, "activations", r, &m->passing);
     visit_head(m, visit, arg);
     visit_tensor(m, visit, arg);
+    context_buffers(m, visit, arg);
     if (!m->o.training) return;
     size_t wide = (size_t)(m->U > m->Q ? m->U : m->Q);
     visit(arg, "workspace", r, &m->dx);
@@ -272,12 +276,13 @@ weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o
     m->backend = b;
     m->ops = weft_backend_ops(b);
     m->elem = weft_dtype_size(o->t);
-    m->N = o->batch * o->context;
     m->C = d->hidden;
     m->fresh = -1;
     weft_status s = weft_params_create(d, &o->part, &m->params);
+    if (s >= 0) s = context_cut(m);
     if (s >= 0) s = tp_plan(m);
     if (s >= 0) take_widths(m);
+    if (s >= 0) s = context_plan(m);
     if (s >= 0) s = number_layers(m);
     if (s >= 0 && !(m->view = weft_calloc(m->params.nunits, sizeof *m->view))) s = WEFT_ERR_NOMEM;
     if (s < 0) {
@@ -338,7 +343,8 @@ weft_status weft_model_bind(weft_model *m, const weft_arena *arena, weft_exec *x
 }
 
 weft_status weft_model_connect(weft_model *m, const weft_mesh *mesh) {
-    return tp_connect(m, mesh->axis[WEFT_AXIS_TP]);
+    WEFT_TRY(tp_connect(m, mesh->axis[WEFT_AXIS_TP]));
+    return context_connect(m, mesh->axis[WEFT_AXIS_CP]);
 }
 
 static size_t larger(size_t a, size_t b) {
@@ -387,7 +393,10 @@ size_t weft_model_scratch(const weft_model *m, int threads) {
     }
     most = larger(most, weft_op_scratch(m->backend, WEFT_OP_ATTN_FWD, &a, threads));
     most = larger(most, weft_op_scratch(m->backend, WEFT_OP_ATTN_BWD, &a, threads));
-    a.tq = 1; /* generation */
+    a.tq = a.tk = m->cp.z.length; /* chunk by chunk */
+    most = larger(most, weft_op_scratch(m->backend, WEFT_OP_ATTN_FWD, &a, threads));
+    most = larger(most, weft_op_scratch(m->backend, WEFT_OP_ATTN_BWD, &a, threads));
+    a.tq = 1, a.tk = m->d.context; /* generation */
     most = larger(most, weft_op_scratch(m->backend, WEFT_OP_ATTN_FWD, &a, threads));
     weft_norm_desc n = {.size = sizeof n, .rows = m->N, .cols = m->C, .eps = 1e-5f, .t = m->o.t};
     most = larger(most, weft_op_scratch(m->backend, WEFT_OP_NORM_BWD, &n, threads));
@@ -450,5 +459,5 @@ double weft_model_flops(const weft_model *m) {
 
 int model_is_whole(const weft_model *m) {
     return m->chunks == 1 && m->layers == m->d.layers && m->chunk[0].embeds && m->chunk[0].heads &&
-           m->o.part.tp <= 1;
+           m->o.part.tp <= 1 && !m->cp.on;
 }

@@ -23,6 +23,14 @@ typedef enum weft_recompute {
     WEFT_RECOMPUTE_SELECTIVE
 } weft_recompute;
 
+/* How attention reaches the keys and values of other ranks (context.c). */
+typedef enum weft_cp_kind {
+    WEFT_CP_AUTO, /* alltoall where heads allow it and it sends less, else ring; gather with pieces */
+    WEFT_CP_RING,
+    WEFT_CP_ALLTOALL,
+    WEFT_CP_GATHER
+} weft_cp_kind;
+
 typedef struct weft_model_opts {
     uint32_t size;
     weft_dtype t;    /* f32, or bf16 with fp32 masters; f64 with the ref backend (tests) */
@@ -35,6 +43,11 @@ typedef struct weft_model_opts {
     /* [part.chunks]: micro-batches of each chunk that are between their forward and their backward pass at a time, those of
      * later chunks no more than of earlier ones; NULL: 1. Borrowed for the call */
     const int *slots;
+    /* context parallel: this is place cp_at of cp (0 or 1: none) that have parts of each row; pieces: see
+     * runtime/layout/zigzag.h (0: cp) */
+    int cp, cp_at;
+    int64_t pieces;
+    weft_cp_kind cp_kind;
     int stored; /* 1: weights and gradients are a store's (weft_model_use), the model plans none */
 } weft_model_opts;
 

@@ -2,6 +2,8 @@
  *
  * The head belongs to the backward pass of the last chunk (its logits exist a chunk of tokens at a time, and turn into
  * their own gradient), so between the two passes only the residual stream is kept. */
+#include <string.h>
+
 #include "base/range.h"
 #include "runtime/model/internal.h"
 
@@ -57,22 +59,37 @@ void weft_model_use(weft_model *m, const weft_store *s) {
 
 /* --- a chunk ------------------------------------------------------------------------------------------------------- */
 
-/* Splits rows of context + 1 tokens into inputs and targets, and counts positions from the start of each document. */
+/* Token t of row b becomes token i here: input and target, and a position counted from the start of its document. */
+static weft_status take_token(const weft_model *m, slot *s, const weft_model_input *in, int64_t b, int64_t t,
+                              int64_t i) {
+    const int64_t T = m->o.context, at = b * T + t;
+    const int32_t id = in->tok[at + b], start = in->start ? in->start[at] : 0;
+    if (start < 0 || start > t)
+        return weft_fail(WEFT_ERR_ARG, "token %lld of row %lld has its document begin at %d", (long long)t,
+                         (long long)b, start);
+    s->ids[i] = id < 0 ? 0 : id; /* filler behind the end of the data; its target counts nothing */
+    s->targets[i] = in->target ? in->target[at] : in->tok[at + b + 1];
+    s->start[i] = start;
+    s->pos[i] = (int32_t)t - start;
+    return WEFT_OK;
+}
+
+/* Splits rows of context + 1 tokens into inputs and targets: of the chunks of each row that are here. */
 static weft_status take_input(weft_model *m, slot *s, const weft_model_input *in) {
-    int64_t T = m->o.context;
+    const weft_zigzag *z = &m->cp.z;
+    const size_t rows = (size_t)(m->o.batch * m->o.context);
+    int64_t i = 0;
     s->docs = in->start ? s->start : NULL;
-    for (int64_t b = 0; b < m->o.batch; b++)
-        for (int64_t t = 0; t < T; t++) {
-            int64_t i = b * T + t;
-            int32_t id = in->tok[b * (T + 1) + t], start = in->start ? in->start[i] : 0;
-            if (start < 0 || start > t)
-                return weft_fail(WEFT_ERR_ARG, "token %lld of row %lld has its document begin at %d",
-                                 (long long)t, (long long)b, start);
-            s->ids[i] = id < 0 ? 0 : id; /* filler behind the end of the data; its target counts nothing */
-            s->targets[i] = in->target ? in->target[i] : in->tok[b * (T + 1) + t + 1];
-            s->start[i] = start;
-            s->pos[i] = (int32_t)t - start;
-        }
+    if (s->row_start && in->start) memcpy(s->row_start, in->start, rows * sizeof *s->row_start);
+    for (int c = 0; c < z->chunks; c++) {
+        const int64_t from = weft_zigzag_chunk(z, z->at, c) * z->length;
+        s->first[c] = INT32_MAX;
+        for (int64_t b = 0; b < m->o.batch; b++)
+            for (int64_t t = from; t < from + z->length; t++, i++) {
+                WEFT_TRY(take_token(m, s, in, b, t, i));
+                if (s->start[i] < s->first[c]) s->first[c] = s->start[i];
+            }
+    }
     return WEFT_OK;
 }
 
@@ -95,7 +112,7 @@ static weft_status forward(weft_model *m, const layer_run *c, slot *s) {
     for (int64_t l = c->first; l < c->end; l++) {
         const size_t unit = m->layer[l].unit;
         WEFT_TRY(unit_open(m, unit, WEFT_FORWARD));
-        WEFT_TRY_CTX(block_fwd(m, l, &s->acts[l], m->o.batch, m->o.context, NULL, behind(m, c, s, l)),
+        WEFT_TRY_CTX(block_fwd(m, l, &s->acts[l], m->o.batch, m->N / m->o.batch, NULL, behind(m, c, s, l)),
                      "layer %lld", (long long)m->params.unit[unit].layer);
         WEFT_TRY(unit_close(m, unit, WEFT_FORWARD));
         m->fresh = l;
@@ -109,9 +126,9 @@ static weft_status backward_layer(weft_model *m, const slot *s, int64_t l) {
     const int there = m->o.recompute != WEFT_RECOMPUTE_LAYER || (m->fresh == l && m->fresh_slot == s);
     WEFT_TRY(unit_open(m, unit, WEFT_BACKWARD));
     void *y = m->d.experts ? m->dn : NULL; /* of experts the backward pass wants everything */
-    if (!there) WEFT_TRY(block_fwd(m, l, &s->acts[l], m->o.batch, m->o.context, NULL, y));
+    if (!there) WEFT_TRY(block_fwd(m, l, &s->acts[l], m->o.batch, m->N / m->o.batch, NULL, y));
     m->fresh = -1;
-    WEFT_TRY_CTX(block_bwd(m, l, &s->acts[l], m->o.batch, m->o.context), "backward of layer %lld",
+    WEFT_TRY_CTX(block_bwd(m, l, &s->acts[l], m->o.batch, m->N / m->o.batch), "backward of layer %lld",
                  (long long)m->params.unit[unit].layer);
     return unit_close(m, unit, WEFT_BACKWARD);
 }
@@ -185,11 +202,10 @@ weft_status weft_model_loss(weft_model *m, int64_t micro, double *loss, int64_t 
     WEFT_TRY(head_loss(m, m->N, place_of(m, micro, m->chunks - 1)->exit, 0, loss, count));
     WEFT_TRY(head_close(m, WEFT_FORWARD));
     m->passes[0] += weft_now() - begin;
-    for (int64_t b = 0; row_loss && b < m->o.batch; b++) {
-        row_loss[b] = 0;
-        for (int64_t i = b * m->o.context; i < (b + 1) * m->o.context; i++)
-            if (m->s->targets[i] >= 0) row_loss[b] += (double)m->loss_lse[i] - (double)m->loss_target[i];
-    }
+    for (int64_t b = 0; row_loss && b < m->o.batch; b++) row_loss[b] = 0;
+    for (int64_t i = 0; row_loss && i < m->N; i++)
+        if (m->s->targets[i] >= 0)
+            row_loss[i / m->cp.z.length % m->o.batch] += (double)m->loss_lse[i] - (double)m->loss_target[i];
     return WEFT_OK;
 }
 

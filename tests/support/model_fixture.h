@@ -25,6 +25,9 @@ typedef struct fixture_opts {
     int inference;
     weft_holding part;
     const int *slots; /* of its chunks */
+    int cp, cp_at;
+    int64_t pieces;
+    weft_cp_kind cp_kind;
 } fixture_opts;
 
 /* Opens a model of this description with zero weights; aborts the test on failure. */
