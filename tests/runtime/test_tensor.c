@@ -139,8 +139,8 @@ static void train(fixture *f, const inputs *x, double *loss, int64_t *count) {
 
 /* The worst difference of a tensor from its part of the whole one, as a share of the norm of the larger of it and a
  * small share of the largest tensor's (a bias of k has no gradient but noise). */
-static double gradient_error(const pair *p, const char **worst_name) {
-    const weft_params *whole = weft_model_params(p->one.model), *part = weft_model_params(p->part.model);
+static double error_of(const fixture *one, const fixture *f, double noise, const char **worst_name) {
+    const weft_params *whole = weft_model_params(one->model), *part = weft_model_params(f->model);
     double worst = 0, largest = 0;
     for (int pass = 0; pass < 2; pass++)
         for (size_t i = 0; i < part->n; i++) {
@@ -148,17 +148,21 @@ static double gradient_error(const pair *p, const char **worst_name) {
             double norm = 0, error = 0;
             assert_non_null(w);
             for (size_t k = 0; k < q->n; k++) {
-                const double want = (double)p->one.grads[w->offset + fixture_index(q, k)],
-                             e = (double)p->part.grads[q->offset + k] - want;
+                const double want = (double)one->grads[w->offset + fixture_index(q, k)],
+                             e = (double)f->grads[q->offset + k] - want;
                 norm += want * want;
                 error += e * e;
             }
             if (sqrt(norm) > largest) largest = sqrt(norm);
-            const double share = sqrt(error) / fmax(sqrt(norm), largest * p->noise);
+            const double share = sqrt(error) / fmax(sqrt(norm), largest * noise);
             if (pass && q->n && !(share <= worst)) worst = share, *worst_name = q->name;
             if (isnan(worst)) return worst;
         }
     return worst;
+}
+
+static double gradient_error(const pair *p, const char **worst_name) {
+    return error_of(&p->one, &p->part, p->noise, worst_name);
 }
 
 /* Rows of padding get no gradient. */
@@ -227,6 +231,97 @@ static void equals_one_rank(void **state) {
         {"llama, bf16", llama(0), WEFT_BF16, WEFT_RECOMPUTE_NONE, 1, 0.03},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) check(&all[i]);
+}
+
+/* --- stages of a pipeline, each shared -------------------------------------------------------------------------------- */
+
+static void copy_boundary(const fixture *f, void *to, const void *from) {
+    memcpy(to, from, weft_model_boundary(f->model) * weft_dtype_size(f->opts.t));
+}
+
+/* Both stages of a micro-batch there and back, here; what would travel between them are the rows of the rank. */
+static void through_stages(fixture *stage, const weft_model_input *in, double *loss, int64_t *count) {
+    weft_model *a = stage[0].model, *b = stage[1].model;
+    double none = 0;
+    int64_t nothing = 0;
+    assert_ok(weft_model_forward(a, 0, 0, in));
+    copy_boundary(&stage[0], weft_model_entry(b, 0, 0), weft_model_exit(a, 0, 0));
+    assert_ok(weft_model_forward(b, 0, 0, in));
+    assert_ok(weft_model_backward(b, 0, 0, stage[1].grads, loss, count));
+    copy_boundary(&stage[0], weft_model_gradient(a), weft_model_gradient(b));
+    assert_ok(weft_model_backward(a, 0, 0, stage[0].grads, &none, &nothing));
+}
+
+/* The gradient of a tied table is the sum of the two ends'. */
+static void tie(fixture *stage) {
+    const weft_param *q[2];
+    for (int k = 0; k < 2; k++)
+        q[k] = weft_params_find(weft_model_params(stage[k].model), "embed.tok.weight");
+    for (size_t i = 0; q[0] && q[1] && i < q[0]->n; i++) {
+        float *a = &stage[0].grads[q[0]->offset + i], *b = &stage[1].grads[q[1]->offset + i];
+        *a = *b = *a + *b;
+    }
+}
+
+static void stages_are_shared_too(void **state) {
+    (void)state;
+    const setting all[] = {{"gpt2", gpt2(), WEFT_F32, WEFT_RECOMPUTE_NONE, 1, CLOSE},
+                           {"llama", llama(0), WEFT_F32, WEFT_RECOMPUTE_LAYER, 0, CLOSE}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        const setting *s = &all[i];
+        const weft_chunk run[2] = {{0, 1, 1, 0}, {1, s->d.layers, 0, 1}};
+        pair p;
+        inputs x;
+        fixture stage[2];
+        double want = 0, loss = 0;
+        int64_t want_count = 0, count = 0;
+        const char *worst = "";
+        make_inputs(s, 3, &x);
+        open_pair(s, 5, &p);
+        weft_mesh mesh = {.all = p.all, .axis = {[WEFT_AXIS_TP] = p.all}};
+        for (int k = 0; k < 2; k++) {
+            fixture_opts o = options(s);
+            o.part = (weft_holding){
+                .chunk = &run[k], .chunks = 1, .tp = mpi_test_size(), .tp_at = mpi_test_rank()};
+            fixture_open(&stage[k], &s->d, &o);
+            assert_ok(weft_model_connect(stage[k].model, &mesh));
+            fixture_randomise(&stage[k], 5, 0.15);
+        }
+        assert_ok(weft_commit(p.ctx));
+        assert_ok(weft_model_train(p.one.model, &x.in[0], p.one.grads, &want, &want_count));
+        through_stages(stage, &x.in[0], &loss, &count);
+        tie(stage);
+        assert_int_equal(count, want_count);
+        assert_true(fabs(loss - want) <= CLOSE * want);
+        for (int k = 0; k < 2; k++) {
+            const double error = error_of(&p.one, &stage[k], p.noise, &worst);
+            if (!(error <= CLOSE)) fail_msg("%s: gradient of %s is off by %.2e", s->name, worst, error);
+            fixture_close(&stage[k]);
+        }
+        close_pair(&p);
+    }
+}
+
+/* --- memory ------------------------------------------------------------------------------------------------------------- */
+
+static double planned(const fixture *f, const char *part) {
+    for (int i = 0; i < f->memory.nparts; i++)
+        if (!strcmp(f->memory.part[i].name, part)) return (double)f->memory.part[i].bytes;
+    fail_msg("no part '%s'", part);
+    return 0;
+}
+
+/* Everything that a layer keeps is shared, also what is done token by token. */
+static void activations_are_shared(void **state) {
+    (void)state;
+    weft_model_desc d = llama(0);
+    d.layers = 8, d.hidden = 320, d.head_dim = 40, d.ffn = 1024, d.context = 64;
+    const setting s = {"llama", d, WEFT_F32, WEFT_RECOMPUTE_NONE, 0, CLOSE};
+    pair p;
+    open_pair(&s, 5, &p);
+    const double share = planned(&p.part, "activations") * mpi_test_size() / planned(&p.one, "activations");
+    if (!(share < 1.02)) fail_msg("activations of all ranks are %.3f of one rank's", share);
+    close_pair(&p);
 }
 
 /* --- what is sent -------------------------------------------------------------------------------------------------------- */
@@ -348,6 +443,8 @@ static void refuses_what_cannot_be_shared(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_one_rank),
+        cmocka_unit_test(stages_are_shared_too),
+        cmocka_unit_test(activations_are_shared),
         cmocka_unit_test(sends_what_the_closed_form_says),
         cmocka_unit_test(every_collective_is_needed),
         cmocka_unit_test(refuses_what_cannot_be_shared),
