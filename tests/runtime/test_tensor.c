@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "comm/split.h"
 #include "tests/support/model_fixture.h"
 
 #define BATCH   4
@@ -302,6 +303,50 @@ static void stages_are_shared_too(void **state) {
     }
 }
 
+/* --- beside context parallelism -------------------------------------------------------------------------------------- */
+
+/* Two by two ranks: rows are shared by cp ranks, each of these shares by two tp ranks. */
+static void goes_with_context_parallelism(void **state) {
+    (void)state;
+    if (mpi_test_size() != 4) skip();
+    const int tp = mpi_test_rank() % 2, cp = mpi_test_rank() / 2;
+    const setting all[] = {{"gpt2", gpt2(), WEFT_F32, WEFT_RECOMPUTE_NONE, 1, CLOSE},
+                           {"llama", llama(0), WEFT_F32, WEFT_RECOMPUTE_SELECTIVE, 0, CLOSE}};
+    for (int i = 0; i < 2 * (WEFT_CP_GATHER + 1); i++) {
+        const setting *s = &all[i % 2];
+        pair p;
+        inputs x;
+        fixture f;
+        fixture_opts o = options(s);
+        double want = 0, loss = 0;
+        int64_t want_count = 0, count = 0;
+        const char *worst = "";
+        make_inputs(s, 3, &x);
+        open_pair(s, 5, &p);
+        weft_mesh mesh = {.all = p.all};
+        assert_ok(weft_group_split(p.all, cp, tp, "tp", &mesh.axis[WEFT_AXIS_TP]));
+        assert_ok(weft_group_split(p.all, tp, cp, "cp", &mesh.axis[WEFT_AXIS_CP]));
+        o.part = (weft_holding){.tp = 2, .tp_at = tp};
+        o.cp = 2, o.cp_at = cp, o.cp_kind = (weft_cp_kind)(i / 2);
+        fixture_open(&f, &s->d, &o);
+        assert_ok(weft_model_connect(f.model, &mesh));
+        assert_ok(weft_commit(p.ctx));
+        fixture_randomise(&f, 5, 0.15);
+        assert_ok(weft_model_train(p.one.model, &x.in[0], p.one.grads, &want, &want_count));
+        assert_ok(weft_model_train(f.model, &x.in[0], f.grads, &loss, &count));
+        weft_group *rows = mesh.axis[WEFT_AXIS_CP];
+        assert_ok(weft_allreduce(rows, f.grads, f.grads, f.elements, WEFT_F32, WEFT_SUM));
+        assert_ok(weft_allreduce(rows, &loss, &loss, 1, WEFT_F64, WEFT_SUM));
+        assert_ok(weft_allreduce(rows, &count, &count, 1, WEFT_I64, WEFT_SUM));
+        const double error = error_of(&p.one, &f, p.noise, &worst);
+        assert_int_equal(count, want_count);
+        assert_true(fabs(loss - want) <= CLOSE * want);
+        if (!(error <= CLOSE)) fail_msg("%s: gradient of %s is off by %.2e", s->name, worst, error);
+        fixture_close(&f);
+        close_pair(&p);
+    }
+}
+
 /* --- memory ------------------------------------------------------------------------------------------------------------- */
 
 static double planned(const fixture *f, const char *part) {
@@ -444,6 +489,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_one_rank),
         cmocka_unit_test(stages_are_shared_too),
+        cmocka_unit_test(goes_with_context_parallelism),
         cmocka_unit_test(activations_are_shared),
         cmocka_unit_test(sends_what_the_closed_form_says),
         cmocka_unit_test(every_collective_is_needed),
