@@ -156,7 +156,7 @@ weft_status weft_bulk_create(weft_group *g, weft_bulk_kind kind, int nt, const w
     return WEFT_OK;
 }
 
-weft_status weft_bulk_lengths(weft_bulk *b, const size_t *n) {
+weft_status weft_bulk_lengths(weft_bulk *b, const size_t *n, void *const *ptr) {
     if (!b || !n || b->kind != WEFT_BULK_ALLTOALLV)
         return weft_fail(WEFT_ERR_ARG, "lengths of a round are an all-to-all's");
     if (b->phase != BULK_IDLE)
@@ -167,7 +167,7 @@ weft_status weft_bulk_lengths(weft_bulk *b, const size_t *n) {
                              i < b->group->size ? "to" : "from", i % b->group->size, b->tensor[i].n);
     b->bytes = 0;
     for (int i = 0; i < b->nt; i++) b->bytes += b->length[i] = n[i] * weft_dtype_size(b->tensor[i].t);
-    plan_lengths(&b->plan, b->length);
+    plan_lengths(&b->plan, b->length, b->tensor, ptr);
     return WEFT_OK;
 }
 

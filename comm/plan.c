@@ -231,7 +231,7 @@ static void cut_alltoallv(const builder *b) {
     for (int i = 0; i < b->nt; i++) p->order[i] = i;
 }
 
-void plan_lengths(plan *p, const size_t *bytes) {
+void plan_lengths(plan *p, const size_t *bytes, const weft_tensor *t, void *const *place) {
     const int tensors = 2 * p->size;
     size_t most = 0;
     for (int i = 0; i < tensors; i++) {
@@ -245,7 +245,8 @@ void plan_lengths(plan *p, const size_t *bytes) {
         m->n = 0;
         for (int i = 0; i < tensors; i++) {
             const size_t left = bytes[i] > at ? bytes[i] - at : 0, now = left < p->piece ? left : p->piece;
-            p->span[m->span0 + i].bytes = now;
+            char *from = now ? (char *)(place ? place[i] : t[i].ptr) + at : NULL;
+            p->span[m->span0 + i] = (plan_span){i < p->size ? NULL : from, i < p->size ? from : NULL, now};
             m->n += now;
         }
     }

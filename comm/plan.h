@@ -65,8 +65,9 @@ typedef struct plan {
 weft_status plan_build(plan *p, weft_bulk_kind kind, int size, int nt, const weft_tensor *t, size_t bucket,
                        size_t message);
 void plan_free(plan *p);
-/* ALLTOALLV: what a round carries from now on, 2 * size lengths in bytes, none above what was planned. */
-void plan_lengths(plan *p, const size_t *bytes);
+/* ALLTOALLV: what a round carries from now on, 2 * size lengths in bytes, none above what was planned, and where it
+ * is (t[i].ptr, or at[i] if at is not NULL). */
+void plan_lengths(plan *p, const size_t *bytes, const weft_tensor *t, void *const *at);
 
 /* The plan of one blocking collective (any kind but ALLTOALLV) over n > 0 elements that lie together, without
  * allocation; in and out as in weft/comm.h, out may be in. BCAST: in is out. Not to be freed. */

@@ -163,11 +163,11 @@ WEFT_API weft_status weft_bulk_layout(int nt, const weft_tensor *t, size_t *offs
 /* Collective over the group. Equal tensors (n, t) on all ranks, checked at commit. */
 WEFT_API weft_status weft_bulk_create(weft_group *g, weft_bulk_kind kind, int nt, const weft_tensor *t,
                                       const weft_bulk_opts *o, weft_bulk **b);
-/* ALLTOALLV: from the next round on, only the first n[i] elements of tensor i travel, i < 2 * size, at most as many as
- * planned. What a sends to b in a round must be as long as what b expects from a; the ranks know it from each other
+/* ALLTOALLV: from the next round on, only n[i] elements of tensor i travel, i < 2 * size, at most as many as planned, from
+ * or to ptr[i] (ptr NULL: where the tensors are). What a sends to b in a round must be as long as what b expects from a; the ranks know it from each other
  * (an allgather of counts, say), and it is not checked: ends that differ end in wrong data, or TIMEOUT. Local. STATE: a
  * round is under way; ARG. */
-WEFT_API weft_status weft_bulk_lengths(weft_bulk *b, const size_t *n);
+WEFT_API weft_status weft_bulk_lengths(weft_bulk *b, const size_t *n, void *const *ptr);
 /* Begins a round. weight 1: this rank contributes; 0: it does not, and its data is never read. */
 WEFT_API weft_status weft_bulk_start(weft_bulk *b, double weight);
 /* Tensor i (or WEFT_ALL) is final here; may be reduced from now on. */

@@ -24,6 +24,20 @@ static weft_status make(weft_group *g, const weft_layout *l, unsigned mask, cons
     return weft_group_split(g, color, l->rank, name, out);
 }
 
+/* The data group the other way: ep neighbours, and those with one place among their neighbours. */
+static weft_status make_ep(weft_group *g, const weft_layout *l, weft_mesh *m) {
+    const int dp = l->at[WEFT_AXIS_DP], dps = l->size[WEFT_AXIS_DP], runs = dps / l->ep;
+    const int part = l->at[WEFT_AXIS_PP] * l->size[WEFT_AXIS_TP] + l->at[WEFT_AXIS_TP];
+    if (l->ep == 1) return WEFT_OK;
+    const int neighbours = (part * l->size[WEFT_AXIS_CP] + l->at[WEFT_AXIS_CP]) * runs + dp / l->ep;
+    if (l->ep == l->ranks)
+        m->ep = g;
+    else
+        WEFT_TRY(weft_group_split(g, neighbours, l->rank, "ep", &m->ep));
+    if (runs * l->size[WEFT_AXIS_CP] == 1) return WEFT_OK;
+    return weft_group_split(g, part * l->ep + dp % l->ep, l->rank, "same experts", &m->same_experts);
+}
+
 weft_status weft_mesh_make(weft_group *g, const weft_layout *l, weft_mesh *m) {
     memset(m, 0, sizeof *m);
     m->all = g;
@@ -35,5 +49,5 @@ weft_status weft_mesh_make(weft_group *g, const weft_layout *l, weft_mesh *m) {
         m->data = m->axis[WEFT_AXIS_CP];
     else
         WEFT_TRY(make(g, l, both, "data", &m->data));
-    return WEFT_OK;
+    return make_ep(g, l, m);
 }

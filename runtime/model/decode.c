@@ -77,10 +77,10 @@ static weft_status feed_piece(weft_decoder *d, const int32_t *ids, int64_t n) {
     WEFT_TRY(unit_close(m, m->embed, WEFT_FORWARD));
     for (int64_t l = 0; l < m->layers; l++) {
         d->cache[l].position = d->position;
-        WEFT_TRY(unit_open(m, m->layer[l].unit, WEFT_FORWARD));
+        WEFT_TRY(layer_open(m, l, WEFT_FORWARD));
         WEFT_TRY(
             block_fwd(m, l, &s->acts[l], 1, n, &d->cache[l], l + 1 < m->layers ? s->acts[l + 1].x : s->exit));
-        WEFT_TRY(unit_close(m, m->layer[l].unit, WEFT_FORWARD));
+        WEFT_TRY(layer_close(m, l, WEFT_FORWARD));
     }
     d->position += n;
     return WEFT_OK;

@@ -10,6 +10,18 @@
 #include "runtime/model/context.h"
 #include "runtime/model/model.h"
 
+/* What a layer of experts leaves (experts.c): S = N * chosen rows of its own tokens, R rows that come to the experts here. */
+typedef struct expert_acts {
+    float *prob, *lse;       /* [N,experts] [N] */
+    float *weight;           /* [N,chosen] */
+    int32_t *choice, *place; /* [N,chosen] */
+    float *load, *share;     /* [sequences,experts] */
+    int64_t *first;          /* [experts + 1]: own rows, by expert */
+    int64_t *group;          /* [ep * experts here + 1]: rows that came, by source and expert; ep 1: first */
+    void *in;                /* [R,C] what the experts see */
+    void *out;               /* [S,C] what they make of the own rows; then its gradient */
+} expert_acts;
+
 /* What one layer's forward leaves for its backward. */
 typedef struct layer_acts {
     void *x;              /* [R,C] residual stream entering the layer: kept also when recomputing */
@@ -23,6 +35,7 @@ typedef struct layer_acts {
     float *mean1, *rstd1; /* [R] */
     float *mean2, *rstd2; /* [R] */
     float *lse;           /* [B,heads,T] */
+    expert_acts experts;  /* where the MLP is a mixture: up is [R,U] then, h [R,F] */
 } layer_acts;
 
 /* A norm's unit, and the offsets of its gain and bias in it. */
@@ -38,6 +51,31 @@ typedef struct layer_params {
 } layer_params;
 
 #define NO_PARAM SIZE_MAX
+
+/* Where the matrices of a layer's experts are: unit (that of the layer, but with ep one of their own), offsets of the first
+ * expert's, and how far the next expert's are. The router is in the layer's unit. */
+typedef struct expert_matrices {
+    size_t unit, router, up, down;
+    int64_t up_stride, down_stride;
+} expert_matrices;
+
+/* Mixture of experts: experts.c. */
+typedef struct mixture {
+    int64_t experts, chosen;      /* 0: none, and nothing of the rest */
+    int64_t ep, at, here;         /* expert-parallel ranks, this one's place; experts of a rank */
+    int64_t sent, pair, rows;     /* own rows; most from one rank to another; most at the experts here */
+    weft_group *group, *sequence; /* ep; the ranks that share sequences, NULL: none */
+    weft_bulk *exchange;
+    expert_matrices *matrix;  /* of each local layer */
+    int32_t *count;           /* [ep,experts] rows of each rank for each expert */
+    size_t *length;           /* [2 ep] */
+    void **ptr;               /* [2 ep] */
+    void *reply;              /* [rows,C], ep > 1: what the experts here make, before it goes back */
+    float *dweight;           /* [N,chosen] */
+    void *dlogits;            /* [N,experts] */
+    int observe;              /* a pass whose router is to be seen: */
+    double balance, z, *load; /* sums; load [experts] */
+} mixture;
 
 /* What a micro-batch holds between its forward and its backward pass: micro-batch i the tokens of slot i % slots of the
  * model, and of a chunk the activations of slot i % slots of the chunk. */
@@ -98,6 +136,7 @@ struct weft_model {
     int chunks, slots;
     int64_t layers; /* held here */
     layer_params *layer;
+    mixture mix;
     unit_view *view;                     /* of each unit */
     size_t embed, head, table;           /* units; nunits: not held. table: of the head's matrix */
     size_t embed_tok, embed_pos, head_w; /* offsets in embed, embed, table */
@@ -132,6 +171,9 @@ static inline float *grad_at(const weft_model *m, size_t unit, size_t offset) {
  * and that the gradient is complete. */
 weft_status unit_open(weft_model *m, size_t unit, weft_pass pass);
 weft_status unit_close(weft_model *m, size_t unit, weft_pass pass);
+/* The same for what a local layer needs: its unit, and its experts' if they have one of their own. */
+weft_status layer_open(weft_model *m, int64_t l, weft_pass pass);
+weft_status layer_close(weft_model *m, int64_t l, weft_pass pass);
 /* The same for the two units of the head. Closing it in a backward pass leaves the gradient of a table that the embedding
  * will add to. */
 weft_status head_open(weft_model *m, weft_pass pass);
@@ -211,6 +253,15 @@ weft_status attention_bwd(weft_model *m, layer_acts *a, int64_t batch, int64_t t
  * needs. */
 weft_status mlp_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t n, void *y);
 weft_status mlp_bwd(weft_model *m, int64_t l, layer_acts *a, int64_t n);
+
+/* experts.c: the same where the MLP is a mixture of experts. */
+weft_status experts_plan(weft_model *m);
+weft_status experts_connect(weft_model *m, const weft_mesh *mesh);
+void experts_find(weft_model *m);
+void experts_free(weft_model *m);
+size_t experts_scratch(const weft_model *m, int threads);
+weft_status experts_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t n, void *y);
+weft_status experts_bwd(weft_model *m, int64_t l, layer_acts *a, int64_t n);
 
 /* block.c: one layer (local number). batch * tokens rows; y is the residual stream behind it; NULL: as in mlp_fwd. */
 weft_status block_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache,

@@ -1,12 +1,15 @@
 /* The MLP of a layer:
  *
  *   GPT-2: h = gelu(n2 Wup^T + b)   Llama: h = silu(n2 Wgate^T) * (n2 Wup^T)
- *   y = x1 + h Wdown^T (+ b) */
+ *   y = x1 + h Wdown^T (+ b)
+ *
+ * or a mixture of such (experts.c). */
 #include "runtime/model/internal.h"
 
 weft_status mlp_fwd(weft_model *m, int64_t l, layer_acts *a, int64_t n, void *y) {
     const layer_params *p = &m->layer[l];
     linear_fwd_opts o;
+    if (m->mix.experts) return experts_fwd(m, l, a, n, y);
     void *n2 = NULL;
     WEFT_TRY(gather_rows(m, a->n2, &n2));
     if (m->d.family == WEFT_GPT2) {
@@ -34,6 +37,7 @@ static weft_status activate(weft_model *m, layer_acts *a, int64_t n) {
 weft_status mlp_bwd(weft_model *m, int64_t l, layer_acts *a, int64_t n) {
     const layer_params *p = &m->layer[l];
     void *dup = m->dwide, *down = weight_at(m, p->unit, p->down_w), *dx = NULL, *n2 = NULL;
+    if (m->mix.experts) return experts_bwd(m, l, a, n);
     WEFT_TRY(activate(m, a, n));
     WEFT_TRY(gather_rows(m, m->dx, &dx));
     WEFT_TRY(linear_bwd_weight(m, n, m->F, m->C, dx, a->h, grad_at(m, p->unit, p->down_w),

@@ -7,8 +7,8 @@
 #include "base/range.h"
 #include "runtime/model/internal.h"
 
-const char *const weft_time_names[WEFT_TIME_KINDS] = {"gemm",      "attention", "norm", "activation",
-                                                      "embedding", "loss",      "copy", "communication"};
+const char *const weft_time_names[WEFT_TIME_KINDS] = {
+    "gemm", "attention", "norm", "activation", "embedding", "loss", "copy", "routing", "communication"};
 
 /* --- description and offsets
  * -------------------------------------------------------------------------------------- */
@@ -17,8 +17,12 @@ static weft_status check(const weft_model_desc *d, const weft_model_opts *o) {
     if (d->layers < 1 || d->hidden < 1 || d->heads < 1 || d->kv_heads < 1 || d->ffn < 1 || d->vocab < 1)
         return weft_fail(WEFT_ERR_CONFIG,
                          "model: layers, hidden, heads, kv_heads, ffn and vocab must be at least 1");
-    if (d->experts)
-        return weft_fail(WEFT_ERR_UNSUPPORTED, "model: mixtures of experts are converted, not computed yet");
+    if (d->experts < 0 || (d->experts && (d->family != WEFT_LLAMA || d->experts > WEFT_EXPERTS_MAX ||
+                                          d->experts_per_token < 1 || d->experts_per_token > d->experts)))
+        return weft_fail(WEFT_ERR_CONFIG,
+                         "model: %lld of %lld experts a token; a Llama model may have up to %d, and a token "
+                         "visits 1 to all of them",
+                         (long long)d->experts_per_token, (long long)d->experts, WEFT_EXPERTS_MAX);
     if (d->heads % d->kv_heads)
         return weft_fail(WEFT_ERR_CONFIG, "model: heads (%lld) must be a multiple of kv_heads (%lld)",
                          (long long)d->heads, (long long)d->kv_heads);
@@ -118,8 +122,44 @@ static weft_status number_layers(weft_model *m) {
 /* Calls `visit` for every buffer in a fixed order: once to reserve, once to set the pointers. */
 typedef void (*visitor)(void *arg, const char *part, size_t bytes, void **p);
 
+static int64_t mlp_rows(const weft_model *m) {
+    return m->mix.experts ? m->mix.rows : m->N;
+}
+
+static void visit_experts(const weft_model *m, expert_acts *a, visitor visit, void *arg) {
+    const mixture *x = &m->mix;
+    const size_t n = (size_t)m->N, all = (size_t)x->experts, sent = (size_t)x->sent,
+                 row = (size_t)m->C * m->elem;
+    const char *part = "activations";
+    if (!x->experts) return;
+    visit(arg, part, n * all * 4, (void **)&a->prob);
+    visit(arg, part, n * 4, (void **)&a->lse);
+    visit(arg, part, sent * 4, (void **)&a->weight);
+    visit(arg, part, sent * 4, (void **)&a->choice);
+    visit(arg, part, sent * 4, (void **)&a->place);
+    visit(arg, part, (size_t)m->o.batch * all * 4, (void **)&a->load);
+    visit(arg, part, (size_t)m->o.batch * all * 4, (void **)&a->share);
+    visit(arg, part, (all + 1) * 8, (void **)&a->first);
+    visit(arg, part, (size_t)x->rows * row, &a->in);
+    visit(arg, part, sent * row, &a->out);
+    if (x->ep > 1)
+        visit(arg, part, (size_t)(x->ep * x->here + 1) * 8, (void **)&a->group);
+    else
+        a->group = a->first;
+}
+
+static void visit_mixture(weft_model *m, visitor visit, void *arg) {
+    mixture *x = &m->mix;
+    const size_t row = (size_t)m->C * m->elem;
+    if (!x->experts) return;
+    if (x->ep > 1) visit(arg, "workspace", (size_t)x->rows * row, &x->reply);
+    if (!m->o.training) return;
+    visit(arg, "workspace", (size_t)x->sent * 4, (void **)&x->dweight);
+    visit(arg, "workspace", (size_t)(m->N * x->experts) * m->elem, &x->dlogits);
+}
+
 static void visit_cheap(const weft_model *m, layer_acts *a, visitor visit, void *arg) {
-    const size_t n = (size_t)m->N * m->elem, r = (size_t)m->tp.rows * m->elem;
+    const size_t n = (size_t)mlp_rows(m) * m->elem, r = (size_t)m->tp.rows * m->elem;
     visit(arg, "activations", r * (size_t)m->C, &a->n1);
     visit(arg, "activations", r * (size_t)m->C, &a->n2);
     visit(arg, "activations", n * (size_t)m->F, &a->h);
@@ -131,7 +171,8 @@ static void visit_dear(const weft_model *m, layer_acts *a, visitor visit, void *
     visit(arg, part, n * (size_t)m->Q * e, &a->qkv);
     visit(arg, part, n * (size_t)m->A * e, &a->att);
     visit(arg, part, r * (size_t)m->C * e, &a->x1);
-    visit(arg, part, n * (size_t)m->U * e, &a->up);
+    visit(arg, part, (size_t)mlp_rows(m) * (size_t)m->U * e, &a->up);
+    visit_experts(m, &a->experts, visit, arg);
     visit(arg, part, r * 4, (void **)&a->mean1);
     visit(arg, part, r * 4, (void **)&a->rstd1);
     visit(arg, part, r * 4, (void **)&a->mean2);
@@ -221,12 +262,13 @@ static void visit_buffers(weft_model *m, visitor visit, void *arg) {
     visit_head(m, visit, arg);
     visit_tensor(m, visit, arg);
     context_buffers(m, visit, arg);
+    visit_mixture(m, visit, arg);
     if (!m->o.training) return;
-    size_t wide = (size_t)(m->U > m->Q ? m->U : m->Q);
+    const size_t up = (size_t)(mlp_rows(m) * m->U), qkv = n * (size_t)m->Q;
     visit(arg, "workspace", r, &m->dx);
     visit(arg, "workspace", r, &m->dx1);
     visit(arg, "workspace", r, &m->dn);
-    visit(arg, "workspace", n * wide * e, &m->dwide);
+    visit(arg, "workspace", (up > qkv ? up : qkv) * e, &m->dwide);
     visit(arg, "workspace", n * (size_t)m->A * e, &m->datt);
 }
 
@@ -284,12 +326,14 @@ weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o
     if (s >= 0) take_widths(m);
     if (s >= 0) s = context_plan(m);
     if (s >= 0) s = number_layers(m);
+    if (s >= 0) s = experts_plan(m);
     if (s >= 0 && !(m->view = weft_calloc(m->params.nunits, sizeof *m->view))) s = WEFT_ERR_NOMEM;
     if (s < 0) {
         weft_model_destroy(m);
         return s;
     }
     find_params(m);
+    experts_find(m);
     m->o.part.chunk = NULL; /* were the caller's */
     m->o.slots = NULL;
     m->begin = arena->bytes;
@@ -301,6 +345,7 @@ weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o
 void weft_model_destroy(weft_model *m) {
     if (!m) return;
     weft_params_destroy(&m->params);
+    experts_free(m);
     for (int i = 0; m->slot && i < m->slots; i++) {
         free(m->slot[i].acts);
     }
@@ -344,7 +389,8 @@ weft_status weft_model_bind(weft_model *m, const weft_arena *arena, weft_exec *x
 
 weft_status weft_model_connect(weft_model *m, const weft_mesh *mesh) {
     WEFT_TRY(tp_connect(m, mesh->axis[WEFT_AXIS_TP]));
-    return context_connect(m, mesh->axis[WEFT_AXIS_CP]);
+    WEFT_TRY(context_connect(m, mesh->axis[WEFT_AXIS_CP]));
+    return experts_connect(m, mesh);
 }
 
 static size_t larger(size_t a, size_t b) {
@@ -376,7 +422,9 @@ size_t weft_model_scratch(const weft_model *m, int threads) {
         most = larger(most, linear_scratch(m, n, m->C, m->U, m->d.family == WEFT_LLAMA, threads));
         most = larger(most, linear_scratch(m, n, m->F, m->C, 0, threads));
         most = larger(most, linear_scratch(m, n, m->C, m->V, 0, threads));
+        if (m->mix.experts) most = larger(most, linear_scratch(m, n, m->C, m->mix.experts, 0, threads));
     }
+    most = larger(most, experts_scratch(m, threads));
     weft_attn_desc a = {.size = sizeof a,
                         .batch = (int32_t)m->o.batch,
                         .hq = (int32_t)m->heads,
@@ -452,12 +500,14 @@ double weft_model_flops(const weft_model *m) {
     const double n = (double)m->N, c = (double)m->C, layers = (double)d->layers;
     const double att = (double)(d->heads * d->head_dim), kv = (double)(d->kv_heads * d->head_dim);
     const double mlp = (double)d->ffn * (d->family == WEFT_LLAMA ? 3 : 2);
-    double linear = layers * c * (2 * att + 2 * kv + mlp) + c * (double)d->vocab;
+    const double visited = d->experts ? (double)d->experts_per_token : 1; /* and the router */
+    double linear =
+        layers * c * (2 * att + 2 * kv + visited * mlp + (double)d->experts) + c * (double)d->vocab;
     double attention = layers * 2.0 * att * (double)m->o.context / 2.0; /* QK^T and PV, causal */
     return 3.0 * 2.0 * n * (linear + attention);
 }
 
 int model_is_whole(const weft_model *m) {
     return m->chunks == 1 && m->layers == m->d.layers && m->chunk[0].embeds && m->chunk[0].heads &&
-           m->o.part.tp <= 1 && !m->cp.on;
+           m->o.part.tp <= 1 && m->o.part.ep <= 1 && !m->cp.on;
 }

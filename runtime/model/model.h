@@ -74,6 +74,7 @@ enum {
     WEFT_TIME_EMBED,
     WEFT_TIME_LOSS,
     WEFT_TIME_COPY,
+    WEFT_TIME_ROUTE,
     WEFT_TIME_COMM, /* of activations */
     WEFT_TIME_KINDS
 };
@@ -161,6 +162,16 @@ double weft_model_flops(const weft_model *m);
 /* Times by kind; see WEFT_TIME_*. Forward and backward separately: [0] forward, [1] backward. */
 double *weft_model_times(weft_model *m);
 double *weft_model_passes(weft_model *m);
+
+/* What the routers of a mixture of experts did in all forward passes since the last clear: sums over tokens of the two
+ * losses (means over the layers, without their weights), and how often each expert was chosen, over layers. With expert
+ * parallelism of this rank's tokens. load: borrowed, NULL without experts. */
+typedef struct weft_router_stats {
+    double balance, z;
+    const double *load; /* [experts] */
+} weft_router_stats;
+void weft_model_router(const weft_model *m, weft_router_stats *s);
+void weft_model_router_clear(weft_model *m);
 
 /* --- generation: runtime/model/decode.c
  * --------------------------------------------------------------------------- */

@@ -41,20 +41,29 @@ static int cut_dimension(const char *name) {
 
 /* --- who holds what ---------------------------------------------------------------------------------------------- */
 
-static weft_unit_role role_of(const char *name, int64_t *layer) {
+static weft_unit_role role_of(const weft_holding *h, const char *name, int64_t *layer) {
     *layer = 0;
     if (!strncmp(name, "layers.", 7)) {
         *layer = strtoll(name + 7, NULL, 10);
-        return WEFT_UNIT_LAYER;
+        return h->ep > 1 && strstr(name, ".mlp.expert.") ? WEFT_UNIT_EXPERTS : WEFT_UNIT_LAYER;
     }
     return !strncmp(name, "embed.", 6) ? WEFT_UNIT_EMBED : WEFT_UNIT_HEAD;
+}
+
+/* An expert of another expert-parallel rank. */
+static int is_elsewhere(const weft_model_desc *m, const weft_holding *h, const char *name) {
+    const char *expert = strstr(name, ".mlp.expert.");
+    if (h->ep <= 1 || !expert) return 0;
+    const int64_t here = m->experts / h->ep, e = strtoll(expert + strlen(".mlp.expert."), NULL, 10);
+    return e / here != h->ep_at;
 }
 
 static int holds(const weft_holding *h, weft_unit_role role, int64_t layer) {
     for (int c = 0; c < h->chunks; c++) {
         const weft_chunk *k = &h->chunk[c];
-        if (role == WEFT_UNIT_EMBED ? k->embeds : role != WEFT_UNIT_LAYER && k->heads) return 1;
-        if (role == WEFT_UNIT_LAYER && layer >= k->first && layer < k->end) return 1;
+        const int in_layer = role == WEFT_UNIT_LAYER || role == WEFT_UNIT_EXPERTS;
+        if (role == WEFT_UNIT_EMBED ? k->embeds : !in_layer && k->heads) return 1;
+        if (in_layer && layer >= k->first && layer < k->end) return 1;
     }
     return 0;
 }
@@ -62,6 +71,17 @@ static int holds(const weft_holding *h, weft_unit_role role, int64_t layer) {
 int weft_params_cuts(const weft_model_desc *m, int tp) {
     if (m->experts && tp > 1) return 0;
     return m->heads % tp == 0 && m->kv_heads % tp == 0 && m->ffn % tp == 0 && m->vocab_padded % tp == 0;
+}
+
+static weft_status check_experts(const weft_model_desc *m, const weft_holding *h) {
+    if (h->ep > 1 && (!m->experts || m->experts % h->ep))
+        return weft_fail(
+            WEFT_ERR_CONFIG,
+            m->experts
+                ? "layout.ep is %d, but the model's %lld experts cannot be dealt out so; take a divisor"
+                : "layout.ep is %d, but the model has no experts (model.experts is %lld)",
+            h->ep, (long long)m->experts);
+    return WEFT_OK;
 }
 
 static weft_status check_cut(const weft_model_desc *m, int tp) {
@@ -129,21 +149,26 @@ static void close_unit(weft_params *p, size_t used, size_t *blocks) {
 static void take_unit(const weft_model_desc *m, const weft_holding *h, const weft_param *list, size_t n,
                       size_t *i, weft_params *p) {
     int64_t layer, other;
-    const weft_unit_role role = role_of(list[*i].name, &layer);
+    const weft_unit_role role = role_of(h, list[*i].name, &layer);
     const int held = holds(h, role, layer);
     weft_params scratch = {.item = p->item + n,
                            .shares = 1}; /* room for one of everything, behind what is held */
     weft_params *to = held ? p : &scratch;
     size_t used = 0;
     if (held) p->unit[p->nunits] = (weft_unit){.role = role, .layer = layer, .first = p->n};
-    for (; *i < n && role_of(list[*i].name, &other) == role && other == layer; ++*i) {
+    for (; *i < n && role_of(h, list[*i].name, &other) == role && other == layer; ++*i) {
         weft_param q = list[*i];
+        p->count += (size_t)(q.shape[0] * q.shape[1]);
+        if (is_elsewhere(m, h, q.name)) continue;
         cut(m, h, &q);
         place(to, &q, &used);
-        p->count += (size_t)(q.shape[0] * q.shape[1]);
     }
-    if (held) close_unit(p, used, &p->blocks);
-    p->blocks += (used + WEFT_UNIT_BLOCK - 1) / WEFT_UNIT_BLOCK;
+    const size_t blocks = (used + WEFT_UNIT_BLOCK - 1) / WEFT_UNIT_BLOCK;
+    const int apart =
+        role == WEFT_UNIT_EXPERTS; /* the units of all ep ranks follow each other, equally long */
+    size_t first = p->blocks + (apart ? (size_t)h->ep_at * blocks : 0);
+    if (held) close_unit(p, used, &first);
+    p->blocks += apart ? (size_t)h->ep * blocks : blocks;
 }
 
 /* The last stage of a pipeline needs the table of a tied head. */
@@ -182,12 +207,13 @@ weft_status weft_params_create(const weft_model_desc *m, const weft_holding *h, 
     if (!mine.chunk) mine.chunk = &all, mine.chunks = 1;
     memset(p, 0, sizeof *p);
     p->shares = mine.shares > 1 ? mine.shares : 1;
+    WEFT_TRY(check_experts(m, &mine));
     WEFT_TRY(check_cut(m, mine.tp));
     weft_param *list = NULL;
     size_t n = 0;
     WEFT_TRY(list_tensors(m, &list, &n));
     p->item = weft_calloc(2 * n + 1, sizeof *p->item);
-    p->unit = weft_calloc((size_t)m->layers + 3, sizeof *p->unit);
+    p->unit = weft_calloc(2 * (size_t)m->layers + 3, sizeof *p->unit);
     if (!p->item || !p->unit) {
         free(list);
         weft_params_destroy(p);

@@ -31,13 +31,14 @@ typedef struct weft_param {
 typedef enum weft_unit_role {
     WEFT_UNIT_EMBED,
     WEFT_UNIT_LAYER,
-    WEFT_UNIT_HEAD, /* final norm, and the head if it is not tied */
-    WEFT_UNIT_TABLE /* the token embedding once more, on the last stage of a pipeline with a tied head */
+    WEFT_UNIT_EXPERTS, /* with expert parallelism: the experts of a layer that are here */
+    WEFT_UNIT_HEAD,    /* final norm, and the head if it is not tied */
+    WEFT_UNIT_TABLE    /* the token embedding once more, on the last stage of a pipeline with a tied head */
 } weft_unit_role;
 
 typedef struct weft_unit {
     weft_unit_role role;
-    int64_t layer;     /* of a LAYER */
+    int64_t layer;     /* of a LAYER, EXPERTS */
     size_t first, end; /* its parameters */
     size_t offset;     /* in the flat space: a multiple of WEFT_UNIT_BLOCK */
     size_t blocks;     /* that hold its tensors */
@@ -69,6 +70,7 @@ typedef struct weft_holding {
     int chunks;
     int tp, tp_at; /* tensor parallel: 0 or 1: none */
     int shares;    /* ranks that share units (ZeRO): 0 or 1: none */
+    int ep, ep_at; /* expert parallel: 0 or 1: none */
 } weft_holding;
 
 /* Lays out the tensors of m that h (NULL: everything) holds. NOMEM, ARG (a description that makes no model), CONFIG
@@ -77,7 +79,7 @@ weft_status weft_params_create(const weft_model_desc *m, const weft_holding *h, 
 void weft_params_destroy(weft_params *p);
 /* Can tp ranks share the matrices of m? */
 int weft_params_cuts(const weft_model_desc *m, int tp);
-/* The unit, or nunits: not held. layer: of a LAYER. */
+/* The unit, or nunits: not held. layer: of a LAYER, EXPERTS. */
 size_t weft_params_unit(const weft_params *p, weft_unit_role role, int64_t layer);
 /* NULL: no such tensor. */
 const weft_param *weft_params_find(const weft_params *p, const char *name);

@@ -37,6 +37,22 @@ weft_status unit_close(weft_model *m, size_t unit, weft_pass pass) {
     return pass == WEFT_BACKWARD ? final(m, unit) : WEFT_OK;
 }
 
+static size_t experts_unit(const weft_model *m, int64_t l) {
+    return m->mix.experts ? m->mix.matrix[l].unit : m->layer[l].unit;
+}
+
+weft_status layer_open(weft_model *m, int64_t l, weft_pass pass) {
+    const size_t unit = m->layer[l].unit, experts = experts_unit(m, l);
+    WEFT_TRY(unit_open(m, unit, pass));
+    return experts == unit ? WEFT_OK : unit_open(m, experts, pass);
+}
+
+weft_status layer_close(weft_model *m, int64_t l, weft_pass pass) {
+    const size_t unit = m->layer[l].unit, experts = experts_unit(m, l);
+    if (experts != unit) WEFT_TRY(unit_close(m, experts, pass));
+    return unit_close(m, unit, pass);
+}
+
 weft_status head_open(weft_model *m, weft_pass pass) {
     WEFT_TRY(unit_open(m, m->head, pass));
     return m->table == m->head ? WEFT_OK : unit_open(m, m->table, pass);
@@ -111,10 +127,10 @@ static weft_status forward(weft_model *m, const layer_run *c, slot *s) {
     }
     for (int64_t l = c->first; l < c->end; l++) {
         const size_t unit = m->layer[l].unit;
-        WEFT_TRY(unit_open(m, unit, WEFT_FORWARD));
+        WEFT_TRY(layer_open(m, l, WEFT_FORWARD));
         WEFT_TRY_CTX(block_fwd(m, l, &s->acts[l], m->o.batch, m->N / m->o.batch, NULL, behind(m, c, s, l)),
                      "layer %lld", (long long)m->params.unit[unit].layer);
-        WEFT_TRY(unit_close(m, unit, WEFT_FORWARD));
+        WEFT_TRY(layer_close(m, l, WEFT_FORWARD));
         m->fresh = l;
         m->fresh_slot = s;
     }
@@ -124,13 +140,12 @@ static weft_status forward(weft_model *m, const layer_run *c, slot *s) {
 static weft_status backward_layer(weft_model *m, const slot *s, int64_t l) {
     const size_t unit = m->layer[l].unit;
     const int there = m->o.recompute != WEFT_RECOMPUTE_LAYER || (m->fresh == l && m->fresh_slot == s);
-    WEFT_TRY(unit_open(m, unit, WEFT_BACKWARD));
-    void *y = m->d.experts ? m->dn : NULL; /* of experts the backward pass wants everything */
-    if (!there) WEFT_TRY(block_fwd(m, l, &s->acts[l], m->o.batch, m->N / m->o.batch, NULL, y));
+    WEFT_TRY(layer_open(m, l, WEFT_BACKWARD));
+    if (!there) WEFT_TRY(block_fwd(m, l, &s->acts[l], m->o.batch, m->N / m->o.batch, NULL, NULL));
     m->fresh = -1;
     WEFT_TRY_CTX(block_bwd(m, l, &s->acts[l], m->o.batch, m->N / m->o.batch), "backward of layer %lld",
                  (long long)m->params.unit[unit].layer);
-    return unit_close(m, unit, WEFT_BACKWARD);
+    return layer_close(m, l, WEFT_BACKWARD);
 }
 
 static weft_status backward(weft_model *m, const layer_run *c, const slot *s, double *loss, int64_t *count) {
@@ -153,7 +168,9 @@ weft_status weft_model_forward(weft_model *m, int64_t micro, int chunk, const we
     if (chunk == 0) WEFT_TRY(take_input(m, m->s, in));
     const double begin = weft_now();
     weft_range_push("forward");
+    m->mix.observe = 1;
     WEFT_TRY(forward(m, &m->chunk[chunk], place_of(m, micro, chunk)));
+    m->mix.observe = 0;
     weft_range_pop();
     m->passes[0] += weft_now() - begin;
     return WEFT_OK;

@@ -185,9 +185,11 @@ static void lengths_change_from_round_to_round(void **state) {
         weft_tensor t[2 * MOST_RANKS], other = {calloc(20000, 4), 20000, WEFT_F32, 0, "other"};
         weft_bulk *b, *slow;
         size_t length[2 * MOST_RANKS], moved = 0;
+        void *at[2 * MOST_RANKS]; /* in every other round: tensors elsewhere */
         weft_stats_buf before = {.size = sizeof before}, after = {.size = sizeof after};
         for (int r = 0; r < 2 * n; r++)
             t[r] = (weft_tensor){calloc(MOST_ELEMENTS, 4), MOST_ELEMENTS, WEFT_I32, 0, "pair"};
+        for (int r = 0; r < 2 * n; r++) at[r] = calloc(MOST_ELEMENTS, 4);
         assert_ok(weft_group_create(c, MPI_COMM_WORLD, "test", &g));
         assert_ok(weft_bulk_create(g, WEFT_BULK_ALLTOALLV, 2 * n, t, &urgent, &b));
         assert_ok(weft_bulk_create(g, WEFT_BULK_ALLREDUCE, 1, &other, NULL, &slow));
@@ -196,24 +198,25 @@ static void lengths_change_from_round_to_round(void **state) {
             for (int r = 0; r < n; r++) {
                 length[r] = length_of(stream, round, me, r);
                 length[n + r] = length_of(stream, round, r, me);
+                int32_t *to = round % 2 ? at[r] : t[r].ptr, *from = round % 2 ? at[n + r] : t[n + r].ptr;
                 for (size_t i = 0; i < MOST_ELEMENTS; i++) {
-                    ((int32_t *)t[r].ptr)[i] = pair_value(me, r, i, round);
-                    ((int32_t *)t[n + r].ptr)[i] = -1;
+                    to[i] = pair_value(me, r, i, round);
+                    from[i] = -1;
                 }
             }
-            assert_ok(weft_bulk_lengths(b, length));
+            assert_ok(weft_bulk_lengths(b, length, round % 2 ? at : NULL));
             assert_ok(weft_bulk_start(slow, 1));
             assert_ok(weft_bulk_ready(slow, WEFT_ALL));
             a_nap((uint64_t)round);
             assert_ok(weft_bulk_start(b, 1));
             if (round % 4 == 3) /* a round in which nothing moves here may be over */
-                assert_error(weft_bulk_lengths(b, length), WEFT_ERR_STATE, "under way");
+                assert_error(weft_bulk_lengths(b, length, NULL), WEFT_ERR_STATE, "under way");
             assert_ok(weft_bulk_ready(b, WEFT_ALL));
             assert_ok(weft_bulk_wait(b, WEFT_ALL, -1, NULL));
             assert_ok(weft_bulk_wait(slow, WEFT_ALL, -1, NULL));
             for (int r = 0; r < n; r++)
                 for (size_t i = 0; i < MOST_ELEMENTS; i++)
-                    assert_int_equal(((int32_t *)t[n + r].ptr)[i],
+                    assert_int_equal(((int32_t *)(round % 2 ? at[n + r] : t[n + r].ptr))[i],
                                      i < length[n + r] ? pair_value(r, me, i, round) : -1);
             for (int r = 0; r < 2 * n; r++) moved += 4 * length[r];
             moved += 4 * other.n;
@@ -221,10 +224,10 @@ static void lengths_change_from_round_to_round(void **state) {
         assert_ok(weft_stats(c, &after, 0));
         assert_int_equal(after.bulk.bytes - before.bulk.bytes, moved);
         length[0] = MOST_ELEMENTS + 1;
-        assert_error(weft_bulk_lengths(b, length), WEFT_ERR_ARG, "5003 were planned");
-        assert_error(weft_bulk_lengths(slow, length), WEFT_ERR_ARG, "all-to-all");
+        assert_error(weft_bulk_lengths(b, length, NULL), WEFT_ERR_ARG, "5003 were planned");
+        assert_error(weft_bulk_lengths(slow, length, NULL), WEFT_ERR_ARG, "all-to-all");
         mpi_test_finalize(c);
-        for (int r = 0; r < 2 * n; r++) free(t[r].ptr);
+        for (int r = 0; r < 2 * n; r++) free(t[r].ptr), free(at[r]);
         free(other.ptr);
     }
 }

@@ -144,7 +144,7 @@ static void all_to_all_is_right(void **state) {
         length[p + r] = r ? (size_t)(100 * (r % 7) + me) : 0;
         for (size_t i = 0; i < 777; i++) ((float *)t[p + r].ptr)[i] = -1;
     }
-    assert_ok(weft_bulk_lengths(b, length));
+    assert_ok(weft_bulk_lengths(b, length, NULL));
     run_round(b);
     for (int r = 0; r < p; r++)
         for (size_t i = 0; i < t[p + r].n; i++)

@@ -159,11 +159,12 @@ static void parity(const char *model, const char *backend, weft_dtype t, double 
     golden_close(&g);
 }
 
-static const char *const models[] = {"gpt2", "llama", "llama3_tied"};
+static const char *const models[] = {"gpt2", "llama", "llama3_tied", "mixtral"};
+enum { MODELS = 4 };
 
 static void test_parity_fp32(void **state) {
     (void)state;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < MODELS; i++) {
         parity(models[i], "ref", WEFT_F32, 1e-4, 1e-5, 1e-4);
         parity(models[i], "cpu", WEFT_F32, 1e-4, 1e-5, 1e-4);
     }
@@ -175,7 +176,7 @@ static void test_parity_bf16(void **state) {
     (void)state;
     const char *given = getenv("WEFT_ISA");
     char *before = given ? strdup(given) : NULL;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < MODELS - 1; i++) { /* a rounded router sends some tokens to other experts */
         setenv("WEFT_ISA", "avx512", 1);
         parity(models[i], "cpu", WEFT_BF16, 0.5, 0.02, 0.1);
         if (before)
@@ -219,18 +220,21 @@ static void random_tokens(int32_t *tok, int64_t n, int64_t vocab, uint64_t seed)
 
 static double loss_at(fixture *f, const float *base, const float *direction, double step,
                       const int32_t *tok) {
+    weft_router_stats router;
     float *w = weft_model_masters(f->model);
     double loss;
     int64_t count;
     for (size_t i = 0; i < f->elements; i++) w[i] = (float)((double)base[i] + step * (double)direction[i]);
+    weft_model_router_clear(f->model);
     OK(weft_model_eval(f->model, &(weft_model_input){.tok = tok}, &loss, &count, NULL));
-    return loss;
+    weft_model_router(f->model, &router);
+    return loss + f->desc.router_balance * router.balance + f->desc.router_z * router.z;
 }
 
 /* The derivative of the loss along a random direction inside one tensor: five-point stencil in double over
  * fp32 passes. */
 static void check_direction(fixture *f, const float *base, const weft_param *q, const int32_t *tok,
-                            uint64_t seed) {
+                            double step, uint64_t seed) {
     float *direction = calloc(f->elements, sizeof *direction);
     double analytic = 0, length = 0;
     for (size_t k = 0; k < q->n; k++) { /* half along the gradient: the derivative is not lost in the noise */
@@ -246,7 +250,7 @@ static void check_direction(fixture *f, const float *base, const weft_param *q, 
     }
     for (size_t k = 0; k < q->n; k++)
         analytic += (double)f->grads[q->offset + k] * (double)direction[q->offset + k];
-    double h = 0.02 / sqrt(length);
+    double h = step / sqrt(length);
     double numeric = (loss_at(f, base, direction, -2 * h, tok) - 8 * loss_at(f, base, direction, -h, tok) +
                       8 * loss_at(f, base, direction, h, tok) - loss_at(f, base, direction, 2 * h, tok)) /
                      (12 * h);
@@ -257,7 +261,7 @@ static void check_direction(fixture *f, const float *base, const weft_param *q, 
     free(direction);
 }
 
-static void finite_differences(const weft_model_desc *d, const char *backend) {
+static void finite_differences(const weft_model_desc *d, const char *backend, double step) {
     fixture f;
     int32_t tok[3 * 18];
     double loss;
@@ -277,7 +281,7 @@ static void finite_differences(const weft_model_desc *d, const char *backend) {
     for (size_t i = 0; i < p->n; i++)
         if (!strstr(p->item[i].name,
                     "attn.k.bias")) /* softmax does not see it: its gradient is exactly zero */
-            check_direction(&f, base, &p->item[i], tok, seed + i);
+            check_direction(&f, base, &p->item[i], tok, step, seed + i);
     free(base);
     fixture_close(&f);
 }
@@ -286,9 +290,52 @@ static void test_finite_differences(void **state) {
     (void)state;
     weft_model_desc d[3] = {fixture_gpt2(), fixture_llama(1), fixture_llama(0)};
     for (int i = 0; i < 3; i++) {
-        finite_differences(&d[i], "ref");
-        finite_differences(&d[i], "cpu");
+        finite_differences(&d[i], "ref", 0.02);
+        finite_differences(&d[i], "cpu", 0.02);
     }
+}
+
+/* All experts chosen: nothing jumps; the router's gradient has the two losses in it. */
+static void test_finite_differences_of_experts(void **state) {
+    (void)state;
+    weft_model_desc d = fixture_experts(3, 3);
+    finite_differences(&d, "ref", 0.02);
+    finite_differences(&d, "cpu", 0.02);
+}
+
+/* Two of five, where a change of choice is a jump: the router's matrix alone, in steps that change none. And the control:
+ * the same gradient is not one of the loss without the balance term. */
+static void test_router_gradient(void **state) {
+    (void)state;
+    weft_model_desc d = fixture_experts(5, 2);
+    fixture f;
+    int32_t tok[3 * 18];
+    double loss;
+    int64_t count;
+    d.layers = 1;
+    fixture_open(&f, &d, &(fixture_opts){.backend = "cpu", .threads = 2, .batch = 3, .context = 17});
+    fixture_randomise(&f, 31, 0.15);
+    random_tokens(tok, 3 * 18, d.vocab, 31);
+    OK(weft_model_train(f.model, &(weft_model_input){.tok = tok}, f.grads, &loss, &count));
+    const weft_param *q = weft_params_find(weft_model_params(f.model), "layers.00.mlp.router.weight");
+    float *base = malloc(f.elements * 4), *direction = calloc(f.elements, 4);
+    double analytic = 0;
+    memcpy(base, weft_model_masters(f.model), f.elements * 4);
+    for (size_t k = 0; k < q->n; k++) {
+        direction[q->offset + k] = f.grads[q->offset + k];
+        analytic += (double)f.grads[q->offset + k] * (double)f.grads[q->offset + k];
+    }
+    for (int control = 0; control < 2; control++) {
+        const double h = 2e-3 / sqrt(analytic);
+        if (control) f.desc.router_balance = 0;
+        const double numeric =
+            (loss_at(&f, base, direction, h, tok) - loss_at(&f, base, direction, -h, tok)) / (2 * h);
+        const double error = fabs(numeric / analytic - 1);
+        if (control ? error < 0.05 : error > 0.02) fail_msg("analytic %g, numeric %g", analytic, numeric);
+    }
+    free(base);
+    free(direction);
+    fixture_close(&f);
 }
 
 /* --- what must not change a bit
@@ -327,12 +374,13 @@ static void same(outcome a, outcome b) {
 
 static void test_bits(void **state) {
     (void)state;
-    weft_model_desc d[2] = {fixture_gpt2(), fixture_llama(0)};
-    for (int i = 0; i < 2; i++)
+    weft_model_desc d[3] = {fixture_gpt2(), fixture_llama(0), fixture_experts(5, 2)};
+    for (int i = 0; i < 3; i++)
         for (int t = 0; t < 2; t++) {
             weft_dtype type = t ? WEFT_BF16 : WEFT_F32;
             outcome a = train_once(&d[i], type, WEFT_RECOMPUTE_NONE, 1);
             same(a, train_once(&d[i], type, WEFT_RECOMPUTE_LAYER, 1));
+            if (!t) same(a, train_once(&d[i], type, WEFT_RECOMPUTE_SELECTIVE, 2));
             same(a, train_once(&d[i], type, WEFT_RECOMPUTE_NONE, 3));
             free(a.grads);
         }
@@ -344,8 +392,8 @@ static void test_bits(void **state) {
 
 static void test_decoder(void **state) {
     (void)state;
-    weft_model_desc d[2] = {fixture_gpt2(), fixture_llama(1)};
-    for (int i = 0; i < 2; i++) {
+    weft_model_desc d[3] = {fixture_gpt2(), fixture_llama(1), fixture_experts(5, 2)};
+    for (int i = 0; i < 3; i++) {
         fixture f;
         int32_t ids[24];
         float *z = calloc((size_t)(24 * d[i].vocab_padded), 4);
@@ -405,7 +453,7 @@ static void test_sampler(void **state) {
 static void test_planned_scratch_suffices(void **state) {
     (void)state;
     for (uint64_t i = 0; i < 10; i++) {
-        weft_model_desc d = i & 1 ? fixture_llama(0) : fixture_gpt2();
+        weft_model_desc d = i % 3 == 2 ? fixture_experts(4, 2) : i & 1 ? fixture_llama(0) : fixture_gpt2();
         int64_t heads = 1 + (int64_t)(weft_rng_u64(21, 1, i) % 4),
                 width = 2 * (1 + (int64_t)(weft_rng_u64(21, 2, i) % 120));
         fixture f;
@@ -446,6 +494,17 @@ static void test_refuses_bad_descriptions(void **state) {
     d = fixture_llama(1);
     o.context = 25;
     assert_int_equal(weft_model_create(&d, &o, b, &a, &m), WEFT_ERR_CONFIG);
+    o.context = 8;
+    d = fixture_experts(4, 5);
+    assert_int_equal(weft_model_create(&d, &o, b, &a, &m), WEFT_ERR_CONFIG);
+    d = fixture_experts(6, 2);
+    o.part = (weft_holding){.ep = 4};
+    assert_int_equal(weft_model_create(&d, &o, b, &a, &m), WEFT_ERR_CONFIG);
+    o.part = (weft_holding){.tp = 2};
+    assert_int_equal(weft_model_create(&d, &o, b, &a, &m), WEFT_ERR_CONFIG);
+    d = fixture_llama(1);
+    o.part = (weft_holding){.ep = 2};
+    assert_int_equal(weft_model_create(&d, &o, b, &a, &m), WEFT_ERR_CONFIG);
     assert_int_equal(a.bytes, 0);
     weft_backend_close(b);
 }
@@ -457,6 +516,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_parity_bf16),
         cmocka_unit_test(test_parity_sees_a_permutation),
         cmocka_unit_test(test_finite_differences),
+        cmocka_unit_test(test_finite_differences_of_experts),
+        cmocka_unit_test(test_router_gradient),
         cmocka_unit_test(test_bits),
         cmocka_unit_test(test_decoder),
         cmocka_unit_test(test_sampler),

@@ -116,3 +116,12 @@ weft_model_desc fixture_llama(int tied) {
                              .bos = -1,
                              .eos = -1};
 }
+
+weft_model_desc fixture_experts(int64_t experts, int64_t per_token) {
+    weft_model_desc d = fixture_llama(0);
+    d.experts = experts;
+    d.experts_per_token = per_token;
+    d.router_balance = 0.5;
+    d.router_z = 0.05;
+    return d;
+}

@@ -40,5 +40,7 @@ void fixture_randomise(fixture *f, uint64_t seed, double std);
 /* Tiny descriptions with awkward sizes. */
 weft_model_desc fixture_gpt2(void);
 weft_model_desc fixture_llama(int tied);
+/* The same with experts and weights of the router's losses that are seen. */
+weft_model_desc fixture_experts(int64_t experts, int64_t per_token);
 
 #endif
