@@ -62,26 +62,6 @@ static void tick(void *ctx) {
     (void)weft_poll(ctx, TICK_US);
 }
 
-static weft_status unit_final(void *arg, size_t unit) {
-    return weft_bulk_ready(((const bench_step *)arg)->bulk, (int)unit);
-}
-
-/* One tensor a unit, in memory that the ranks of a node share. */
-static void plan_gradients(bench_step *s) {
-    const weft_params *p = s->params;
-    weft_tensor *t = bench_zalloc(p->nunits, sizeof *t);
-    s->grads = weft_mem_alloc(s->group, p->elements * sizeof *s->grads);
-    if (!s->grads) bench_check(WEFT_ERR_NOMEM);
-    for (size_t i = 0; i < p->nunits; i++)
-        t[i] = (weft_tensor){.ptr = s->grads + p->unit[i].offset,
-                             .n = p->unit[i].elements,
-                             .t = WEFT_F32,
-                             .name = p->item[p->unit[i].first].name};
-    const weft_bulk_opts o = {.size = sizeof o, .bucket = weft_params_bucket(p)};
-    bench_check(weft_bulk_create(s->group, WEFT_BULK_ALLREDUCE, (int)p->nunits, t, &o, &s->bulk));
-    free(t);
-}
-
 void bench_step_open(bench_step *s, const weft_model_desc *d, weft_dtype t, int64_t batch, int64_t context,
                      int threads) {
     *s = (bench_step){.desc = *d, .context = context};
@@ -91,25 +71,34 @@ void bench_step_open(bench_step *s, const weft_model_desc *d, weft_dtype t, int6
     s->ranks = weft_group_size(s->group);
     s->batch = batch / s->ranks;
     const weft_model_opts mo = {
-        .size = sizeof mo, .t = t, .batch = s->batch, .context = context, .training = 1};
+        .size = sizeof mo, .t = t, .batch = s->batch, .context = context, .training = 1, .stored = 1};
+    const weft_shards_opts so = {.size = sizeof so, .t = t, .ranks = s->ranks, .rank = s->rank, .micros = 1};
+    const weft_layout_want want = {.batch = batch};
+    weft_layout layout;
+    bench_check(weft_layout_make(&want, s->ranks, s->rank, &layout));
     const weft_optim_opts oo = {
         .kind = WEFT_ADAMW, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1};
     bench_check(weft_backend_open("auto", NULL, &s->backend));
     s->ops = weft_backend_ops(s->backend);
     bench_check(weft_model_create(d, &mo, s->backend, &s->memory, &s->model));
     s->params = weft_model_params(s->model);
-    bench_check(weft_optim_create(&oo, s->params, s->backend, s->group, &s->memory, &s->optim));
+    bench_check(weft_shards_create(&so, s->params, s->backend, &s->memory, &s->shards));
+    bench_check(weft_optim_create(&oo, s->params, s->shards, &layout, s->backend, &s->memory, &s->optim));
     weft_exec_opts xo = {
         .size = sizeof xo, .threads = threads, .scratch = weft_model_scratch(s->model, threads)};
     if (s->ranks > 1) xo.tick = tick, xo.tick_arg = s->ctx, xo.tick_us = TICK_US;
     bench_check(weft_exec_create(s->backend, &xo, &s->exec));
     bench_check(weft_arena_commit(&s->memory, allocate, release, s));
     bench_check(weft_model_bind(s->model, &s->memory, s->exec));
-    bench_check(weft_optim_bind(s->optim, &s->memory, s->exec));
-    plan_gradients(s);
+    weft_group *data = s->ranks > 1 ? s->group : NULL;
+    bench_check(weft_shards_bind(s->shards, &s->memory, s->exec, data));
+    bench_check(weft_optim_bind(s->optim, &s->memory, s->exec, s->group, data));
+    const weft_store store = weft_shards_store(s->shards);
+    weft_model_use(s->model, &store);
     bench_check(weft_commit(s->ctx));
-    weft_params_init(s->params, d, 1, weft_model_masters(s->model));
-    bench_check(weft_model_refresh(s->model));
+    s->grads = weft_shards_share(s->shards, 0)->gradient;
+    weft_params_init(s->params, d, 1, weft_shards_share(s->shards, 0)->master);
+    bench_check(weft_shards_changed(s->shards, 1));
     s->tokens = bench_zalloc((size_t)(s->batch * (context + 1)), sizeof *s->tokens);
 }
 
@@ -117,6 +106,7 @@ void bench_step_close(bench_step *s) {
     free(s->tokens);
     bench_check(weft_finalize(&s->ctx, 10000));
     weft_optim_destroy(s->optim);
+    weft_shards_destroy(s->shards);
     weft_model_destroy(s->model);
     weft_exec_destroy(s->exec);
     weft_arena_destroy(&s->memory);
@@ -137,22 +127,20 @@ double bench_step_run(bench_step *s, bench_way way, uint64_t seed) {
     random_tokens(s, seed);
     bench_check(weft_ctrl_barrier(s->group));
     const double t0 = weft_now();
-    bench_check(s->ops->fill(s->exec, s->grads, 0, s->params->elements * sizeof *s->grads));
-    weft_model_on_final(s->model, way == BENCH_OVERLAP ? unit_final : NULL, s);
-    if (way == BENCH_OVERLAP) bench_check(weft_bulk_start(s->bulk, 1));
-    bench_check(weft_model_train(s->model, &(weft_model_input){.tok = s->tokens}, s->grads, &loss, &count));
+    const int exchanged = way == BENCH_OVERLAP || way == BENCH_BLOCKING;
+    if (exchanged)
+        bench_check(weft_shards_begin(s->shards, way == BENCH_OVERLAP ? 1 : -1));
+    else
+        bench_check(s->ops->fill(s->exec, s->grads, 0, s->params->elements * sizeof *s->grads));
+    bench_check(weft_model_train(s->model, &(weft_model_input){.tok = s->tokens}, NULL, &loss, &count));
     const double t1 = weft_now(), tokens = (double)(s->batch * s->context * s->ranks);
-    if (way == BENCH_BLOCKING) {
-        bench_check(weft_bulk_start(s->bulk, 1));
-        bench_check(weft_bulk_ready(s->bulk, WEFT_ALL));
-    }
-    if (way == BENCH_BLOCKING || way == BENCH_OVERLAP)
-        bench_check(weft_bulk_wait(s->bulk, WEFT_ALL, -1, NULL));
+    if (exchanged) bench_check(weft_shards_sum(s->shards));
     if (way == BENCH_MPI)
         MPI_Allreduce(MPI_IN_PLACE, s->grads, (int)s->params->elements, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD);
     const double t2 = weft_now();
-    bench_check(weft_optim_norm(s->optim, s->grads, tokens, &norm));
-    bench_check(weft_optim_step(s->optim, s->model, s->grads, tokens, norm, 1e-4));
+    bench_check(weft_optim_norm(s->optim, tokens, &norm));
+    bench_check(weft_optim_step(s->optim, tokens, norm, 1e-4));
+    bench_check(weft_shards_changed(s->shards, 0));
     const double t3 = weft_now();
     if (!isfinite(norm)) bench_check(WEFT_ERR_NONFINITE);
     s->comm = t2 - t1;

@@ -28,10 +28,10 @@ typedef struct bench_step {
     weft_exec *exec;
     weft_arena memory;
     weft_model *model;
+    weft_shards *shards;
     weft_optim *optim;
     const weft_params *params;
     float *grads;
-    weft_bulk *bulk;
     int32_t *tokens;
     double comm, update; /* seconds of the last step after the backward pass */
 } bench_step;

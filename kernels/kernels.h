@@ -369,6 +369,8 @@ struct weft_ops {
     /* Sum of squares in double: blocks of 16384 elements in 16 fp32 lanes, block results in a pairwise double tree.
      * absmax: the largest |v|; NaN if any is NaN. */
     weft_status (*sumsq)(weft_exec *x, size_t n, const float *v, double *out);
+    /* The sums of the blocks themselves, one double for every 16384 elements begun: their tree is sumsq. */
+    weft_status (*sumsq_blocks)(weft_exec *x, size_t n, const float *v, double *sums);
     weft_status (*absmax)(weft_exec *x, size_t n, const float *v, float *out);
 
     /* dst = src converted; f32, bf16, f16, f64 in any pair; round to nearest even, NaN quieted. */

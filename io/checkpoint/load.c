@@ -47,17 +47,30 @@ static weft_status candidates(weft_ckpt *c, int64_t step, ckpt_entry **list, siz
     return weft_ctrl_bcast(c->g, *list, *n * sizeof **list, 0);
 }
 
+/* The tensors that any rank asks for: the others are unexpected. */
+static weft_status gather_asked(weft_ckpt *c, const ckpt_reader *r, const weft_ckpt_part *parts, size_t n,
+                                weft_status s, int32_t **asked) {
+    const size_t tensors = s >= 0 ? ckpt_reader_manifest(r)->table.ntensors : 0;
+    if (s >= 0 && !(*asked = weft_calloc(tensors + 1, sizeof **asked))) s = WEFT_ERR_NOMEM;
+    WEFT_TRY(weft_ctrl_agree(c->g, s));
+    ckpt_reader_asked(r, parts, n, *asked);
+    return weft_ctrl_allreduce(c->g, *asked, tensors + 1, WEFT_I32, WEFT_MAX);
+}
+
 static weft_status load_one(weft_ckpt *c, const ckpt_entry *e, const weft_ckpt_part *parts, size_t n,
                             weft_ckpt_load_opts *o, int64_t *step, char **state) {
     ckpt_reader *r = NULL;
     char *dir = weft_path_join(c->root, e->name);
+    int32_t *asked = NULL;
     weft_status s = dir ? ckpt_reader_open(dir, &r) : WEFT_ERR_NOMEM;
-    if (s >= 0) s = ckpt_reader_load(r, parts, n, o);
+    s = gather_asked(c, r, parts, n, s, &asked);
+    if (s >= 0) s = ckpt_reader_load_of(r, parts, n, asked, o);
     if (s >= 0) {
         *step = ckpt_reader_manifest(r)->step;
         if (state && !(*state = weft_strdup(ckpt_reader_manifest(r)->state))) s = WEFT_ERR_NOMEM;
     }
     ckpt_reader_close(r);
+    free(asked);
     free(dir);
     s = weft_ctrl_agree(c->g, s);
     if (s < 0 && state) {

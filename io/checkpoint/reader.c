@@ -223,30 +223,43 @@ static void compare(const weft_ckpt_part *p, const ckpt_tensor *t, told *w) {
     }
 }
 
-static weft_status matches(const ckpt_reader *r, const weft_ckpt_part *parts, size_t n,
-                           const weft_ckpt_load_opts *o) {
+void ckpt_reader_asked(const ckpt_reader *r, const weft_ckpt_part *parts, size_t n, int32_t *asked) {
     const ckpt_table *t = &r->m.table;
-    uint8_t *asked = weft_calloc(t->ntensors + 1, 1);
-    told *w = weft_calloc(1, sizeof *w);
-    weft_status s = asked && w ? WEFT_OK : WEFT_ERR_NOMEM;
-    for (size_t i = 0; s >= 0 && i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         const ckpt_tensor *e = parts[i].name ? ckpt_table_find(t, parts[i].name) : NULL;
-        compare(&parts[i], e, w);
         if (e) asked[e - t->tensor] = 1;
     }
+}
+
+static weft_status matches(const ckpt_reader *r, const weft_ckpt_part *parts, size_t n, const int32_t *asked,
+                           const weft_ckpt_load_opts *o) {
+    const ckpt_table *t = &r->m.table;
+    told *w = weft_calloc(1, sizeof *w);
+    weft_status s = w ? WEFT_OK : WEFT_ERR_NOMEM;
+    for (size_t i = 0; s >= 0 && i < n; i++)
+        compare(&parts[i], parts[i].name ? ckpt_table_find(t, parts[i].name) : NULL, w);
     for (size_t i = 0; s >= 0 && !(o && o->partial) && i < t->ntensors; i++)
         if (!asked[i] && (!o || !o->prefix || !strncmp(t->tensor[i].name, o->prefix, strlen(o->prefix))))
             tell(w, t->tensor[i].name, "is not expected");
     if (s >= 0 && w->n)
         s = weft_fail(WEFT_ERR_SHAPE, "%s does not fit (%zu tensors): %s%s", r->dir, w->n, w->text,
                       w->n > TOLD ? "; ..." : "");
-    free(asked);
     free(w);
     return s;
 }
 
 weft_status ckpt_reader_load(ckpt_reader *r, const weft_ckpt_part *parts, size_t n, weft_ckpt_load_opts *o) {
-    WEFT_TRY(matches(r, parts, n, o));
+    int32_t *asked = weft_calloc(r->m.table.ntensors + 1, sizeof *asked);
+    if (!asked) return WEFT_ERR_NOMEM;
+    ckpt_reader_asked(r, parts, n, asked);
+    const weft_status s = ckpt_reader_load_of(r, parts, n, asked, o);
+    free(asked);
+    return s;
+}
+
+weft_status ckpt_reader_load_of(ckpt_reader *r, const weft_ckpt_part *parts, size_t n, const int32_t *asked,
+                                weft_ckpt_load_opts *o) {
+    WEFT_TRY(matches(r, parts, n, asked, o));
     const int64_t before = ckpt_reader_fetched(r);
     int64_t needed = 0;
     for (size_t i = 0; i < n; i++) {

@@ -23,6 +23,11 @@ weft_status ckpt_reader_extra(ckpt_reader *r, const char *name, char **data, siz
 
 /* Fills the parts; see weft_ckpt_load. */
 weft_status ckpt_reader_load(ckpt_reader *r, const weft_ckpt_part *parts, size_t n, weft_ckpt_load_opts *o);
+/* Sets asked[i] = 1 for every tensor i of the manifest's table of which a part is asked for; the caller has zeroed it. */
+void ckpt_reader_asked(const ckpt_reader *r, const weft_ckpt_part *parts, size_t n, int32_t *asked);
+/* As ckpt_reader_load, where others ask for tensors too: `asked` says which are expected. */
+weft_status ckpt_reader_load_of(ckpt_reader *r, const weft_ckpt_part *parts, size_t n, const int32_t *asked,
+                                weft_ckpt_load_opts *o);
 /* Bytes fetched from files so far. */
 int64_t ckpt_reader_fetched(const ckpt_reader *r);
 

@@ -145,6 +145,29 @@ static void sumsq_chunks(void *arg, int64_t begin, int64_t end) {
     }
 }
 
+struct blocks {
+    const float *v;
+    int64_t n;
+    double *sum;
+};
+static void sumsq_each(void *arg, int64_t begin, int64_t end) {
+    const struct blocks *f = arg;
+    int64_t b = begin;
+    for (; b + 4 <= end && (b + 4) * SUM_BLOCK <= f->n; b += 4)
+        blocks_sumsq(f->v + b * SUM_BLOCK, f->sum + b);
+    for (; b < end; b++) {
+        const int64_t left = f->n - b * SUM_BLOCK;
+        f->sum[b] = block_sumsq(f->v + b * SUM_BLOCK, left < SUM_BLOCK ? left : SUM_BLOCK);
+    }
+}
+
+static weft_status op_sumsq_blocks(weft_exec *x, size_t n, const float *v, double *sums) {
+    WEFT_TRY(weft_check_given("sumsq_blocks", n == 0 || (v && sums)));
+    struct blocks f = {v, (int64_t)n, sums};
+    ops_for(x, ops_ceil_div(f.n, SUM_BLOCK), 4, 4, sumsq_each, &f);
+    return WEFT_OK;
+}
+
 /* The bits of |v| as integers order like |v|, and NaN above infinity. */
 VEC_INLINE veci larger(veci best, const float *v, int m) {
     return veci_max(best, vec_bits(vec_abs(vec_load_f32(v, m))));
@@ -207,5 +230,6 @@ void CPU_NAME(ops_fill_optim)(struct weft_ops *t) {
     t->adamw = op_adamw;
     t->outer_step = op_outer_step;
     t->sumsq = op_sumsq;
+    t->sumsq_blocks = op_sumsq_blocks;
     t->absmax = op_absmax;
 }

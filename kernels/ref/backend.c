@@ -86,6 +86,7 @@ static const struct weft_ops ref_ops = {
     .adamw = ref_adamw,
     .newton_schulz = ref_newton_schulz,
     .sumsq = ref_sumsq,
+    .sumsq_blocks = ref_sumsq_blocks,
     .absmax = ref_absmax,
     .cast = ref_cast,
     .cast_rows = ref_cast_rows,

@@ -18,6 +18,14 @@ weft_status ref_sumsq(weft_exec *x, size_t n, const float *v, double *out) {
     return WEFT_OK;
 }
 
+weft_status ref_sumsq_blocks(weft_exec *x, size_t n, const float *v, double *sums) {
+    enum { BLOCK = 16384 };
+    WEFT_TRY(weft_check_given("sumsq_blocks", n == 0 || (v && sums)));
+    for (size_t i = 0; i < n; i += BLOCK)
+        WEFT_TRY(ref_sumsq(x, n - i < BLOCK ? n - i : BLOCK, v + i, &sums[i / BLOCK]));
+    return WEFT_OK;
+}
+
 weft_status ref_absmax(weft_exec *x, size_t n, const float *v, float *out) {
     (void)x;
     float max = 0;

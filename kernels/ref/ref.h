@@ -90,6 +90,7 @@ weft_status ref_adamw(weft_exec *x, const weft_adamw_desc *d, float *master, flo
                       const float *g, uint16_t *w, const float *clip, const uint32_t *skip);
 weft_status ref_newton_schulz(weft_exec *x, const weft_newton_schulz_desc *d, float *v);
 weft_status ref_sumsq(weft_exec *x, size_t n, const float *v, double *out);
+weft_status ref_sumsq_blocks(weft_exec *x, size_t n, const float *v, double *sums);
 weft_status ref_absmax(weft_exec *x, size_t n, const float *v, float *out);
 weft_status ref_cast(weft_exec *x, weft_dtype from, weft_dtype to, size_t n, const void *src, void *dst);
 weft_status ref_cast_rows(weft_exec *x, weft_dtype from, weft_dtype to, int64_t rows, int64_t cols,

@@ -113,7 +113,10 @@ static weft_status evaluate(const arguments *a, cli_job *job, weft_session *sess
         weft_tok_fingerprint(session->tok) != weft_data_info(*d)->tokenizer)
         s = weft_fail(WEFT_ERR_VOCAB, "%s was not made with the tokenizer of %s", a->shard, a->model);
     WEFT_TRY(weft_ctrl_agree(job->group, s));
-    const weft_evaluate_opts eo = {session->batch, session->context, a->windows, a->documents};
+    const weft_evaluate_opts eo = {.batch = session->batch,
+                                   .context = session->context,
+                                   .windows = a->windows,
+                                   .documents = a->documents};
     return weft_evaluate(session->model, *d, job->group, &eo, e);
 }
 

@@ -9,18 +9,22 @@
 
 /* --- units --------------------------------------------------------------------------------------------------------- */
 
+static weft_status open_weights(weft_model *m, size_t unit, weft_pass pass) {
+    const void *w = (const char *)m->weights + m->params.unit[unit].offset * m->elem;
+    if (m->o.stored) WEFT_TRY(m->store.weights(m->store.arg, unit, pass, &w));
+    m->view[unit].w = w;
+    return WEFT_OK;
+}
+
+static weft_status open_gradient(weft_model *m, size_t unit) {
+    if (m->o.stored) return m->store.gradient(m->store.arg, unit, &m->view[unit].g);
+    m->view[unit].g = m->grads + m->params.unit[unit].offset;
+    return WEFT_OK;
+}
+
 weft_status unit_open(weft_model *m, size_t unit, weft_pass pass) {
-    const weft_unit *u = &m->params.unit[unit];
-    unit_view *v = &m->view[unit];
-    if (!m->o.stored) {
-        v->w = (const char *)m->weights + u->offset * m->elem;
-        v->g = m->grads ? m->grads + u->offset : NULL;
-        return WEFT_OK;
-    }
-    const void *w = NULL;
-    WEFT_TRY(m->store.weights(m->store.arg, unit, pass, &w));
-    v->w = w;
-    return pass == WEFT_BACKWARD ? m->store.gradient(m->store.arg, unit, &v->g) : WEFT_OK;
+    WEFT_TRY(open_weights(m, unit, pass));
+    return pass == WEFT_BACKWARD ? open_gradient(m, unit) : WEFT_OK;
 }
 
 static weft_status final(weft_model *m, size_t unit) {
@@ -158,9 +162,9 @@ static weft_status backward(weft_model *m, const layer_run *c, const slot *s, do
     }
     for (int64_t l = c->end - 1; l >= c->first; l--) WEFT_TRY(backward_layer(m, s, l));
     if (!c->embeds) return WEFT_OK;
-    WEFT_TRY(unit_open(m, m->embed, WEFT_BACKWARD));
+    WEFT_TRY(open_gradient(m, m->embed)); /* it reads no weights */
     WEFT_TRY(embed_bwd(m, m->N));
-    return unit_close(m, m->embed, WEFT_BACKWARD);
+    return final(m, m->embed);
 }
 
 weft_status weft_model_forward(weft_model *m, int64_t micro, int chunk, const weft_model_input *in) {

@@ -19,7 +19,7 @@
 typedef struct parts { /* with their names */
     weft_ckpt_part *item;
     char (*name)[WEFT_CKPT_NAME_MAX];
-    size_t n;
+    size_t n, names;
 } parts;
 
 struct weft_saver {
@@ -92,12 +92,10 @@ static weft_status parse_state(const char *where, const char *text, weft_train_s
 
 /* --- the parts ------------------------------------------------------------------------------------------------------ */
 
-static void add(parts *p, const char *room, const weft_param *q, weft_dtype t, void *base) {
-    weft_ckpt_part *e = &p->item[p->n];
-    snprintf(p->name[p->n], sizeof *p->name, "%s/%s", room, q->name);
-    *e = (weft_ckpt_part){.name = p->name[p->n], .dtype = t, .ndim = q->ndim, .box = q->box, .ptr = base};
-    memcpy(e->shape, q->shape, q->ndim * sizeof *q->shape);
-    p->n++;
+static void add(parts *p, const char *room, const weft_piece *q, weft_dtype t, void *ptr) {
+    char *name = p->name[p->names++];
+    snprintf(name, sizeof *p->name, "%s/%s", room, q->param->name);
+    p->n += weft_piece_parts(q, name, t, ptr, &p->item[p->n]);
 }
 
 static void free_parts(parts *p) {
@@ -106,31 +104,33 @@ static void free_parts(parts *p) {
     memset(p, 0, sizeof *p);
 }
 
-/* masters: the room of the fp32 masters. weights: also the weights in their own type. */
-static weft_status make_parts(const weft_saver *s, const char *masters, int weights, parts *p) {
+/* masters: the room of the fp32 masters. weights: also the weights in their own type. copies: also the table that the last
+ * stage of a pipeline has of the first one's. */
+static weft_status make_parts(const weft_saver *s, const char *masters, int weights, int copies, parts *p) {
     const weft_params *w = weft_model_params(s->o.model);
     weft_optim_tensor *list = NULL;
-    size_t n = 0;
+    size_t n = 0, pieces = 0;
+    const weft_piece *q = weft_shards_pieces(s->o.shards, &pieces);
     memset(p, 0, sizeof *p);
     WEFT_TRY(weft_optim_state(s->o.optim, &list, &n));
-    p->item = weft_calloc(2 * w->n + n, sizeof *p->item);
-    p->name = weft_calloc(2 * w->n + n, sizeof *p->name);
+    p->item = weft_calloc(WEFT_PIECE_PARTS * (2 * pieces + n), sizeof *p->item);
+    p->name = weft_calloc(2 * pieces + n, sizeof *p->name);
     if (!p->item || !p->name) {
         free(list);
         free_parts(p);
         return WEFT_ERR_NOMEM;
     }
-    for (size_t i = 0; i < w->n; i++) {
-        const weft_param *q = &w->item[i];
-        add(p, masters, q, WEFT_F32, weft_model_masters(s->o.model) + q->offset);
-        if (weights)
-            add(p, "model", q, s->o.t,
-                (char *)weft_model_weights(s->o.model) + q->offset * weft_dtype_size(s->o.t));
+    for (size_t i = 0; i < pieces; i++) {
+        const weft_share *h = weft_shards_share(s->o.shards, q[i].unit);
+        if (!copies && w->unit[q[i].unit].role == WEFT_UNIT_TABLE) continue;
+        add(p, masters, &q[i], WEFT_F32, h->master + q[i].at);
+        if (weights) add(p, "model", &q[i], s->o.t, (char *)h->weight + q[i].at * weft_dtype_size(s->o.t));
     }
     for (size_t i = 0; i < n; i++) {
         char room[32];
+        if (!copies && w->unit[list[i].piece->unit].role == WEFT_UNIT_TABLE) continue;
         snprintf(room, sizeof room, "optim/%s", list[i].slot);
-        add(p, room, list[i].param, WEFT_F32, list[i].ptr);
+        add(p, room, list[i].piece, WEFT_F32, list[i].ptr);
     }
     free(list);
     return WEFT_OK;
@@ -157,7 +157,7 @@ weft_status weft_saver_open(weft_group *g, const char *dir, const weft_saver_opt
         s->dir = weft_strdup(dir);
         if (o->tokenizer) s->tokenizer = weft_weights_home(o->tokenizer);
         st = s->dir && (s->tokenizer || !o->tokenizer)
-                 ? make_parts(s, own ? "optim/master" : "model", own, &s->save)
+                 ? make_parts(s, own ? "optim/master" : "model", own, 0, &s->save)
                  : WEFT_ERR_NOMEM;
     }
     st = weft_ctrl_agree(g, st);
@@ -228,7 +228,7 @@ weft_status weft_saver_load(weft_saver *s, weft_train_state *st, char **stream) 
     char *text = NULL, where[64];
     *stream = NULL;
     WEFT_TRY(has_masters(s, &masters));
-    weft_status r = weft_ctrl_agree(s->g, make_parts(s, masters ? "optim/master" : "model", 0, &want));
+    weft_status r = weft_ctrl_agree(s->g, make_parts(s, masters ? "optim/master" : "model", 0, 1, &want));
     /* every tensor of the optimiser must be wanted: AdamW's state is not Muon's */
     weft_ckpt_load_opts o = {.size = sizeof o, .prefix = "optim/"};
     if (r >= 0) r = weft_ckpt_load(s->ckpt, &step, want.item, want.n, &o, &text);
@@ -236,10 +236,7 @@ weft_status weft_saver_load(weft_saver *s, weft_train_state *st, char **stream) 
         snprintf(where, sizeof where, "checkpoint of step %lld", (long long)step);
         r = parse_state(where, text, st, stream);
     }
-    if (r >= 0) {
-        *weft_optim_updates(s->o.optim) = st->updates;
-        r = weft_model_refresh(s->o.model);
-    }
+    if (r >= 0) *weft_optim_updates(s->o.optim) = st->updates;
     free(text);
     free_parts(&want);
     if (r < 0) {

@@ -27,6 +27,7 @@ typedef struct weft_train_state {
 
 typedef struct weft_saver_opts {
     weft_model *model;
+    weft_shards *shards;
     weft_optim *optim;
     weft_dtype t;          /* compute type */
     const char *tokenizer; /* directory or file that goes along; NULL: none */
@@ -45,7 +46,7 @@ weft_ckpt *weft_saver_ckpt(weft_saver *s);
 weft_status weft_saver_plan(weft_saver *s);
 /* Begins to save (wait: saves) the state st; stream: weft_data_state. As weft_ckpt_begin and weft_ckpt_save. */
 weft_status weft_saver_begin(weft_saver *s, const weft_train_state *st, const char *stream, int wait);
-/* Loads the newest checkpoint that can be read. *stream: for weft_data_restore, free(). NOTFOUND: there is none. */
+/* Loads the newest checkpoint that can be read into masters and moments; weft_shards_changed(shards, 1) must follow. *stream: for weft_data_restore, free(). NOTFOUND: there is none. */
 weft_status weft_saver_load(weft_saver *s, weft_train_state *st, char **stream);
 
 #endif

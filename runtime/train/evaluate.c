@@ -28,23 +28,32 @@ static weft_status load(const weft_data *d, const weft_evaluate_opts *o, int64_t
     return WEFT_OK;
 }
 
-/* This rank's share; sums[w] and sums[windows + w] are loss and targets of window w. */
+/* This rank's share; sums[w] and sums[windows + w] are loss and targets of window w. All ranks make equally many passes:
+ * some need each other's weights. */
 static weft_status evaluate_share(weft_model *m, const weft_data *d, weft_group *g,
                                   const weft_evaluate_opts *o, int64_t windows, double *sums) {
+    const int64_t shares = o->shares ? o->shares : weft_group_size(g), stride = shares * o->batch;
+    const int64_t share = o->shares ? o->share : weft_group_rank(g);
     weft_rows rows = {0};
-    double *loss = weft_calloc((size_t)o->batch, sizeof *loss), sum;
+    double *loss = weft_calloc((size_t)o->batch, sizeof *loss),
+           *count = weft_calloc((size_t)windows, sizeof *count);
+    double sum;
+    int64_t targets;
     weft_status s = weft_rows_alloc((size_t)o->batch, o->context, o->documents, &rows);
-    if (!loss) s = WEFT_ERR_NOMEM;
+    if (!loss || !count) s = WEFT_ERR_NOMEM;
     const weft_model_input in = {rows.tok, rows.target, rows.start};
-    for (int64_t first = weft_group_rank(g) * o->batch; s >= 0 && first < windows;
-         first += weft_group_size(g) * o->batch) {
-        int64_t count;
-        s = load(d, o, first, windows, &rows, sums + windows);
-        if (s >= 0) s = weft_model_eval(m, &in, &sum, &count, loss);
-        for (int64_t i = 0; s >= 0 && i < o->batch && first + i < windows; i++) sums[first + i] = loss[i];
+    for (int64_t round = 0; s >= 0 && round < windows; round += stride) {
+        const int64_t first = round + share * o->batch;
+        s = load(d, o, first, windows, &rows, count);
+        if (s >= 0) s = weft_model_eval(m, &in, &sum, &targets, loss);
+        for (int64_t i = first; s >= 0 && !o->mute && i < first + o->batch && i < windows; i++) {
+            sums[i] = loss[i - first];
+            sums[windows + i] = count[i];
+        }
     }
     weft_rows_free(&rows);
     free(loss);
+    free(count);
     return s;
 }
 

@@ -19,6 +19,9 @@ typedef struct weft_evaluate_opts {
     int64_t batch, context; /* windows computed at once, and tokens of one: the model's planned shape */
     int64_t windows;        /* > 0: only that many */
     int documents;          /* documents are kept apart (data.pack: doc) */
+    /* who computes what: the windows go round `shares` parties, of which this rank is in number `share` (0, 0: every rank of
+     * the group is one); mute: another rank of the party tells the losses */
+    int shares, share, mute;
 } weft_evaluate_opts;
 
 /* Predicts every token of d's first source but the first and those that its loss mask leaves out, in windows that do

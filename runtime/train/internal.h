@@ -7,15 +7,14 @@
 #include "io/dataset/loader.h"
 #include "io/metrics/metrics.h"
 #include "io/tokenizer/tokenizer.h"
-#include "runtime/layout/layout.h"
+#include "runtime/layout/mesh.h"
 #include "runtime/model/model.h"
 #include "runtime/optim/guard.h"
 #include "runtime/optim/optim.h"
 #include "runtime/optim/schedule.h"
+#include "runtime/shard/shard.h"
 #include "runtime/train/checkpoint.h"
 #include "runtime/train/trainer.h"
-
-#define TREE_LEVELS 32
 
 /* Seconds of the current step by kind; the pictures of the report. */
 enum { PHASE_DATA, PHASE_FORWARD, PHASE_BACKWARD, PHASE_COMM, PHASE_OPTIM, PHASE_OTHER, PHASES };
@@ -36,8 +35,10 @@ struct weft_trainer {
     weft_exec *x;
     weft_arena memory;
     weft_model *model;
+    weft_shards *shards;
     weft_optim *optim;
     weft_layout layout;
+    weft_mesh mesh;
     weft_schedule schedule;
 
     weft_data *data, *valid;
@@ -49,10 +50,6 @@ struct weft_trainer {
     int64_t context;
     double bytes_per_token; /* of the training text */
 
-    size_t level_at[TREE_LEVELS];
-    int levels;
-    float *grads, *level[TREE_LEVELS]; /* partial sums of the fixed tree, reproducible runs only */
-    weft_bulk *allreduce;
     double *losses; /* [2 micro_total + 2]: loss and count of every micro-batch, stop flag, clock */
 
     weft_train_state st;
@@ -98,6 +95,8 @@ const char *trainer_site(const weft_trainer *t);      /* of this rank; "" if it 
 const char *trainer_data_name(const weft_trainer *t); /* the first shard or source, for messages */
 /* feed.c: opens the loader of this rank's micro-batches. */
 weft_status trainer_open_feed(weft_trainer *t);
+/* setup.c: the name of the backend that run.device asks for */
+const char *trainer_device(const weft_trainer *t);
 /* startup.c */
 weft_status trainer_startup(weft_trainer *t);
 weft_status trainer_write_run_json(weft_trainer *t, const char *sample);

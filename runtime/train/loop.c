@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/report/report.h"
 #include "runtime/train/evaluate.h"
 #include "runtime/train/generate.h"
 #include "runtime/train/internal.h"
+#include "runtime/train/session.h"
 
 static void format_time(double seconds, char buf[32]) {
     long s = seconds > 0 ? (long)(seconds + 0.5) : 0;
@@ -87,7 +89,14 @@ void trainer_event(weft_trainer *t, const char *name, const char *json) {
 static weft_status evaluate(weft_trainer *t, int64_t windows, meter *m) {
     if (!t->valid) return WEFT_OK;
     weft_evaluation e;
-    const weft_evaluate_opts o = {t->layout.micro_batch, t->context, windows, t->c->data.pack};
+    const weft_layout *l = &t->layout;
+    const weft_evaluate_opts o = {.batch = l->micro_batch,
+                                  .context = t->context,
+                                  .windows = windows,
+                                  .documents = t->c->data.pack,
+                                  .shares = l->size[WEFT_AXIS_DP],
+                                  .share = l->at[WEFT_AXIS_DP],
+                                  .mute = !weft_layout_has_loss(l)};
     WEFT_TRY_CTX(weft_evaluate(t->model, t->valid, t->o.group, &o, &e), "evaluating %s", t->c->data.valid);
     weft_metric_set(t->id_valid, e.loss);
     weft_metric_set(t->id_bpb, e.bits_per_byte);
@@ -124,6 +133,25 @@ static int finished(const weft_trainer *t) {
            (t->c->train.time_limit > 0 && t->st.elapsed >= t->c->train.time_limit);
 }
 
+/* A rank that holds a part of the model reads all of it from the checkpoint that the run has just written. */
+static weft_status generate(weft_trainer *t, const weft_generate_opts *o, weft_generated *r) {
+    if (weft_shards_zero(t->shards) < 3 && t->ranks == t->layout.data)
+        return weft_generate(t->model, t->tok, o, r);
+    weft_session s;
+    const weft_session_opts so = {.device = trainer_device(t),
+                                  .t = t->c->train.dtype ? WEFT_BF16 : WEFT_F32,
+                                  .batch = 1,
+                                  .context = t->context,
+                                  .threads = t->threads};
+    char *latest = weft_path_join(t->checkpoints, "latest");
+    weft_status st = latest ? weft_session_open(latest, &so, &s) : WEFT_ERR_NOMEM;
+    free(latest);
+    if (st < 0) return st;
+    st = weft_generate(s.model, t->tok, o, r);
+    weft_session_close(&s);
+    return st;
+}
+
 /* A sample in the model's own words, or NULL. */
 static char *sample_text(weft_trainer *t) {
     if (!t->tok || t->c->sample.tokens <= 0) return NULL;
@@ -133,7 +161,8 @@ static char *sample_text(weft_trainer *t) {
                             .top_k = t->c->sample.top_k,
                             .seed = (uint64_t)t->c->run.seed};
     weft_generated r;
-    if (weft_generate(t->model, t->tok, &o, &r) < 0) weft_warn("no sample: %s", weft_last_error());
+    r.text = NULL;
+    if (generate(t, &o, &r) < 0) weft_warn("no sample: %s", weft_last_error());
     return r.text;
 }
 

@@ -10,7 +10,7 @@
 static const char *const devices[] = {"auto", "cpu", "ref", NULL};
 static const char *const families[] = {"gpt2", "llama", NULL};
 static const char *const dtypes[] = {"fp32", "bf16", NULL};
-static const char *const recomputes[] = {"none", "layer", NULL};
+static const char *const recomputes[] = {"none", "layer", "selective", NULL};
 static const char *const packs[] = {"none", "doc", NULL};
 static const char *const optims[] = {"adamw", "muon", NULL};
 static const char *const schedules[] = {"cosine", "linear", "wsd", "constant", NULL};
@@ -82,9 +82,23 @@ const weft_config_key weft_run_keys[] = {
     INT("train.context", train.context, "0", 0, 1048576, "tokens of a sequence; 0: the model's context"),
     ENUM("train.dtype", train.dtype, "fp32", dtypes, "compute type; bf16 keeps fp32 masters and gradients"),
     ENUM("train.recompute", train.recompute, "none", recomputes,
-         "layer: keep only each layer's input and compute the rest again"),
+         "layer: keep only each layer's input and compute the rest again; selective: compute norms and "
+         "activations again"),
     BOOL("train.reproducible", train.reproducible, "false",
          "same bits on 1, 2, 4, ... ranks: gradients in one fixed binary tree"),
+
+    INT("layout.dp", layout.dp, "0", 0, 32768,
+        "data parallel: ranks that share the micro-batches; 0: the ranks that the other axes leave"),
+    INT("layout.tp", layout.tp, "1", 1, 1024, "tensor parallel: ranks that share the matrices of each layer"),
+    INT("layout.pp", layout.pp, "1", 1, 256, "pipeline parallel: ranks that share the layers"),
+    INT("layout.cp", layout.cp, "1", 1, 1024,
+        "context parallel: ranks that share the tokens of each sequence"),
+    INT("layout.ep", layout.ep, "1", 1, 1024,
+        "expert parallel: ranks of dp that share the experts of each layer"),
+    INT("layout.zero", layout.zero, "0", 0, 3,
+        "what ranks of equal tp and pp share: 1: the optimiser's state, 2: also gradients, 3: also weights"),
+    INT("layout.chunks", layout.chunks, "1", 1, 16,
+        "runs of layers of each pipeline stage (interleaved schedule)"),
 
     ENUM("optim.name", optim.kind, "adamw", optims, "muon: hidden matrices by Muon, the rest by AdamW"),
     FLOAT("optim.lr", optim.lr, "1e-3", 0, 10, "peak learning rate"),

@@ -34,6 +34,9 @@ typedef struct weft_run_config {
         int dtype, recompute, reproducible;
     } train;
     struct {
+        int64_t dp, tp, pp, cp, ep, zero, chunks;
+    } layout;
+    struct {
         int kind, schedule;
         double lr, min_lr, warmup, decay, weight_decay, beta1, beta2, eps, momentum, clip, guard;
         int64_t give_up;

@@ -32,6 +32,7 @@ static weft_status has_checkpoint(const weft_trainer *t, int *has) {
 weft_status trainer_saving_open(weft_trainer *t) {
     const weft_run_config *c = t->c;
     const weft_saver_opts o = {.model = t->model,
+                               .shards = t->shards,
                                .optim = t->optim,
                                .t = c->train.dtype ? WEFT_BF16 : WEFT_F32,
                                .tokenizer = c->data.tokenizer,

@@ -112,10 +112,14 @@ static weft_status open_data(weft_trainer *t) {
     return WEFT_OK;
 }
 
-static weft_status open_backend(weft_trainer *t) {
+const char *trainer_device(const weft_trainer *t) {
     static const char *const names[] = {"auto", "cpu", "ref"};
+    return names[t->c->run.device];
+}
+
+static weft_status open_backend(weft_trainer *t) {
     weft_backend_opts bo = {.size = sizeof bo};
-    WEFT_TRY(weft_backend_open(names[t->c->run.device], &bo, &t->backend));
+    WEFT_TRY(weft_backend_open(trainer_device(t), &bo, &t->backend));
     t->ops = weft_backend_ops(t->backend);
     t->threads = t->c->run.threads ? (int)t->c->run.threads : weft_default_threads(t->o.sharing);
     char text[256];
@@ -167,12 +171,17 @@ static void progress(void *arg) {
 
 static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     const weft_run_config *c = t->c;
+    const weft_layout *l = &t->layout;
     weft_model_opts mo = {.size = sizeof mo,
                           .t = c->train.dtype ? WEFT_BF16 : WEFT_F32,
                           .batch = t->layout.micro_batch,
                           .context = t->context,
-                          .recompute = c->train.recompute ? WEFT_RECOMPUTE_LAYER : WEFT_RECOMPUTE_NONE,
-                          .training = 1};
+                          .recompute = (weft_recompute)c->train.recompute,
+                          .training = 1,
+                          .stored = 1,
+                          .part = {.tp = l->size[WEFT_AXIS_TP],
+                                   .tp_at = l->at[WEFT_AXIS_TP],
+                                   .shares = weft_shards_of(l->zero, l->data)}};
     WEFT_TRY(weft_model_create(d, &mo, t->backend, &t->memory, &t->model));
     const weft_params *p = weft_model_params(t->model);
     weft_optim_opts oo = {.kind = (weft_optim_kind)c->optim.kind,
@@ -182,11 +191,15 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
                           .weight_decay = c->optim.weight_decay,
                           .momentum = c->optim.momentum,
                           .clip = c->optim.clip};
-    WEFT_TRY(weft_optim_create(&oo, p, t->backend, t->o.group, &t->memory, &t->optim));
-    weft_arena_note(&t->memory, "gradients", p->elements * 4);
-    if (c->train.reproducible)
-        for (int64_t n = t->layout.micro_count; n > 1; n /= 2)
-            t->level_at[t->levels++] = weft_arena_reserve(&t->memory, "gradient tree", p->elements * 4);
+    const weft_shards_opts so = {.size = sizeof so,
+                                 .t = mo.t,
+                                 .zero = l->zero,
+                                 .ranks = l->data,
+                                 .rank = l->data_at,
+                                 .reproducible = c->train.reproducible,
+                                 .micros = l->micro_count};
+    WEFT_TRY(weft_shards_create(&so, p, t->backend, &t->memory, &t->shards));
+    WEFT_TRY(weft_optim_create(&oo, p, t->shards, l, t->backend, &t->memory, &t->optim));
     size_t scratch = weft_model_scratch(t->model, t->threads),
            more = weft_optim_scratch(t->optim, t->threads);
     /* not pinned: only workers would be, the caller is MPI's, and where other work shares a core a thread must be free
@@ -196,47 +209,35 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     if (t->ranks > 1) xo.tick = progress, xo.tick_arg = t, xo.tick_us = TICK_US;
     WEFT_TRY(weft_exec_create(t->backend, &xo, &t->x));
     WEFT_TRY(weft_arena_commit(&t->memory, allocate, release, t));
-    for (int i = 0; i < t->levels; i++) t->level[i] = weft_arena_at(&t->memory, t->level_at[i]);
     WEFT_TRY(trainer_open_feed(t));
     t->losses = weft_calloc((size_t)(2 * t->layout.micro_total + 2), sizeof *t->losses);
     if (!t->losses) return WEFT_ERR_NOMEM;
     return weft_model_bind(t->model, &t->memory, t->x);
 }
 
-/* The gradients as buckets: one tensor a unit, placed where the unit is, in memory that the ranks of a node share (so
- * their sum moves the fewest bytes). Collective. */
-static weft_status plan_allreduce(weft_trainer *t) {
-    const weft_params *p = weft_model_params(t->model);
-    t->grads = weft_mem_alloc(t->o.group, p->elements * sizeof *t->grads);
-    if (!t->grads) return weft_context(WEFT_ERR_NOMEM, "gradients");
-    weft_tensor *list = weft_calloc(p->nunits, sizeof *list);
-    if (!list) return WEFT_ERR_NOMEM;
-    for (size_t i = 0; i < p->nunits; i++)
-        list[i] = (weft_tensor){.ptr = t->grads + p->unit[i].offset,
-                                .n = p->unit[i].elements,
-                                .t = WEFT_F32,
-                                .prio = (int)i,
-                                .name = p->item[p->unit[i].first].name};
-    const weft_bulk_opts bo = {.size = sizeof bo, .bucket = weft_params_bucket(p)};
-    weft_status s =
-        weft_bulk_create(t->o.group, WEFT_BULK_ALLREDUCE, (int)p->nunits, list, &bo, &t->allreduce);
-    free(list);
-    return s;
+/* Plans what moves between ranks. Collective. */
+static weft_status connect(weft_trainer *t) {
+    WEFT_TRY(weft_shards_bind(t->shards, &t->memory, t->x, t->mesh.data));
+    const weft_store store = weft_shards_store(t->shards);
+    weft_model_use(t->model, &store);
+    return weft_optim_bind(t->optim, &t->memory, t->x, t->o.group, t->mesh.data);
 }
 
 static weft_status finite_or_fail(weft_trainer *t) {
-    float most = 0;
-    WEFT_TRY(
-        t->ops->absmax(t->x, weft_model_params(t->model)->elements, weft_model_masters(t->model), &most));
-    if (isfinite(most)) return WEFT_OK;
-    const weft_params *p = weft_model_params(t->model);
-    for (size_t i = 0; i < p->n; i++)
-        for (size_t k = 0; k < p->item[i].n; k++)
-            if (!isfinite(weft_model_masters(t->model)[p->item[i].offset + k]))
-                return weft_fail(WEFT_ERR_NONFINITE,
-                                 "%s: tensor %s holds a value that is not finite (element %zu)",
-                                 t->c->model.from ? t->c->model.from : t->dir, p->item[i].name, k);
-    return WEFT_ERR_INTERNAL;
+    size_t n = 0;
+    const weft_piece *p = weft_shards_pieces(t->shards, &n);
+    for (size_t i = 0; i < n; i++) {
+        const float *v = weft_shards_share(t->shards, p[i].unit)->master + p[i].at;
+        float most = 0;
+        WEFT_TRY(t->ops->absmax(t->x, p[i].n, v, &most));
+        for (size_t k = 0; !isfinite(most) && k < p[i].n; k++)
+            if (!isfinite(v[k]))
+                return weft_fail(
+                    WEFT_ERR_NONFINITE,
+                    "%s: tensor %s holds a value that is not finite (element %zu of this rank's part)",
+                    t->c->model.from ? t->c->model.from : t->dir, p[i].param->name, p[i].first + k);
+    }
+    return WEFT_OK;
 }
 
 static weft_status set_arithmetic(weft_trainer *t) {
@@ -270,17 +271,14 @@ static weft_status same_arithmetic_as_before(weft_trainer *t, const char *checkp
 }
 
 static weft_status fresh_weights(weft_trainer *t) {
-    const weft_params *p = weft_model_params(t->model);
-    if (!t->c->model.from) {
-        weft_params_init(p, weft_model_desc_of(t->model), (uint64_t)t->c->run.seed,
-                         weft_model_masters(t->model));
-        return WEFT_OK;
-    }
-    weft_named *list = weft_params_named(p, weft_model_masters(t->model), WEFT_F32);
-    const weft_status s =
-        list ? weft_weights_read(t->c->model.from, weft_model_desc_of(t->model), list, p->n) : WEFT_ERR_NOMEM;
-    free(list);
-    return s;
+    const weft_model_desc *d = weft_model_desc_of(t->model);
+    if (t->c->model.from) return weft_weights_shares(t->c->model.from, d, t->shards);
+    size_t n = 0;
+    const weft_piece *p = weft_shards_pieces(t->shards, &n);
+    for (size_t i = 0; i < n; i++)
+        weft_param_init(p[i].param, d, (uint64_t)t->c->run.seed, p[i].first, weft_piece_elements(&p[i]),
+                        weft_shards_share(t->shards, p[i].unit)->master + p[i].at);
+    return WEFT_OK;
 }
 
 /* Collective. */
@@ -298,7 +296,7 @@ static weft_status initial_weights(weft_trainer *t) {
     if (s >= 0) s = set_arithmetic(t);
     t->st.guard.limit = t->c->optim.guard;
     if (s >= 0) s = finite_or_fail(t);
-    return s >= 0 ? weft_model_refresh(t->model) : s;
+    return s;
 }
 
 /* One run writes into a directory at a time; the lock goes with the process. */
@@ -348,25 +346,42 @@ static void register_metrics(weft_trainer *t) {
     for (int i = 0; i < PHASES; i++) t->id_phase[i] = weft_metric(phases[i], WEFT_METRIC_GAUGE, "s");
 }
 
+static weft_status check_layout(const weft_layout *l) {
+    static const weft_axis none[] = {WEFT_AXIS_TP, WEFT_AXIS_PP, WEFT_AXIS_CP};
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        if (l->size[none[i]] > 1)
+            return weft_fail(WEFT_ERR_UNSUPPORTED, "layout.%s: this weft has no such layouts yet",
+                             weft_axis_name[none[i]]);
+    return WEFT_OK;
+}
+
 /* Each stage ends with all ranks agreeing, so that no rank waits for one that has failed. */
 static weft_status build(weft_trainer *t) {
     weft_model_desc d;
     weft_status s = make_dirs(t);
     if (s >= 0) s = open_data(t);
     if (s >= 0) s = describe_model(t->c, t->data, &d);
-    const weft_layout_want want = {.batch = t->c->train.batch,
+    const weft_layout_want want = {.size = {[WEFT_AXIS_TP] = t->c->layout.tp,
+                                            [WEFT_AXIS_CP] = t->c->layout.cp,
+                                            [WEFT_AXIS_DP] = t->c->layout.dp,
+                                            [WEFT_AXIS_PP] = t->c->layout.pp},
+                                   .ep = t->c->layout.ep,
+                                   .chunks = t->c->layout.chunks,
+                                   .zero = t->c->layout.zero,
+                                   .batch = t->c->train.batch,
                                    .micro_batch = t->c->train.micro_batch,
                                    .reproducible = t->c->train.reproducible};
     if (s >= 0) s = weft_layout_make(&want, t->ranks, t->rank, &t->layout);
     if (s >= 0 && t->c->data.private) s = weft_layout_by_data(&t->layout);
+    if (s >= 0) s = check_layout(&t->layout);
     if (s >= 0) s = open_backend(t);
     if (s >= 0) s = plan_memory(t, &d);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
     WEFT_TRY(trainer_agree_sources(t));
     WEFT_TRY(same_arithmetic(t));
 
-    s = plan_allreduce(t);
-    if (s >= 0) s = weft_optim_bind(t->optim, &t->memory, t->x);
+    WEFT_TRY(weft_mesh_make(t->o.group, &t->layout, &t->mesh));
+    s = connect(t);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
     WEFT_TRY(weft_commit(t->o.ctx));
     WEFT_TRY(trainer_trace_begin(t));
@@ -374,6 +389,7 @@ static weft_status build(weft_trainer *t) {
     WEFT_TRY(trainer_saving_open(t));
     s = initial_weights(t);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
+    WEFT_TRY(weft_shards_changed(t->shards, 1));
     t->schedule = (weft_schedule){.kind = (weft_schedule_kind)t->c->optim.schedule,
                                   .lr = t->c->optim.lr,
                                   .min_lr = t->c->optim.min_lr,
@@ -414,6 +430,7 @@ void weft_trainer_destroy(weft_trainer *t) {
     weft_saver_destroy(t->saver);
     if (t->metrics) weft_metrics_close(t->metrics);
     weft_optim_destroy(t->optim);
+    weft_shards_destroy(t->shards);
     weft_model_destroy(t->model);
     if (t->x) weft_exec_destroy(t->x);
     weft_arena_destroy(&t->memory);

@@ -1,12 +1,7 @@
 /* One optimiser step: micro-batches, the gradient sum over ranks, the guard, the update.
  *
- * Ordinary runs add micro-batch gradients one after the other into one buffer. Reproducible runs give each
- * micro-batch a buffer of its own and add these in one binary tree over the global micro-batch index; a rank
- * holds a whole subtree and the allreduce is the rest of the same tree, so 1, 2, 4, ... ranks make the same
- * bits. The subtree is summed as a binary counter: log2(n) partial sums.
- *
- * The allreduce of a parameter begins when the last micro-batch's backward pass is through with it; the kernels' tick
- * lets the engine move pieces between the blocks of long ops. The update needs the norm of all gradients, so the wait
+ * The gradient of a unit of the model leaves when the last micro-batch is through with it (runtime/shard); the kernels'
+ * tick lets the engine move pieces between the blocks of long ops. The update needs the norm of all gradients, so the wait
  * for them comes at the end. */
 #include "runtime/train/internal.h"
 
@@ -31,50 +26,26 @@ static void spend(weft_trainer *t, int phase, double *since) {
     spend_until(t, phase, since, weft_now());
 }
 
-/* grads holds the gradient of micro-batch i; merges it with the finished left neighbours. */
-static weft_status merge_subtrees(weft_trainer *t, int64_t i) {
-    size_t n = weft_model_params(t->model)->elements;
-    int k = 0;
-    for (; (i >> k) & 1; k++) {
-        const void *pair[2] = {t->level[k], t->grads};
-        WEFT_TRY(t->ops->reduce_p(t->x, WEFT_F32, WEFT_SUM, 2, pair, t->grads, n));
-    }
-    if (i + 1 < t->layout.micro_count) WEFT_TRY(t->ops->copy(t->x, t->level[k], t->grads, n * 4));
-    return WEFT_OK;
-}
-
-/* The last micro-batch has finished the gradients of this unit: they may travel while the backward pass goes on. */
-static weft_status unit_final(void *arg, size_t unit) {
-    return weft_bulk_ready(((weft_trainer *)arg)->allreduce, (int)unit);
-}
-
-/* Gradients leave during the last micro-batch's backward pass, unless they are only a part of a sum then. */
-static int overlaps(const weft_trainer *t, int64_t i, int last) {
-    return t->ranks > 1 && last && (!t->c->train.reproducible || i == 0);
-}
-
 static weft_status gradients(weft_trainer *t, double *since) {
-    size_t bytes = weft_model_params(t->model)->elements * 4;
     double *passes = weft_model_passes(t->model);
-    if (t->ranks > 1) WEFT_TRY_CTX(weft_bulk_start(t->allreduce, 1), "gradient allreduce");
+    WEFT_TRY_CTX(weft_shards_begin(t->shards, t->c->data.private ? -1 : t->layout.micro_count),
+                 "gradient sum");
     weft_loader_at at = {t->st.g, 0};
     for (int64_t i = 0; at.g == t->st.g; i++) {
-        int64_t micro = t->layout.micro_first + i, count = 0;
+        int64_t micro = t->layout.micro_first + i * t->layout.micro_stride, count = 0;
         double loss = 0;
         weft_rows rows;
         weft_range_push(phase_name[PHASE_DATA]);
         WEFT_TRY(weft_loader_take(t->loader, &at, &rows));
         spend(t, PHASE_DATA, since);
         weft_range_pop();
-        if (i == 0 || t->c->train.reproducible) WEFT_TRY(t->ops->fill(t->x, t->grads, 0, bytes));
         passes[0] = passes[1] = 0;
-        weft_model_on_final(t->model, overlaps(t, i, at.g != t->st.g) ? unit_final : NULL, t);
         const weft_model_input in = {rows.tok, rows.target, rows.start};
-        WEFT_TRY(weft_model_train(t->model, &in, t->grads, &loss, &count));
-        if (t->c->train.reproducible) WEFT_TRY(merge_subtrees(t, i));
+        WEFT_TRY(weft_model_train(t->model, &in, NULL, &loss, &count));
         double turn = *since + passes[0];
         spend_until(t, PHASE_FORWARD, since, turn);
         spend(t, PHASE_BACKWARD, since);
+        if (!weft_layout_has_loss(&t->layout)) continue;
         t->losses[2 * micro] = loss;
         t->losses[2 * micro + 1] = (double)count;
     }
@@ -83,10 +54,7 @@ static weft_status gradients(weft_trainer *t, double *since) {
 
 static weft_status sum_over_ranks(weft_trainer *t) {
     int64_t n = t->layout.micro_total;
-    if (t->ranks > 1) {
-        WEFT_TRY(weft_bulk_ready(t->allreduce, WEFT_ALL));
-        WEFT_TRY_CTX(weft_bulk_wait(t->allreduce, WEFT_ALL, -1, NULL), "gradient allreduce");
-    }
+    WEFT_TRY(weft_shards_sum(t->shards));
     t->losses[2 * n] = t->o.stop && *t->o.stop ? 1 : 0;
     t->losses[2 * n + 1] = t->rank == 0 ? weft_now() - t->began : 0; /* rank 0's clock rules */
     WEFT_TRY_CTX(weft_ctrl_allreduce(t->o.group, t->losses, (size_t)(2 * n + 2), WEFT_F64, WEFT_SUM),
@@ -124,11 +92,12 @@ weft_status trainer_step(weft_trainer *t, step_result *r) {
     r->tokens = (int64_t)tokens;
     r->loss = loss / tokens;
     r->lr = weft_schedule_lr(&t->schedule, progress(t, t->st.elapsed));
-    WEFT_TRY(weft_optim_norm(t->optim, t->grads, tokens, &r->norm));
+    WEFT_TRY(weft_optim_norm(t->optim, tokens, &r->norm));
     r->verdict = weft_guard_judge(&t->st.guard, r->loss, r->norm, &r->z);
     if (r->verdict == WEFT_ACCEPT) {
         WEFT_TRY(weft_ckpt_staged(weft_saver_ckpt(t->saver), -1)); /* what is being saved may change now */
-        WEFT_TRY(weft_optim_step(t->optim, t->model, t->grads, tokens, r->norm, r->lr));
+        WEFT_TRY(weft_optim_step(t->optim, tokens, r->norm, r->lr));
+        WEFT_TRY(weft_shards_changed(t->shards, 0));
         t->st.updates = *weft_optim_updates(t->optim);
     }
     t->st.step++;

@@ -4,6 +4,7 @@
 #define WEFT_RUNTIME_WEIGHTS_H
 
 #include "io/exchange/format.h"
+#include "runtime/shard/shard.h"
 
 /* What path says about its model. config: a HuggingFace directory (NULL: none) whose settings of norm, positions,
  * token ids and head stand where a file of another program cannot say them; its sizes must be those of the file
@@ -15,5 +16,9 @@ weft_status weft_weights_read(const char *path, const weft_model_desc *m, const 
 /* The directory in which a tokenizer for path is looked for: path itself, or where the file lies. NULL on exhaustion;
  * free with free(). */
 char *weft_weights_home(const char *path);
+
+/* Fills the masters of all that this rank owns (padding is left alone). Of a checkpoint it reads only that; the files of other
+ * programs are read whole, so it takes the memory of the whole model in fp32 for the time of the call. */
+weft_status weft_weights_shares(const char *path, const weft_model_desc *m, weft_shards *s);
 
 #endif

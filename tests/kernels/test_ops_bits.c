@@ -15,6 +15,7 @@
 #include "base/bf16.h"
 #include "base/rng.h"
 #include "base/status.h"
+#include "base/sum.h"
 #include "kernels/kernels.h"
 
 #define TOKENS  700
@@ -184,6 +185,11 @@ static uint64_t sums(const struct bits *v) {
     double sum;
     ok(v->ops->sumsq(v->x, BIG, p, &sum));
     ok(v->ops->absmax(v->x, BIG, p, &max));
+    double *blocks = calloc(BIG / 16384 + 1, sizeof *blocks);
+    assert_non_null(blocks);
+    ok(v->ops->sumsq_blocks(v->x, BIG, p, blocks));
+    assert_true(weft_sum_tree(blocks, (BIG + 16383) / 16384) == sum);
+    free(blocks);
     free(p);
     return hash(hash(1, &sum, sizeof sum), &max, sizeof max);
 }

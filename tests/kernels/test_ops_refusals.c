@@ -552,6 +552,8 @@ PLAIN(scale_copy, MANY, 2, in, out)
 PLAIN(outer_step, &p_outer_desc, in, out, out + MANY)
 PLAIN(quant, WEFT_CODEC_TOPK2, in, WEFT_F32, MANY, out, &p_nonfinite)
 PLAIN(dequant_axpy, WEFT_CODEC_INT8B128, in, MANY, 2, out)
+static double p_sums[2];
+PLAIN(sumsq_blocks, MANY, in, p_sums)
 PLAIN(gemm_groups, &p_grouped, &p_groups, in, in, out, NULL)
 PLAIN(route_fwd, &p_route, in, out, out + 2000, p_choice, out + 4000)
 PLAIN(route_load, &p_route, in, ids, out, out + 2000)
@@ -611,6 +613,7 @@ static const struct plain_case {
     PLAIN(rows_combine_bwd),
     PLAIN(cast_rows),
     PLAIN(attn_merge),
+    PLAIN(sumsq_blocks),
 #undef PLAIN
 };
 enum { PLAIN_CASES = sizeof plain_cases / sizeof *plain_cases };

@@ -1,0 +1,69 @@
+/* What the files of the shards share. */
+#ifndef WEFT_RUNTIME_SHARD_INTERNAL_H
+#define WEFT_RUNTIME_SHARD_INTERNAL_H
+
+#include "runtime/shard/shard.h"
+
+#define TREE_LEVELS 32
+#define NOBODY      SIZE_MAX
+
+/* Buffers that units take turns in: layers go round two of them; embeddings and head have their own, the head's only where
+ * both are in use at a time (a tied head adds to the embedding's gradient). */
+enum { BUFFER_EVEN, BUFFER_ODD, BUFFER_ENDS, BUFFER_HEAD, BUFFERS };
+
+typedef struct buffer {
+    void *ptr;
+    size_t elements;
+    size_t unit; /* whose it is; NOBODY */
+    int moving;  /* weights: being gathered; gradients: being summed */
+    int users;   /* weights: opened and not done */
+} buffer;
+
+struct weft_shards {
+    weft_shards_opts o;
+    const weft_params *params;
+    weft_backend *backend;
+    const struct weft_ops *ops;
+    weft_exec *x;
+    weft_group *group;
+    size_t elem;
+    size_t own; /* elements */
+    weft_share *share;
+    weft_piece *piece;
+    size_t npieces;
+    int levels;
+    size_t level_elements; /* of each */
+    float *level[TREE_LEVELS];
+    size_t weights_at, masters_at, grads_at, level_at[TREE_LEVELS]; /* in the arena */
+
+    char *weights; /* zero < 3: [params.elements] */
+    float *grads;  /* zero < 2: [params.elements] */
+    buffer gathered[BUFFERS], summed[BUFFERS];
+    weft_bulk *sum;        /* zero < 2: of all units */
+    weft_bulk *spread;     /* zero 1, 2: weights to all, of all units */
+    weft_bulk **gather;    /* zero 3: of each unit */
+    weft_bulk **reduce;    /* zero 2, 3 */
+    unsigned char *coming; /* zero 1, 2: the unit is in `spread` and nobody has waited for it */
+    unsigned char *open;   /* the unit's gradient is being added to */
+    int64_t *done;         /* micro-batches of this step that the unit's gradient is through with */
+    int64_t micros;        /* of this step; -1: not known */
+    double waited;
+};
+
+/* The buffer that unit u uses. */
+int shard_buffer_of(const weft_shards *s, size_t unit);
+
+/* gather.c: weights */
+weft_status gather_weights(void *arg, size_t unit, weft_pass pass, const void **w);
+weft_status gather_done(void *arg, size_t unit, weft_pass pass);
+/* All that were gathered are old. */
+weft_status gather_forget(weft_shards *s);
+weft_status gather_spread(weft_shards *s);
+
+/* reduce.c: gradients */
+weft_status reduce_gradient(void *arg, size_t unit, float **g);
+weft_status reduce_final(void *arg, size_t unit);
+weft_status reduce_begin(weft_shards *s);
+weft_status reduce_end(weft_shards *s);
+
+#endif
