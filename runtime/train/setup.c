@@ -220,6 +220,7 @@ static weft_status connect(weft_trainer *t) {
     WEFT_TRY(weft_shards_bind(t->shards, &t->memory, t->x, t->mesh.data));
     const weft_store store = weft_shards_store(t->shards);
     weft_model_use(t->model, &store);
+    WEFT_TRY(weft_model_connect(t->model, &t->mesh));
     return weft_optim_bind(t->optim, &t->memory, t->x, t->o.group, t->mesh.data);
 }
 
@@ -347,7 +348,7 @@ static void register_metrics(weft_trainer *t) {
 }
 
 static weft_status check_layout(const weft_layout *l) {
-    static const weft_axis none[] = {WEFT_AXIS_TP, WEFT_AXIS_PP, WEFT_AXIS_CP};
+    static const weft_axis none[] = {WEFT_AXIS_PP, WEFT_AXIS_CP};
     for (size_t i = 0; i < sizeof none / sizeof *none; i++)
         if (l->size[none[i]] > 1)
             return weft_fail(WEFT_ERR_UNSUPPORTED, "layout.%s: this weft has no such layouts yet",
