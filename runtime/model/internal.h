@@ -137,8 +137,9 @@ struct weft_model {
     int64_t layers; /* held here */
     layer_params *layer;
     mixture mix;
-    unit_view *view;                     /* of each unit */
-    size_t embed, head, table;           /* units; nunits: not held. table: of the head's matrix */
+    unit_view *view;           /* of each unit */
+    int apart;                 /* the open head adds to a gradient of the table that is not the embeddings' */
+    size_t embed, head, table; /* units; nunits: not held. table: of the head's matrix */
     size_t embed_tok, embed_pos, head_w; /* offsets in embed, embed, table */
     norm_params final_norm;
 

@@ -60,7 +60,8 @@ typedef struct weft_store {
      * before it. */
     weft_status (*weights)(void *arg, size_t unit, weft_pass pass, const void **w);
     weft_status (*done)(void *arg, size_t unit, weft_pass pass);
-    /* Where the gradient of the unit is added to, until `final`: nothing more will be added by this micro-batch. */
+    /* Where the gradient of the unit is added to, until `final`: nothing more will be added by this micro-batch. Unit
+     * `nunits` is what a tied head gives to the embeddings that are here too: *g = NULL if it is added to theirs. */
     weft_status (*gradient)(void *arg, size_t unit, float **g);
     weft_status (*final)(void *arg, size_t unit);
 } weft_store;

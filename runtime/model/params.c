@@ -145,9 +145,9 @@ static void close_unit(weft_params *p, size_t used, size_t *blocks) {
     p->elements += u->elements;
 }
 
-/* The tensors list[*i ...] of one unit; not held: only its blocks are counted. */
-static void take_unit(const weft_model_desc *m, const weft_holding *h, const weft_param *list, size_t n,
-                      size_t *i, weft_params *p) {
+/* The tensors list[*i ...] of one unit; not held: only its blocks are counted. Returns its elements. */
+static size_t take_unit(const weft_model_desc *m, const weft_holding *h, const weft_param *list, size_t n,
+                        size_t *i, weft_params *p) {
     int64_t layer, other;
     const weft_unit_role role = role_of(h, list[*i].name, &layer);
     const int held = holds(h, role, layer);
@@ -169,17 +169,19 @@ static void take_unit(const weft_model_desc *m, const weft_holding *h, const wef
     size_t first = p->blocks + (apart ? (size_t)h->ep_at * blocks : 0);
     if (held) close_unit(p, used, &first);
     p->blocks += apart ? (size_t)h->ep * blocks : blocks;
+    return used;
 }
 
-/* The last stage of a pipeline needs the table of a tied head. */
-static void take_table(const weft_model_desc *m, const weft_holding *h, const weft_param *list,
+/* The last stage of a pipeline needs the table of a tied head. Its unit is as long as the first stage's, `used`, so that
+ * the ranks of both share it alike. */
+static void take_table(const weft_model_desc *m, const weft_holding *h, const weft_param *list, size_t used,
                        weft_params *p) {
     if (!m->tied || !holds(h, WEFT_UNIT_HEAD, 0) || holds(h, WEFT_UNIT_EMBED, 0)) return;
-    size_t used = 0, nowhere = p->blocks;
+    size_t at = 0, nowhere = p->blocks;
     weft_param q = list[0];
     cut(m, h, &q);
     p->unit[p->nunits] = (weft_unit){.role = WEFT_UNIT_TABLE, .first = p->n};
-    place(p, &q, &used);
+    place(p, &q, &at);
     close_unit(p, used, &nowhere);
 }
 
@@ -210,7 +212,7 @@ weft_status weft_params_create(const weft_model_desc *m, const weft_holding *h, 
     WEFT_TRY(check_experts(m, &mine));
     WEFT_TRY(check_cut(m, mine.tp));
     weft_param *list = NULL;
-    size_t n = 0;
+    size_t n = 0, i = 0;
     WEFT_TRY(list_tensors(m, &list, &n));
     p->item = weft_calloc(2 * n + 1, sizeof *p->item);
     p->unit = weft_calloc(2 * (size_t)m->layers + 3, sizeof *p->unit);
@@ -219,8 +221,9 @@ weft_status weft_params_create(const weft_model_desc *m, const weft_holding *h, 
         weft_params_destroy(p);
         return WEFT_ERR_NOMEM;
     }
-    for (size_t i = 0; i < n;) take_unit(m, &mine, list, n, &i, p);
-    take_table(m, &mine, list, p);
+    const size_t embeddings = take_unit(m, &mine, list, n, &i, p);
+    while (i < n) take_unit(m, &mine, list, n, &i, p);
+    take_table(m, &mine, list, embeddings, p);
     free(list);
     return WEFT_OK;
 }

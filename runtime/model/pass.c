@@ -57,15 +57,30 @@ weft_status layer_close(weft_model *m, int64_t l, weft_pass pass) {
     return unit_close(m, unit, pass);
 }
 
+/* The gradient of a table that the embeddings use too may be kept apart from theirs. */
+static weft_status open_tied_gradient(weft_model *m) {
+    float *apart = NULL;
+    if (m->o.stored) WEFT_TRY(m->store.gradient(m->store.arg, m->params.nunits, &apart));
+    m->apart = apart != NULL;
+    if (!apart) return open_gradient(m, m->table);
+    m->view[m->table].g = apart;
+    return WEFT_OK;
+}
+
 weft_status head_open(weft_model *m, weft_pass pass) {
     WEFT_TRY(unit_open(m, m->head, pass));
-    return m->table == m->head ? WEFT_OK : unit_open(m, m->table, pass);
+    if (m->table == m->head) return WEFT_OK;
+    if (m->table != m->embed) return unit_open(m, m->table, pass);
+    WEFT_TRY(open_weights(m, m->table, pass));
+    return pass == WEFT_BACKWARD ? open_tied_gradient(m) : WEFT_OK;
 }
 
 weft_status head_close(weft_model *m, weft_pass pass) {
     WEFT_TRY(unit_close(m, m->head, pass));
     if (m->table == m->head) return WEFT_OK;
-    return m->table == m->embed ? done(m, m->table, pass) : unit_close(m, m->table, pass);
+    if (m->table != m->embed) return unit_close(m, m->table, pass);
+    WEFT_TRY(done(m, m->table, pass));
+    return pass == WEFT_BACKWARD && m->apart ? final(m, m->params.nunits) : WEFT_OK;
 }
 
 void weft_model_on_final(weft_model *m, weft_model_final *f, void *arg) {

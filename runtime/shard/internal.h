@@ -22,12 +22,15 @@ typedef struct buffer {
 struct weft_shards {
     weft_shards_opts o;
     const weft_params *params;
+    size_t ngrads;   /* units with a gradient: all, and `apart` if there is one */
+    weft_unit apart; /* what a tied head gives to the embeddings (tied.c): behind all other gradients */
     weft_backend *backend;
     const struct weft_ops *ops;
     weft_exec *x;
     weft_group *group;
     size_t elem;
-    size_t own; /* elements */
+    size_t own;                  /* elements */
+    size_t own_grads, all_grads; /* elements: with those of `apart`; of this rank's shares, of all */
     weft_share *share;
     weft_piece *piece;
     size_t npieces;
@@ -43,6 +46,7 @@ struct weft_shards {
     weft_bulk *spread;     /* zero 1, 2: weights to all, of all units */
     weft_bulk **gather;    /* zero 3: of each unit */
     weft_bulk **reduce;    /* zero 2, 3 */
+    weft_bulk *tie;        /* tied.c */
     unsigned char *coming; /* zero 1, 2: the unit is in `spread` and nobody has waited for it */
     unsigned char *open;   /* the unit's gradient is being added to */
     int64_t *done;         /* micro-batches of this step that the unit's gradient is through with */
@@ -52,6 +56,14 @@ struct weft_shards {
 
 /* The buffer that unit u uses. */
 int shard_buffer_of(const weft_shards *s, size_t unit);
+/* A unit with a gradient. */
+static inline const weft_unit *shard_unit(const weft_shards *s, size_t unit) {
+    return unit < s->params->nunits ? &s->params->unit[unit] : &s->apart;
+}
+
+/* tied.c: the gradient of a table that embeddings and head share. */
+void tied_plan(weft_shards *s);
+weft_status tied_sum(weft_shards *s);
 
 /* gather.c: weights */
 weft_status gather_weights(void *arg, size_t unit, weft_pass pass, const void **w);

@@ -51,7 +51,7 @@ static weft_status buffer_gradient(weft_shards *s, size_t unit, float **g) {
         WEFT_TRY(arrive(s, b));
         if (b->unit != NOBODY) return weft_fail(WEFT_ERR_INTERNAL, "two gradients in one buffer");
         b->unit = unit;
-        WEFT_TRY(s->ops->fill(s->x, b->ptr, 0, s->params->unit[unit].elements * 4));
+        WEFT_TRY(s->ops->fill(s->x, b->ptr, 0, shard_unit(s, unit)->elements * 4));
     }
     s->open[unit] = 1;
     *g = b->ptr;
@@ -69,18 +69,20 @@ static weft_status buffer_final(weft_shards *s, size_t unit) {
 
 weft_status reduce_gradient(void *arg, size_t unit, float **g) {
     weft_shards *s = arg;
+    *g = NULL;
+    if (unit == s->ngrads) return WEFT_OK;
     if (s->o.zero >= 2) return buffer_gradient(s, unit, g);
-    *g = s->grads + s->params->unit[unit].offset;
+    *g = s->grads + shard_unit(s, unit)->offset;
     if (s->open[unit]) return WEFT_OK;
     s->open[unit] = 1;
     if (s->done[unit] && !s->o.reproducible) return WEFT_OK;
-    return s->ops->fill(s->x, *g, 0, s->params->unit[unit].elements * 4);
+    return s->ops->fill(s->x, *g, 0, shard_unit(s, unit)->elements * 4);
 }
 
 weft_status reduce_final(void *arg, size_t unit) {
     weft_shards *s = arg;
     if (s->o.zero >= 2) return buffer_final(s, unit);
-    const weft_unit *u = &s->params->unit[unit];
+    const weft_unit *u = shard_unit(s, unit);
     const int64_t i = s->done[unit]++;
     s->open[unit] = 0;
     if (s->o.reproducible) WEFT_TRY(merge(s, i, u->offset, u->elements, s->grads + u->offset));

@@ -6,7 +6,7 @@
 #include "runtime/shard/internal.h"
 
 int shard_buffer_of(const weft_shards *s, size_t unit) {
-    const weft_unit *u = &s->params->unit[unit];
+    const weft_unit *u = shard_unit(s, unit);
     const int tied_here =
         s->params->unit[0].role == WEFT_UNIT_EMBED && !weft_params_find(s->params, "head.weight");
     if (u->role == WEFT_UNIT_LAYER) return unit % 2 ? BUFFER_ODD : BUFFER_EVEN;
@@ -38,9 +38,9 @@ static void deal(weft_shards *s) {
 
 static void size_buffers(weft_shards *s, buffer *b) {
     for (int i = 0; i < BUFFERS; i++) b[i] = (buffer){.unit = NOBODY};
-    for (size_t i = 0; i < s->params->nunits; i++) {
+    for (size_t i = 0; i < s->ngrads; i++) {
         buffer *mine = &b[shard_buffer_of(s, i)];
-        if (mine->elements < s->params->unit[i].elements) mine->elements = s->params->unit[i].elements;
+        if (mine->elements < shard_unit(s, i)->elements) mine->elements = shard_unit(s, i)->elements;
     }
 }
 
@@ -59,8 +59,8 @@ static void plan_memory(weft_shards *s, weft_arena *arena) {
     else
         s->weights_at = plan(s, arena, "weights", s->own * s->elem, 0);
     if (s->o.t != WEFT_F32) s->masters_at = plan(s, arena, "masters", s->own * 4, 0);
-    s->grads_at = plan(s, arena, "gradients", (zero < 2 ? all : s->own) * 4, zero < 2);
-    s->level_elements = zero < 2 ? all : s->own;
+    s->level_elements = zero < 2 ? s->all_grads : s->own_grads;
+    s->grads_at = plan(s, arena, "gradients", s->level_elements * 4, zero < 2);
     for (int64_t n = s->o.reproducible ? s->o.micros : 1; n > 1; n /= 2)
         s->level_at[s->levels++] = plan(s, arena, "gradient tree", s->level_elements * 4, 0);
     for (int i = 0; i < BUFFERS && zero >= 2; i++) {
@@ -80,18 +80,19 @@ weft_status weft_shards_create(const weft_shards_opts *o, const weft_params *p, 
     s->backend = b;
     s->ops = weft_backend_ops(b);
     s->elem = weft_dtype_size(o->t);
-    s->share = weft_calloc(p->nunits, sizeof *s->share);
+    s->share = weft_calloc(p->nunits + 1, sizeof *s->share);
     s->piece = weft_calloc(p->n, sizeof *s->piece);
     s->gather = weft_calloc(p->nunits, sizeof(weft_bulk *));
-    s->reduce = weft_calloc(p->nunits, sizeof(weft_bulk *));
+    s->reduce = weft_calloc(p->nunits + 1, sizeof(weft_bulk *));
     s->coming = weft_calloc(p->nunits, 1);
-    s->open = weft_calloc(p->nunits, 1);
-    s->done = weft_calloc(p->nunits, sizeof *s->done);
+    s->open = weft_calloc(p->nunits + 1, 1);
+    s->done = weft_calloc(p->nunits + 1, sizeof *s->done);
     if (!s->share || !s->piece || !s->gather || !s->reduce || !s->coming || !s->open || !s->done) {
         weft_shards_destroy(s);
         return WEFT_ERR_NOMEM;
     }
     deal(s);
+    tied_plan(s);
     size_buffers(s, s->gathered);
     size_buffers(s, s->summed);
     plan_memory(s, arena);
@@ -131,12 +132,13 @@ static weft_status place_buffers(weft_shards *s) {
 }
 
 static void point_shares(weft_shards *s, char *weights, float *masters, float *grads) {
-    for (size_t i = 0; i < s->params->nunits; i++) {
-        const size_t offset = s->params->unit[i].offset;
+    for (size_t i = 0; i < s->ngrads; i++) {
+        const size_t offset = shard_unit(s, i)->offset;
         weft_share *h = &s->share[i];
+        h->gradient = grads + (s->o.zero < 2 ? offset + h->first : h->at);
+        if (i == s->params->nunits) continue;
         h->weight = weights + (s->o.zero < 3 ? offset + h->first : h->at) * s->elem;
         h->master = masters ? masters + h->at : (float *)h->weight;
-        h->gradient = grads + (s->o.zero < 2 ? offset + h->first : h->at);
     }
 }
 
@@ -146,7 +148,7 @@ static weft_status place_all(weft_shards *s, const weft_arena *arena) {
     char *weights = NULL;
     float *grads = NULL;
     WEFT_TRY(place(s, arena, s->weights_at, all * s->elem, zero == 1 || zero == 2, &weights));
-    WEFT_TRY(place(s, arena, s->grads_at, all * 4, zero < 2, &grads));
+    WEFT_TRY(place(s, arena, s->grads_at, s->level_elements * 4, zero < 2, &grads));
     for (int i = 0; i < s->levels; i++) s->level[i] = weft_arena_at(arena, s->level_at[i]);
     if (zero < 3) s->weights = weights;
     if (zero < 2) s->grads = grads;
@@ -158,29 +160,30 @@ static weft_status place_all(weft_shards *s, const weft_arena *arena) {
 /* --- plans of what moves ---------------------------------------------------------------------------------------------- */
 
 static weft_tensor tensor_of(const weft_shards *s, size_t unit, void *ptr, weft_dtype t) {
-    const weft_unit *u = &s->params->unit[unit];
+    const weft_unit *u = shard_unit(s, unit);
     return (weft_tensor){
         .ptr = ptr, .n = u->elements, .t = t, .prio = (int)unit, .name = s->params->item[u->first].name};
 }
 
-/* One bulk over all units, where they lie from `base` on. */
-static weft_status plan_all(weft_shards *s, weft_bulk_kind kind, char *base, weft_dtype t, weft_bulk **out) {
+/* One bulk over n units, where they lie from `base` on. */
+static weft_status plan_all(weft_shards *s, weft_bulk_kind kind, size_t n, char *base, weft_dtype t,
+                            weft_bulk **out) {
     const weft_params *p = s->params;
     const weft_bulk_opts o = {.size = sizeof o, .bucket = weft_params_bucket(p)};
-    weft_tensor *list = weft_calloc(p->nunits, sizeof *list);
+    weft_tensor *list = weft_calloc(n, sizeof *list);
     if (!list) return WEFT_ERR_NOMEM;
-    for (size_t i = 0; i < p->nunits; i++)
-        list[i] = tensor_of(s, i, base + p->unit[i].offset * weft_dtype_size(t), t);
-    const weft_status r = weft_bulk_create(s->group, kind, (int)p->nunits, list, &o, out);
+    for (size_t i = 0; i < n; i++)
+        list[i] = tensor_of(s, i, base + shard_unit(s, i)->offset * weft_dtype_size(t), t);
+    const weft_status r = weft_bulk_create(s->group, kind, (int)n, list, &o, out);
     free(list);
     return r;
 }
 
 /* A bulk for each unit, in the buffer that it uses. */
-static weft_status plan_each(weft_shards *s, weft_bulk_kind kind, const buffer *b, weft_dtype t,
+static weft_status plan_each(weft_shards *s, weft_bulk_kind kind, size_t n, const buffer *b, weft_dtype t,
                              weft_bulk **out) {
     const weft_bulk_opts o = {.size = sizeof o, .urgent = kind == WEFT_BULK_ALLGATHER};
-    for (size_t i = 0; i < s->params->nunits; i++) {
+    for (size_t i = 0; i < n; i++) {
         const weft_tensor one = tensor_of(s, i, b[shard_buffer_of(s, i)].ptr, t);
         WEFT_TRY(weft_bulk_create(s->group, kind, 1, &one, &o, &out[i]));
     }
@@ -191,12 +194,13 @@ static weft_status plan_moves(weft_shards *s) {
     const int zero = s->o.zero;
     if (s->o.ranks == 1) return WEFT_OK;
     if (zero < 2)
-        WEFT_TRY(plan_all(s, zero ? WEFT_BULK_REDUCE_SCATTER : WEFT_BULK_ALLREDUCE, (char *)s->grads,
-                          WEFT_F32, &s->sum));
+        WEFT_TRY(plan_all(s, zero ? WEFT_BULK_REDUCE_SCATTER : WEFT_BULK_ALLREDUCE, s->ngrads,
+                          (char *)s->grads, WEFT_F32, &s->sum));
     else
-        WEFT_TRY(plan_each(s, WEFT_BULK_REDUCE_SCATTER, s->summed, WEFT_F32, s->reduce));
-    if (zero == 1 || zero == 2) WEFT_TRY(plan_all(s, WEFT_BULK_ALLGATHER, s->weights, s->o.t, &s->spread));
-    return zero == 3 ? plan_each(s, WEFT_BULK_ALLGATHER, s->gathered, s->o.t, s->gather) : WEFT_OK;
+        WEFT_TRY(plan_each(s, WEFT_BULK_REDUCE_SCATTER, s->ngrads, s->summed, WEFT_F32, s->reduce));
+    const size_t n = s->params->nunits;
+    if (zero == 1 || zero == 2) WEFT_TRY(plan_all(s, WEFT_BULK_ALLGATHER, n, s->weights, s->o.t, &s->spread));
+    return zero == 3 ? plan_each(s, WEFT_BULK_ALLGATHER, n, s->gathered, s->o.t, s->gather) : WEFT_OK;
 }
 
 weft_status weft_shards_bind(weft_shards *s, const weft_arena *arena, weft_exec *x, weft_group *data) {
@@ -235,12 +239,13 @@ double *weft_shards_waited(weft_shards *s) {
 
 weft_status weft_shards_begin(weft_shards *s, int64_t micros) {
     s->micros = micros;
-    memset(s->done, 0, s->params->nunits * sizeof *s->done);
+    memset(s->done, 0, s->ngrads * sizeof *s->done);
     return reduce_begin(s);
 }
 
 weft_status weft_shards_sum(weft_shards *s) {
-    return reduce_end(s);
+    WEFT_TRY(reduce_end(s));
+    return tied_sum(s);
 }
 
 weft_status weft_shards_changed(weft_shards *s, int cast) {

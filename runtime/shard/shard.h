@@ -68,6 +68,9 @@ static inline int weft_shards_of(int zero, int ranks) {
 }
 /* (C) After the arena is committed; data: the group, NULL if there is one rank. weft_commit must follow. */
 weft_status weft_shards_bind(weft_shards *s, const weft_arena *arena, weft_exec *x, weft_group *data);
+/* (C) over `ends`, the first and the last stage of a pipeline, each of which holds the table of a tied head: its gradients
+ * will be summed there too. After bind. */
+weft_status weft_shards_tie(weft_shards *s, weft_group *ends);
 void weft_shards_destroy(weft_shards *s);
 
 /* For weft_model_use. */
