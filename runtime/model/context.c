@@ -36,13 +36,20 @@ static weft_status choose(weft_model *m) {
     if (c->z.pieces > c->z.size && c->kind != WEFT_CP_GATHER)
         return weft_fail(WEFT_ERR_CONFIG,
                          "layout.pieces: sums piece by piece are made with layout.cp_kind: gather");
-    const int more = c->z.pieces / c->z.size;
-    if (more & (more - 1))
+    if (c->split & (c->split - 1))
         return weft_fail(WEFT_ERR_CONFIG,
                          "layout.pieces is %d: the pieces of a rank are added in a binary tree; take "
                          "layout.cp (%d) times a "
                          "power of two",
                          c->z.pieces, c->z.size);
+    if (c->split > 1 && m->d.experts)
+        return weft_fail(WEFT_ERR_CONFIG,
+                         "layout.pieces: the sums of experts are not made piece by piece; leave it out");
+    if (c->split > 1 && m->tp.size > 1)
+        return weft_fail(
+            WEFT_ERR_CONFIG,
+            "layout.pieces: no sum of tensor-parallel ranks keeps its bits; take layout.tp 1, or leave "
+            "layout.pieces out");
     if (c->kind != WEFT_CP_ALLTOALL || heads_fit) return WEFT_OK;
     int works = c->z.size;
     while (m->heads % works || m->kv_heads % works) works--;
@@ -57,6 +64,7 @@ weft_status context_cut(weft_model *m) {
     const int size = m->o.cp > 1 ? m->o.cp : 1;
     WEFT_TRY(weft_zigzag_make(m->o.context, m->o.pieces, size, size > 1 ? m->o.cp_at : 0, &m->cp.z));
     m->cp.on = m->cp.z.pieces > 1;
+    m->cp.split = m->cp.on ? m->cp.z.pieces / size : 1;
     m->N = m->o.batch * m->o.context / size;
     return WEFT_OK;
 }

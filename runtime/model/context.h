@@ -17,6 +17,9 @@ typedef struct context_parallel {
     weft_zigzag z;
     weft_cp_kind kind; /* not AUTO */
     int on;            /* rows are cut: attention goes through context_fwd, context_bwd */
+    int split;         /* pieces of this rank whose gradients are sums of their own: pieces.c; else 1 */
+    float *sums[2];    /* [split][stride]: of a unit, and of the table of a tied head */
+    size_t stride;
 
     int64_t wide; /* elements of k|v of a token: 2 kv_heads head_dim */
     size_t chunk; /* elements of k|v of a chunk */
@@ -45,6 +48,7 @@ typedef void context_visit(void *arg, const char *part, size_t bytes, void **p);
 weft_status context_cut(weft_model *m);
 weft_status context_plan(weft_model *m);
 void context_buffers(weft_model *m, context_visit *visit, void *arg);
+void pieces_buffers(weft_model *m, context_visit *visit, void *arg); /* pieces.c */
 /* g: of the cp axis; NULL: it has size 1. */
 weft_status context_connect(weft_model *m, weft_group *g);
 /* attention.c's two functions for rows that are cut: att and lse from qkv (after rope), dqkv (before its rope) from datt. */

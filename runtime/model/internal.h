@@ -113,6 +113,8 @@ typedef struct tensor_parallel {
 typedef struct unit_view {
     const char *w;
     float *g;
+    float *whole; /* with sums of pieces: where they go when they are complete; g is the first piece's */
+    int open;     /* they are being added to */
 } unit_view;
 
 struct weft_model {
@@ -210,9 +212,11 @@ weft_status linear_fwd(weft_model *m, int64_t n, int64_t in, int64_t out, const 
 /* dX = dY W (times GELU'(act_bwd) if not NULL). */
 weft_status linear_bwd_input(weft_model *m, int64_t n, int64_t in, int64_t out, const void *dy, const void *w,
                              const void *act_bwd, void *dx);
-/* dW += dY^T X, db += column sums of dY (db NULL: none). */
+/* dW += dY^T X, db += column sums of dY (db NULL: none), piece by piece; and for n tokens of one piece. */
 weft_status linear_bwd_weight(weft_model *m, int64_t n, int64_t in, int64_t out, const void *dy,
                               const void *x, float *dw, float *db);
+weft_status linear_bwd_piece(weft_model *m, int64_t n, int64_t in, int64_t out, const void *dy, const void *x,
+                             float *dw, float *db);
 
 /* norm.c: y = norm(x) over rows of C, and back: dx = residual + gradient at x; the residual may be dx. */
 weft_status norm_fwd(weft_model *m, const norm_params *p, int64_t rows, const void *x, void *y, float *mean,
@@ -245,6 +249,17 @@ weft_status whole_grad_done(weft_model *m, float *grad, size_t n);
 /* loss_stats over the whole vocabulary; m->logits are the rank's columns. */
 weft_status vocab_stats(weft_model *m, const weft_loss_desc *d, const void *h, const void *w,
                         const int32_t *target, float *lse, float *z_target);
+
+/* pieces.c: between opening and closing a unit of a backward pass, gradients are those of the rank's m->cp.split pieces:
+ * equal runs of its tokens. */
+weft_status pieces_open(weft_model *m, size_t unit);
+weft_status pieces_close(weft_model *m, size_t unit);
+/* The gradient of piece p, of which `first` is that of piece 0 (NULL: there is none). */
+static inline float *piece_grad(const weft_model *m, float *first, int p) {
+    return first ? first + (size_t)p * m->cp.stride : NULL;
+}
+/* The sum of v[m->cp.split], in the same tree; v is changed. */
+double pieces_tree(const weft_model *m, double *v);
 
 /* attention.c: att = attention of qkv (after rope, in place), and back: dqkv from datt. */
 weft_status attention_fwd(weft_model *m, layer_acts *a, int64_t batch, int64_t tokens, kv_cache *cache);

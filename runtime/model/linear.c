@@ -29,8 +29,8 @@ weft_status linear_bwd_input(weft_model *m, int64_t n, int64_t in, int64_t out, 
     return WEFT_OK;
 }
 
-weft_status linear_bwd_weight(weft_model *m, int64_t n, int64_t in, int64_t out, const void *dy,
-                              const void *x, float *dw, float *db) {
+weft_status linear_bwd_piece(weft_model *m, int64_t n, int64_t in, int64_t out, const void *dy, const void *x,
+                             float *dw, float *db) {
     weft_gemm_desc d = gemm_desc(m);
     d.m = out, d.n = in, d.k = n;
     d.lda = out, d.ldb = in, d.ldc = in;
@@ -39,5 +39,15 @@ weft_status linear_bwd_weight(weft_model *m, int64_t n, int64_t in, int64_t out,
     d.beta = 1;
     weft_epilogue e = {.size = sizeof e, .col_sum = db};
     TIMED(m, WEFT_TIME_GEMM, m->ops->gemm(m->x, &d, dy, x, dw, db ? &e : NULL));
+    return WEFT_OK;
+}
+
+weft_status linear_bwd_weight(weft_model *m, int64_t n, int64_t in, int64_t out, const void *dy,
+                              const void *x, float *dw, float *db) {
+    const int64_t each = n / m->cp.split;
+    for (int p = 0; p < m->cp.split; p++)
+        WEFT_TRY(linear_bwd_piece(m, each, in, out, (const char *)dy + (size_t)(p * each * out) * m->elem,
+                                  (const char *)x + (size_t)(p * each * in) * m->elem, piece_grad(m, dw, p),
+                                  piece_grad(m, db, p)));
     return WEFT_OK;
 }

@@ -262,6 +262,7 @@ static void visit_buffers(weft_model *m, visitor visit, void *arg) {
     visit_head(m, visit, arg);
     visit_tensor(m, visit, arg);
     context_buffers(m, visit, arg);
+    pieces_buffers(m, visit, arg);
     visit_mixture(m, visit, arg);
     if (!m->o.training) return;
     const size_t up = (size_t)(mlp_rows(m) * m->U), qkv = n * (size_t)m->Q;
@@ -302,7 +303,7 @@ static void take_widths(weft_model *m) {
     size_t bound = m->o.logits_bytes ? m->o.logits_bytes : (size_t)64 << 20;
     int64_t most = (int64_t)(bound / ((size_t)m->V * m->elem));
     m->tokens = most < 64 ? 64 : most / 64 * 64;
-    if (m->tokens > m->N) m->tokens = m->N;
+    if (m->tokens > m->N / m->cp.split) m->tokens = m->N / m->cp.split;
     m->tp.tokens =
         (m->tokens + 7) / 8 * 8; /* a rank's part of the gathered ones is a multiple of 16 values */
 }

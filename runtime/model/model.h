@@ -48,6 +48,8 @@ typedef struct weft_model_opts {
     int cp, cp_at;
     int64_t pieces;
     weft_cp_kind cp_kind;
+    int cp_sum; /* gradients are summed over cp here (the others' then are 0), since more is added to them later in one
+                 * order that does not depend on cp */
     int stored; /* 1: weights and gradients are a store's (weft_model_use), the model plans none */
 } weft_model_opts;
 

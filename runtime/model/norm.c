@@ -21,13 +21,20 @@ weft_status norm_fwd(weft_model *m, const norm_params *p, int64_t rows, const vo
 
 weft_status norm_bwd(weft_model *m, const norm_params *p, int64_t rows, const void *dy, const void *x,
                      const float *mean, const float *rstd, const void *residual, void *dx) {
-    weft_norm_desc d = norm_desc(m, rows);
+    weft_norm_desc d = norm_desc(m, rows / m->cp.split);
     /* gain and bias stand side by side: one range */
     const size_t bias = p->b == NO_PARAM ? 0 : p->b - p->w, n = bias + (size_t)m->C;
     float *grad = grad_at(m, p->unit, p->w), *to = NULL;
     WEFT_TRY(whole_grad(m, grad, n, &to));
-    TIMED(m, WEFT_TIME_NORM,
-          m->ops->norm_bwd(m->x, &d, dy, x, weight_at(m, p->unit, p->w), mean, rstd, residual, dx, to,
-                           bias ? to + bias : NULL));
+    for (int k = 0; k < m->cp.split; k++) {
+        const int64_t i = k * d.rows;
+        const size_t at = (size_t)(i * m->C) * m->elem;
+        float *gain = piece_grad(m, to, k);
+        TIMED(m, WEFT_TIME_NORM,
+              m->ops->norm_bwd(m->x, &d, (const char *)dy + at, (const char *)x + at,
+                               weight_at(m, p->unit, p->w), mean ? mean + i : NULL, rstd + i,
+                               residual ? (const char *)residual + at : NULL, (char *)dx + at, gain,
+                               bias ? gain + bias : NULL));
+    }
     return whole_grad_done(m, grad, n);
 }

@@ -24,7 +24,9 @@ static weft_status open_gradient(weft_model *m, size_t unit) {
 
 weft_status unit_open(weft_model *m, size_t unit, weft_pass pass) {
     WEFT_TRY(open_weights(m, unit, pass));
-    return pass == WEFT_BACKWARD ? open_gradient(m, unit) : WEFT_OK;
+    if (pass == WEFT_FORWARD) return WEFT_OK;
+    WEFT_TRY(open_gradient(m, unit));
+    return pieces_open(m, unit);
 }
 
 static weft_status final(weft_model *m, size_t unit) {
@@ -38,7 +40,9 @@ static weft_status done(weft_model *m, size_t unit, weft_pass pass) {
 
 weft_status unit_close(weft_model *m, size_t unit, weft_pass pass) {
     WEFT_TRY(done(m, unit, pass));
-    return pass == WEFT_BACKWARD ? final(m, unit) : WEFT_OK;
+    if (pass == WEFT_FORWARD) return WEFT_OK;
+    WEFT_TRY(pieces_close(m, unit));
+    return final(m, unit);
 }
 
 static size_t experts_unit(const weft_model *m, int64_t l) {
@@ -230,6 +234,19 @@ weft_status weft_model_train(weft_model *m, const weft_model_input *in, float *g
     return weft_model_backward(m, 0, 0, grads, loss, count);
 }
 
+/* What the tokens of row b that are here lose. */
+static double loss_of_row(const weft_model *m, int64_t b) {
+    const weft_zigzag *z = &m->cp.z;
+    double sum[WEFT_PIECES_MOST] = {0};
+    for (int c = 0; c < z->chunks; c++) {
+        const int64_t from = (c * m->o.batch + b) * z->length;
+        for (int64_t i = from; i < from + z->length; i++)
+            if (m->s->targets[i] >= 0)
+                sum[c * m->cp.split / z->chunks] += (double)m->loss_lse[i] - (double)m->loss_target[i];
+    }
+    return pieces_tree(m, sum);
+}
+
 weft_status weft_model_loss(weft_model *m, int64_t micro, double *loss, int64_t *count, double *row_loss) {
     const double begin = weft_now();
     m->s = &m->slot[micro % m->slots];
@@ -238,10 +255,7 @@ weft_status weft_model_loss(weft_model *m, int64_t micro, double *loss, int64_t 
     WEFT_TRY(head_loss(m, m->N, place_of(m, micro, m->chunks - 1)->exit, 0, loss, count));
     WEFT_TRY(head_close(m, WEFT_FORWARD));
     m->passes[0] += weft_now() - begin;
-    for (int64_t b = 0; row_loss && b < m->o.batch; b++) row_loss[b] = 0;
-    for (int64_t i = 0; row_loss && i < m->N; i++)
-        if (m->s->targets[i] >= 0)
-            row_loss[i / m->cp.z.length % m->o.batch] += (double)m->loss_lse[i] - (double)m->loss_target[i];
+    for (int64_t b = 0; row_loss && b < m->o.batch; b++) row_loss[b] = loss_of_row(m, b);
     return WEFT_OK;
 }
 

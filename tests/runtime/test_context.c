@@ -1,5 +1,5 @@
 /* A model whose rows are shared by context-parallel ranks against the same model on one rank: loss, every gradient,
- * evaluation; each of the ways (ring, alltoall, gather), both families, grouped heads, documents, recomputation, bf16. What
+ * evaluation: within rounding, and bit for bit where sums are made piece by piece; each of the ways (ring, alltoall, gather), both families, grouped heads, documents, recomputation, bf16. What
  * ranks send is as much as the closed form says, and leaving out any message of a pass is noticed. Every rank computes the
  * whole model, too. */
 #include "tests/support/mpi_test.h"
@@ -70,6 +70,11 @@ typedef struct setting {
     int documents;
 } setting;
 
+/* opts.pieces of the one rank's model and of the ranks', and their opts.cp_sum. */
+typedef struct cuts {
+    int one, part, sum;
+} cuts;
+
 static const char *const kind_name[] = {"auto", "ring", "alltoall", "gather"};
 
 static weft_model_desc gpt2(void) {
@@ -116,15 +121,17 @@ typedef struct pair {
     fixture one, part;
 } pair;
 
-static void open_pair(const setting *s, uint64_t seed, pair *p) {
+static void open_pair(const setting *s, cuts k, uint64_t seed, pair *p) {
     weft_mesh mesh = {0};
     fixture_opts o = options(s);
     memset(p, 0, sizeof *p);
     p->ctx = mpi_test_context(60000, 0);
     assert_ok(weft_group_create(p->ctx, MPI_COMM_WORLD, "all", &p->all));
     mesh.all = mesh.axis[WEFT_AXIS_CP] = p->all;
+    o.pieces = k.one;
     fixture_open(&p->one, &s->d, &o);
-    o.cp = mpi_test_size(), o.cp_at = mpi_test_rank(), o.cp_kind = s->kind;
+    o.cp = mpi_test_size(), o.cp_at = mpi_test_rank(), o.cp_kind = s->kind, o.pieces = k.part;
+    o.cp_sum = k.sum;
     fixture_open(&p->part, &s->d, &o);
     assert_ok(weft_model_connect(p->part.model, &mesh));
     assert_ok(weft_commit(p->ctx));
@@ -184,7 +191,7 @@ static void check(const setting *s) {
     const double close = s->t == WEFT_F32 ? CLOSE : 0.03;
     const char *worst = "";
     make_inputs(s, 3, &x);
-    open_pair(s, 5, &p);
+    open_pair(s, (cuts){0, 0, 0}, 5, &p);
     train(&p.one, &x, &want, &want_count);
     train(&p.part, &x, &loss, &count);
     sum_over_ranks(&p, &loss, &count);
@@ -220,6 +227,54 @@ static void equals_one_rank(void **state) {
         }
 }
 
+/* --- the same bits ------------------------------------------------------------------------------------------------------- */
+
+/* Are loss, every gradient and the loss of every row those of the one rank's model with the same pieces? */
+static int same_bits(const setting *s, cuts k) {
+    pair p;
+    inputs x;
+    double want = 0, loss = 0, row_want[BATCH], row[BATCH];
+    int64_t want_count = 0, count = 0;
+    make_inputs(s, 3, &x);
+    open_pair(s, k, 5, &p);
+    train(&p.one, &x, &want, &want_count);
+    train(&p.part, &x, &loss, &count);
+    for (size_t i = 0; k.sum && mpi_test_rank() && i < p.part.elements; i++)
+        assert_true(p.part.grads[i] == 0);
+    sum_over_ranks(&p, &loss, &count);
+    int same = loss == want && count == want_count &&
+               !memcmp(p.one.grads, p.part.grads, p.one.elements * sizeof *p.one.grads);
+    assert_ok(weft_model_eval(p.one.model, &x.in, &want, &want_count, row_want));
+    assert_ok(weft_model_eval(p.part.model, &x.in, &loss, &count, row));
+    assert_ok(weft_allreduce(p.all, row, row, BATCH, WEFT_F64, WEFT_SUM));
+    same &= !memcmp(row, row_want, sizeof row);
+    close_pair(&p);
+    return same;
+}
+
+static void pieces_give_the_same_bits(void **state) {
+    (void)state;
+    const struct {
+        setting s;
+        cuts k;
+    } all[] = {
+        {{"gpt2, documents", gpt2(), WEFT_CP_GATHER, WEFT_F32, WEFT_RECOMPUTE_NONE, 1}, {4, 4, 0}},
+        {{"llama, tied", llama(1), WEFT_CP_GATHER, WEFT_F32, WEFT_RECOMPUTE_SELECTIVE, 0}, {4, 4, 1}},
+        {{"llama, documents, layer", llama(0), WEFT_CP_GATHER, WEFT_F32, WEFT_RECOMPUTE_LAYER, 1}, {4, 4, 1}},
+        {{"gpt2, bf16", gpt2(), WEFT_CP_GATHER, WEFT_BF16, WEFT_RECOMPUTE_NONE, 0}, {4, 4, 1}},
+        {{"llama, bf16, documents", llama(1), WEFT_CP_GATHER, WEFT_BF16, WEFT_RECOMPUTE_NONE, 1}, {8, 8, 0}},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (!same_bits(&all[i].s, all[i].k)) fail_msg("%s: other bits than one rank", all[i].s.name);
+        printf("%s: %d pieces, the same bits\n", all[i].s.name, all[i].k.one);
+    }
+    /* negative control: other pieces, or the ring's order, are other sums */
+    setting other = all[0].s;
+    assert_false(same_bits(&other, (cuts){8, 4, 0}));
+    other.kind = WEFT_CP_RING;
+    assert_false(same_bits(&other, (cuts){mpi_test_size(), mpi_test_size(), 0}));
+}
+
 /* --- what is sent -------------------------------------------------------------------------------------------------------- */
 
 typedef struct sent {
@@ -252,7 +307,7 @@ static void sends_what_the_closed_form_says(void **state) {
             int64_t count = 0;
             weft_stats_buf stats = {.size = sizeof stats};
             make_inputs(&s, 3, &x);
-            open_pair(&s, 5, &p);
+            open_pair(&s, (cuts){0, 0, 0}, 5, &p);
             assert_ok(weft_stats(p.ctx, &stats, 1));
             train(&p.part, &x, &loss, &count);
             assert_ok(weft_stats(p.ctx, &stats, 0));
@@ -278,13 +333,14 @@ static void every_message_is_needed(void **state) {
         const char *worst = "";
         make_inputs(&s, 3, &x);
         make_inputs(&s, 4, &y);
-        open_pair(&s, 5, &p);
+        open_pair(&s, (cuts){0, 0, 0}, 5, &p);
         train(&p.one, &x, &want, &count);
         begun = 0;
         train(&p.part, &x, &loss, &count);
         const int n = begun, two = kind == WEFT_CP_GATHER || (kind == WEFT_CP_RING && mpi_test_size() == 2);
         for (int k = 0; k < n; k++) {
-            if (two && k == s.d.layers) continue; /* brings the keys of the last layer, which are still there */
+            if (two && k == s.d.layers)
+                continue; /* brings the keys of the last layer, which are still there */
             train(&p.part, &y, &loss,
                   &count); /* or what is left of the last time would be the right message */
             begun = 0, left_out = k;
@@ -338,6 +394,7 @@ static void refuses_what_cannot_be_shared(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(equals_one_rank),
+        cmocka_unit_test(pieces_give_the_same_bits),
         cmocka_unit_test(sends_what_the_closed_form_says),
         cmocka_unit_test(every_message_is_needed),
         cmocka_unit_test(refuses_what_cannot_be_shared),

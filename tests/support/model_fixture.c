@@ -38,6 +38,7 @@ void fixture_open(fixture *f, const weft_model_desc *d, const fixture_opts *o) {
                                 .cp_at = o->cp_at,
                                 .pieces = o->pieces,
                                 .cp_kind = o->cp_kind,
+                                .cp_sum = o->cp_sum,
                                 .logits_bytes = o->logits_bytes};
     must(weft_backend_open(o->backend, NULL, &f->backend), o->backend);
     must(weft_model_create(d, &f->opts, f->backend, &f->memory, &f->model), "model");

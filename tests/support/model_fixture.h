@@ -28,6 +28,7 @@ typedef struct fixture_opts {
     int cp, cp_at;
     int64_t pieces;
     weft_cp_kind cp_kind;
+    int cp_sum;
 } fixture_opts;
 
 /* Opens a model of this description with zero weights; aborts the test on failure. */
