@@ -72,8 +72,10 @@ static void run_table(const weft_trainer *t, json_t *tables) {
     const weft_run_config *c = t->c;
     static const char *const optims[] = {"AdamW", "Muon (hidden matrices) and AdamW"};
     static const char *const schedules[] = {"cosine", "linear", "warmup-stable-decay", "constant"};
+    char layout[128];
     json_t *r = table(tables, "Run");
-    row(r, "layout", "data parallel %d x %d thread%s", t->ranks, t->threads, t->threads == 1 ? "" : "s");
+    weft_layout_text(&t->layout, layout, sizeof layout);
+    row(r, "layout", "%s; %d thread%s a rank", layout, t->threads, t->threads == 1 ? "" : "s");
     row(r, "batch", "%lld sequences x %lld tokens = %lld micro-batches of %lld", (long long)t->layout.batch,
         (long long)t->context, (long long)t->layout.micro_total, (long long)t->layout.micro_batch);
     if (c->train.time_limit > 0)
