@@ -3,6 +3,8 @@
 #define WEFT_RUNTIME_EVALUATE_H
 
 #include "io/dataset/dataset.h"
+#include "runtime/layout/links.h"
+#include "runtime/layout/pipeline.h"
 #include "runtime/model/model.h"
 #include "weft/comm.h"
 
@@ -22,6 +24,8 @@ typedef struct weft_evaluate_opts {
     /* who computes what: the windows go round `shares` parties, of which this rank is in number `share` (0, 0: every rank of
      * the group is one); mute: another rank of the party tells the losses */
     int shares, share, mute;
+    const weft_pipeline *pipeline; /* the stage of the party that this rank is; NULL: it has all layers */
+    weft_links *links;             /* between the stages */
 } weft_evaluate_opts;
 
 /* Predicts every token of d's first source but the first and those that its loss mask leaves out, in windows that do

@@ -7,7 +7,9 @@
 #include "io/dataset/loader.h"
 #include "io/metrics/metrics.h"
 #include "io/tokenizer/tokenizer.h"
+#include "runtime/layout/links.h"
 #include "runtime/layout/mesh.h"
+#include "runtime/layout/pipeline.h"
 #include "runtime/model/model.h"
 #include "runtime/optim/guard.h"
 #include "runtime/optim/optim.h"
@@ -40,6 +42,15 @@ struct weft_trainer {
     weft_layout layout;
     weft_mesh mesh;
     weft_schedule schedule;
+    struct {                                 /* of a pipeline; one rank is one stage */
+        weft_pipeline passes;                /* of a step, in order */
+        weft_links *links;                   /* NULL: one stage */
+        double seconds[2][WEFT_CHUNKS_MOST]; /* forward, backward passes by chunk; sums over `steps` */
+        double spent;                        /* from the first pass of a step to the last; waits included */
+        int64_t steps;
+        int64_t *layers;  /* [stages * chunks]: of each virtual stage */
+        char bubble[256]; /* what it lost, in words; at the end of the run */
+    } stage;
 
     weft_data *data, *valid;
     weft_loader *loader;  /* rest it before data is written: trainer_restore_data */
@@ -97,6 +108,15 @@ const char *trainer_data_name(const weft_trainer *t); /* the first shard or sour
 weft_status trainer_open_feed(weft_trainer *t);
 /* setup.c: the name of the backend that run.device asks for */
 const char *trainer_device(const weft_trainer *t);
+/* stage.c: the chunks of this rank's stage [layout.chunks] and the micro-batches of each that are in flight. */
+weft_status trainer_plan_stage(weft_trainer *t, const weft_model_desc *d, weft_chunk *chunk, int *slots);
+weft_status trainer_link_stage(weft_trainer *t); /* collective, before weft_commit */
+/* The forward and backward passes of a step: gradients to the shards, losses to t->losses. */
+weft_status trainer_passes(weft_trainer *t, double *since);
+/* Collective: fills t->stage.bubble: what the pipeline lost by waiting, and what it had to. Nothing without one. */
+weft_status trainer_bubble(weft_trainer *t);
+/* Stages, layers and micro-batches in words. */
+void trainer_pipeline_text(const weft_trainer *t, char *text, size_t bytes);
 /* startup.c */
 weft_status trainer_startup(weft_trainer *t);
 weft_status trainer_write_run_json(weft_trainer *t, const char *sample);
@@ -123,5 +143,9 @@ weft_status trainer_roll_back(weft_trainer *t, const char *why);
 /* loop.c: an event of rank 0; a run goes on without it. json may be NULL. */
 void trainer_event(weft_trainer *t, const char *name, const char *json);
 /* step.c */
+extern const char *const trainer_phase_name[PHASES];
+/* Books the time from *since until now (or `now`) to a phase. */
+void trainer_spend(weft_trainer *t, int phase, double *since);
+void trainer_spend_until(weft_trainer *t, int phase, double *since, double now);
 weft_status trainer_step(weft_trainer *t, step_result *r);
 #endif

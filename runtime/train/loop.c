@@ -96,7 +96,9 @@ static weft_status evaluate(weft_trainer *t, int64_t windows, meter *m) {
                                   .documents = t->c->data.pack,
                                   .shares = l->size[WEFT_AXIS_DP],
                                   .share = l->at[WEFT_AXIS_DP],
-                                  .mute = !weft_layout_has_loss(l)};
+                                  .mute = !weft_layout_has_loss(l),
+                                  .pipeline = t->stage.links ? &t->stage.passes : NULL,
+                                  .links = t->stage.links};
     WEFT_TRY_CTX(weft_evaluate(t->model, t->valid, t->o.group, &o, &e), "evaluating %s", t->c->data.valid);
     weft_metric_set(t->id_valid, e.loss);
     weft_metric_set(t->id_bpb, e.bits_per_byte);
@@ -180,7 +182,9 @@ static void record_evaluation(weft_trainer *t) {
 static weft_status finish(weft_trainer *t, meter *m) {
     weft_status s = trainer_save_now(t);
     WEFT_TRY(evaluate(t, 0, m));
+    WEFT_TRY(trainer_bubble(t));
     if (t->rank != 0) return s;
+    if (t->stage.bubble[0] && !t->o.quiet) printf("pipeline bubble: %s\n", t->stage.bubble);
     char *sample = sample_text(t);
     if (sample && !t->o.quiet) printf("\n%s\n\n", sample);
     record_evaluation(t);

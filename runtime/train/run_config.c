@@ -99,6 +99,8 @@ const weft_config_key weft_run_keys[] = {
         "what ranks of equal tp and pp share: 1: the optimiser's state, 2: also gradients, 3: also weights"),
     INT("layout.chunks", layout.chunks, "1", 1, 16,
         "runs of layers of each pipeline stage (interleaved schedule)"),
+    LIST("layout.stages", layout.stages,
+         "layers of each of the pp x chunks runs, from the first to the last; left out: shared out by flops"),
 
     ENUM("optim.name", optim.kind, "adamw", optims, "muon: hidden matrices by Muon, the rest by AdamW"),
     FLOAT("optim.lr", optim.lr, "1e-3", 0, 10, "peak learning rate"),

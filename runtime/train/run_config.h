@@ -35,6 +35,7 @@ typedef struct weft_run_config {
     } train;
     struct {
         int64_t dp, tp, pp, cp, ep, zero, chunks;
+        weft_strlist stages;
     } layout;
     struct {
         int kind, schedule;

@@ -172,6 +172,9 @@ static void progress(void *arg) {
 static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     const weft_run_config *c = t->c;
     const weft_layout *l = &t->layout;
+    weft_chunk chunk[WEFT_CHUNKS_MOST];
+    int slots[WEFT_CHUNKS_MOST];
+    WEFT_TRY(trainer_plan_stage(t, d, chunk, slots));
     weft_model_opts mo = {.size = sizeof mo,
                           .t = c->train.dtype ? WEFT_BF16 : WEFT_F32,
                           .batch = t->layout.micro_batch,
@@ -179,7 +182,10 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
                           .recompute = (weft_recompute)c->train.recompute,
                           .training = 1,
                           .stored = 1,
-                          .part = {.tp = l->size[WEFT_AXIS_TP],
+                          .slots = slots,
+                          .part = {.chunk = chunk,
+                                   .chunks = l->chunks,
+                                   .tp = l->size[WEFT_AXIS_TP],
                                    .tp_at = l->at[WEFT_AXIS_TP],
                                    .shares = weft_shards_of(l->zero, l->data)}};
     WEFT_TRY(weft_model_create(d, &mo, t->backend, &t->memory, &t->model));
@@ -221,6 +227,7 @@ static weft_status connect(weft_trainer *t) {
     const weft_store store = weft_shards_store(t->shards);
     weft_model_use(t->model, &store);
     WEFT_TRY(weft_model_connect(t->model, &t->mesh));
+    WEFT_TRY(trainer_link_stage(t));
     return weft_optim_bind(t->optim, &t->memory, t->x, t->o.group, t->mesh.data);
 }
 
@@ -348,7 +355,7 @@ static void register_metrics(weft_trainer *t) {
 }
 
 static weft_status check_layout(const weft_layout *l) {
-    static const weft_axis none[] = {WEFT_AXIS_PP, WEFT_AXIS_CP};
+    static const weft_axis none[] = {WEFT_AXIS_CP};
     for (size_t i = 0; i < sizeof none / sizeof *none; i++)
         if (l->size[none[i]] > 1)
             return weft_fail(WEFT_ERR_UNSUPPORTED, "layout.%s: this weft has no such layouts yet",
@@ -430,6 +437,9 @@ void weft_trainer_destroy(weft_trainer *t) {
     trainer_watch_close(t);
     weft_saver_destroy(t->saver);
     if (t->metrics) weft_metrics_close(t->metrics);
+    weft_pipeline_destroy(&t->stage.passes);
+    weft_links_destroy(t->stage.links);
+    free(t->stage.layers);
     weft_optim_destroy(t->optim);
     weft_shards_destroy(t->shards);
     weft_model_destroy(t->model);

@@ -76,6 +76,11 @@ static void run_table(const weft_trainer *t, json_t *tables) {
     json_t *r = table(tables, "Run");
     weft_layout_text(&t->layout, layout, sizeof layout);
     row(r, "layout", "%s; %d thread%s a rank", layout, t->threads, t->threads == 1 ? "" : "s");
+    if (t->layout.size[WEFT_AXIS_PP] > 1) {
+        char text[512];
+        trainer_pipeline_text(t, text, sizeof text);
+        row(r, "pipeline", "%s", text);
+    }
     row(r, "batch", "%lld sequences x %lld tokens = %lld micro-batches of %lld", (long long)t->layout.batch,
         (long long)t->context, (long long)t->layout.micro_total, (long long)t->layout.micro_batch);
     if (c->train.time_limit > 0)
@@ -228,6 +233,7 @@ weft_status trainer_write_run_json(weft_trainer *t, const char *sample) {
         row(r, "memory of rank 0", "%s resident at most; %s planned", mib((size_t)u.ru_maxrss * 1024, a),
             mib(t->memory.bytes + t->memory.outside, planned));
         row(r, "training time", "%.1f s", t->st.elapsed);
+        if (t->stage.bubble[0]) row(r, "pipeline bubble", "%s", t->stage.bubble);
         row(r, "tokens", "%s", si((double)t->st.tokens, a));
         row(r, "updates skipped by the guard", "%lld", (long long)t->st.guard.skipped);
     }

@@ -12,44 +12,18 @@
 #include "base/range.h"
 #include "base/trace.h"
 
-static const char *const phase_name[PHASES] = {"data",   "forward", "backward", "wait for gradients",
-                                               "update", "other"};
+const char *const trainer_phase_name[PHASES] = {"data",   "forward", "backward", "wait for gradients",
+                                                "update", "other"};
 
-static void spend_until(weft_trainer *t, int phase, double *since, double now) {
+void trainer_spend_until(weft_trainer *t, int phase, double *since, double now) {
     t->phase[phase] += now - *since;
-    weft_trace_add(WEFT_TRACK_STEP, phase_name[phase], (uint64_t)(*since * 1e9), (uint64_t)(now * 1e9),
-                   (uint32_t)t->st.step);
+    weft_trace_add(WEFT_TRACK_STEP, trainer_phase_name[phase], (uint64_t)(*since * 1e9),
+                   (uint64_t)(now * 1e9), (uint32_t)t->st.step);
     *since = now;
 }
 
-static void spend(weft_trainer *t, int phase, double *since) {
-    spend_until(t, phase, since, weft_now());
-}
-
-static weft_status gradients(weft_trainer *t, double *since) {
-    double *passes = weft_model_passes(t->model);
-    WEFT_TRY_CTX(weft_shards_begin(t->shards, t->c->data.private ? -1 : t->layout.micro_count),
-                 "gradient sum");
-    weft_loader_at at = {t->st.g, 0};
-    for (int64_t i = 0; at.g == t->st.g; i++) {
-        int64_t micro = t->layout.micro_first + i * t->layout.micro_stride, count = 0;
-        double loss = 0;
-        weft_rows rows;
-        weft_range_push(phase_name[PHASE_DATA]);
-        WEFT_TRY(weft_loader_take(t->loader, &at, &rows));
-        spend(t, PHASE_DATA, since);
-        weft_range_pop();
-        passes[0] = passes[1] = 0;
-        const weft_model_input in = {rows.tok, rows.target, rows.start};
-        WEFT_TRY(weft_model_train(t->model, &in, NULL, &loss, &count));
-        double turn = *since + passes[0];
-        spend_until(t, PHASE_FORWARD, since, turn);
-        spend(t, PHASE_BACKWARD, since);
-        if (!weft_layout_has_loss(&t->layout)) continue;
-        t->losses[2 * micro] = loss;
-        t->losses[2 * micro + 1] = (double)count;
-    }
-    return WEFT_OK;
+void trainer_spend(weft_trainer *t, int phase, double *since) {
+    trainer_spend_until(t, phase, since, weft_now());
 }
 
 static weft_status sum_over_ranks(weft_trainer *t) {
@@ -75,12 +49,12 @@ weft_status trainer_step(weft_trainer *t, step_result *r) {
     int64_t n = t->layout.micro_total;
     memset(t->losses, 0, (size_t)(2 * n + 2) * sizeof *t->losses);
 
-    WEFT_TRY(gradients(t, &since));
-    weft_range_push(phase_name[PHASE_COMM]);
+    WEFT_TRY(trainer_passes(t, &since));
+    weft_range_push(trainer_phase_name[PHASE_COMM]);
     WEFT_TRY(sum_over_ranks(t));
-    spend(t, PHASE_COMM, &since);
+    trainer_spend(t, PHASE_COMM, &since);
     weft_range_pop();
-    weft_range_push(phase_name[PHASE_OPTIM]);
+    weft_range_push(trainer_phase_name[PHASE_OPTIM]);
 
     double loss = 0, tokens = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -103,7 +77,7 @@ weft_status trainer_step(weft_trainer *t, step_result *r) {
     t->st.step++;
     t->st.g += (uint64_t)t->layout.batch;
     t->st.tokens += (uint64_t)tokens;
-    spend(t, PHASE_OPTIM, &since);
+    trainer_spend(t, PHASE_OPTIM, &since);
     weft_range_pop();
     r->seconds = weft_now() - begin;
     return WEFT_OK;
