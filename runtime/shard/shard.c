@@ -253,3 +253,32 @@ weft_status weft_shards_changed(weft_shards *s, int cast) {
         WEFT_TRY(s->ops->cast(s->x, WEFT_F32, s->o.t, s->share[i].n, s->share[i].master, s->share[i].weight));
     return s->o.zero == 3 ? gather_forget(s) : s->o.zero ? gather_spread(s) : WEFT_OK;
 }
+
+/* zero 3: layers that both buffers still hold when a pass turns round are not gathered again, nor are embedding and head
+ * that do not share a buffer. */
+static weft_traffic gathers(const weft_shards *s, int64_t micros) {
+    const weft_params *p = s->params;
+    const int whole = p->unit[0].role == WEFT_UNIT_EMBED && p->unit[p->nunits - 1].role == WEFT_UNIT_HEAD;
+    weft_traffic t = {0};
+    for (size_t i = 0; i < p->nunits; i++) {
+        const weft_unit_role role = p->unit[i].role;
+        const int ends = role != WEFT_UNIT_LAYER, first = i == 1 || i == 2,
+                  last = i + 2 == p->nunits || i + 3 == p->nunits;
+        int64_t n = 2 * micros;
+        if (whole && ends) n = shard_buffer_of(s, 0) == shard_buffer_of(s, p->nunits - 1) ? micros : 1;
+        if (whole && !ends) n -= (first ? micros - 1 : 0) + (last ? micros : 0);
+        t.count += (uint64_t)n;
+        t.bytes += (uint64_t)n * p->unit[i].elements * s->elem;
+    }
+    return t;
+}
+
+weft_traffic weft_shards_traffic(const weft_shards *s, int64_t micros) {
+    const uint64_t all = s->params->elements, times = s->o.zero < 2 ? 1 : (uint64_t)micros;
+    if (s->o.ranks == 1) return (weft_traffic){0};
+    weft_traffic t = {.count = s->o.zero < 2 ? 1 : times * s->params->nunits, .bytes = times * all * 4};
+    if (s->o.zero == 1 || s->o.zero == 2) t.count++, t.bytes += all * s->elem;
+    if (s->o.zero < 3) return t;
+    const weft_traffic g = gathers(s, micros);
+    return (weft_traffic){t.count + g.count, t.bytes + g.bytes};
+}

@@ -88,6 +88,9 @@ weft_status weft_shards_sum(weft_shards *s);
 /* (C) The masters have been changed, and with cast = 0 the weights of the shares too: the other ranks get to know them
  * before they are next used. */
 weft_status weft_shards_changed(weft_shards *s, int cast);
+/* What a step of `micros` micro-batches moves between the ranks of the group: collectives, and the bytes of their tensors, as
+ * weft_stats counts them. With a pipeline and zero 3, at most. Local. */
+weft_traffic weft_shards_traffic(const weft_shards *s, int64_t micros);
 /* Seconds that the model waited for weights to arrive; sums until the caller zeroes it. */
 double *weft_shards_waited(weft_shards *s);
 
