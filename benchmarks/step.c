@@ -91,7 +91,7 @@ void bench_step_open(bench_step *s, const weft_model_desc *d, weft_dtype t, int6
     bench_check(weft_arena_commit(&s->memory, allocate, release, s));
     bench_check(weft_model_bind(s->model, &s->memory, s->exec));
     weft_group *data = s->ranks > 1 ? s->group : NULL;
-    bench_check(weft_shards_bind(s->shards, &s->memory, s->exec, data));
+    bench_check(weft_shards_bind(s->shards, &s->memory, s->exec, data, NULL));
     bench_check(weft_optim_bind(s->optim, &s->memory, s->exec, s->group, data));
     const weft_store store = weft_shards_store(s->shards);
     weft_model_use(s->model, &store);

@@ -52,6 +52,12 @@ static weft_status take_options(const weft_layout_want *w, weft_layout *l) {
             WEFT_ERR_CONFIG,
             "layout.ep is %d: experts are dealt to ranks of the dp axis, which has %d; take a divisor", l->ep,
             dp);
+    if (l->ep > 1 && l->zero)
+        return weft_fail(
+            WEFT_ERR_CONFIG,
+            "layout.zero is %d, but with layout.ep (%d) ranks hold different experts, which ZeRO does not "
+            "share out; take layout.zero 0, or layout.ep 1",
+            l->zero, l->ep);
     if (l->chunks > 1 && l->size[WEFT_AXIS_PP] == 1)
         return weft_fail(WEFT_ERR_CONFIG, "layout.chunks is %d, but there is one pipeline stage (layout.pp)",
                          l->chunks);
@@ -100,10 +106,10 @@ weft_status weft_layout_make(const weft_layout_want *w, int ranks, int rank, wef
 }
 
 weft_status weft_layout_by_data(weft_layout *l) {
-    if (l->size[WEFT_AXIS_DP] != l->ranks || l->zero >= 2)
+    if (l->size[WEFT_AXIS_DP] != l->ranks || l->zero >= 2 || l->ep > 1)
         return weft_fail(WEFT_ERR_CONFIG,
                          "data.private lets the data decide who computes what: it goes with data "
-                         "parallel ranks only (layout.tp, pp and cp 1) and layout.zero 0 or 1");
+                         "parallel ranks only (layout.tp, pp, cp and ep 1) and layout.zero 0 or 1");
     l->micro_count = (l->batch + l->micro_batch - 1) / l->micro_batch;
     l->micro_total = l->ranks * l->micro_count;
     l->micro_first = l->rank * l->micro_count;

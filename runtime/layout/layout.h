@@ -52,7 +52,7 @@ typedef struct weft_layout {
 weft_status weft_layout_make(const weft_layout_want *w, int ranks, int rank, weft_layout *l);
 
 /* Who has the data decides who computes (data.private): a rank's share of a step is anything up to the whole batch, in
- * as many micro-batches as it takes; the numbers here become bounds. Data parallel only, zero 0 or 1: CONFIG. */
+ * as many micro-batches as it takes; the numbers here become bounds. Data parallel only, zero 0 or 1, ep 1: CONFIG. */
 weft_status weft_layout_by_data(weft_layout *l);
 
 /* Has this rank the loss of its micro-batches? (last stage, first of its tp ranks; with cp: of its tokens) */

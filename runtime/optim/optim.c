@@ -78,7 +78,14 @@ static weft_status deal(weft_optim *o) {
 }
 
 static weft_status check(const weft_optim_opts *o, const weft_shards *s, const weft_layout *l) {
-    if (o->kind != WEFT_MUON || (!weft_shards_zero(s) && l->size[WEFT_AXIS_TP] == 1)) return WEFT_OK;
+    if (o->kind != WEFT_MUON) return WEFT_OK;
+    if (l->ep > 1)
+        return weft_fail(
+            WEFT_ERR_CONFIG,
+            "optim.name muon deals matrices that all data ranks hold, so it goes with layout.ep 1, not "
+            "%d; adamw goes with every layout",
+            l->ep);
+    if (!weft_shards_zero(s) && l->size[WEFT_AXIS_TP] == 1) return WEFT_OK;
     return weft_fail(WEFT_ERR_CONFIG,
                      "optim.name muon orthogonalises whole matrices, so it goes with layout.zero 0 and "
                      "layout.tp 1 (dp, pp "
@@ -204,6 +211,15 @@ static weft_status leave_to_first(weft_optim *o, const weft_piece *p) {
     return WEFT_OK;
 }
 
+/* With expert parallelism (zero 0): the first rank of the data group counts what all have, and for each place among ep
+ * neighbours the first rank counts its experts. */
+static int answers(const weft_optim *o, const weft_unit *u) {
+    const weft_layout *l = &o->layout;
+    if (l->ep == 1) return 1;
+    return u->role == WEFT_UNIT_EXPERTS ? l->data_at / l->size[WEFT_AXIS_CP] < l->ep && !l->at[WEFT_AXIS_CP]
+                                        : l->data_at == 0;
+}
+
 /* The blocks that this rank answers for. */
 static weft_status own_blocks(weft_optim *o) {
     size_t n = 0;
@@ -213,7 +229,7 @@ static weft_status own_blocks(weft_optim *o) {
         const weft_share *h = weft_shards_share(o->shards, i);
         const size_t first = h->first / WEFT_UNIT_BLOCK, left = u->blocks > first ? u->blocks - first : 0,
                      blocks = h->n / WEFT_UNIT_BLOCK < left ? h->n / WEFT_UNIT_BLOCK : left;
-        if (u->role == WEFT_UNIT_TABLE) continue; /* the first stage's */
+        if (u->role == WEFT_UNIT_TABLE || !answers(o, u)) continue; /* a table is the first stage's */
         WEFT_TRY(
             o->ops->sumsq_blocks(o->x, blocks * WEFT_UNIT_BLOCK, h->gradient, o->sums + u->block + first));
     }
@@ -226,9 +242,9 @@ static weft_status own_blocks(weft_optim *o) {
 weft_status weft_optim_norm(weft_optim *o, double tokens, double *norm) {
     const weft_layout *l = &o->layout;
     const int shared = weft_shards_zero(o->shards) > 0,
-              alone = !shared && l->size[WEFT_AXIS_TP] == 1 && l->size[WEFT_AXIS_PP] == 1;
+              alone = !shared && l->size[WEFT_AXIS_TP] == 1 && l->size[WEFT_AXIS_PP] == 1 && l->ep == 1;
     memset(o->sums, 0, o->params->blocks * sizeof *o->sums);
-    if (alone || shared || l->data_at == 0) WEFT_TRY(own_blocks(o));
+    if (alone || shared || l->data_at == 0 || l->ep > 1) WEFT_TRY(own_blocks(o));
     if (!alone)
         WEFT_TRY_CTX(weft_allreduce(o->all, o->sums, o->sums, o->params->blocks, WEFT_F64, WEFT_SUM),
                      "gradient norm");

@@ -27,7 +27,7 @@ struct weft_shards {
     weft_backend *backend;
     const struct weft_ops *ops;
     weft_exec *x;
-    weft_group *group;
+    weft_group *group, *same_experts;
     size_t elem;
     size_t own;                  /* elements */
     size_t own_grads, all_grads; /* elements: with those of `apart`; of this rank's shares, of all */
@@ -42,7 +42,10 @@ struct weft_shards {
     char *weights; /* zero < 3: [params.elements] */
     float *grads;  /* zero < 2: [params.elements] */
     buffer gathered[BUFFERS], summed[BUFFERS];
-    weft_bulk *sum;        /* zero < 2: of all units */
+    weft_bulk *sum; /* zero < 2: of all units but EXPERTS */
+    weft_bulk *
+        sum_experts; /* zero 0: of EXPERTS, over the ranks that hold the same; NULL: none, or one such rank */
+    int *place;      /* of each unit in its sum */
     weft_bulk *spread;     /* zero 1, 2: weights to all, of all units */
     weft_bulk **gather;    /* zero 3: of each unit */
     weft_bulk **reduce;    /* zero 2, 3 */

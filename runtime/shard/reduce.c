@@ -86,17 +86,21 @@ weft_status reduce_final(void *arg, size_t unit) {
     const int64_t i = s->done[unit]++;
     s->open[unit] = 0;
     if (s->o.reproducible) WEFT_TRY(merge(s, i, u->offset, u->elements, s->grads + u->offset));
-    return s->sum && i + 1 == s->micros ? weft_bulk_ready(s->sum, (int)unit) : WEFT_OK;
+    weft_bulk *sum = u->role == WEFT_UNIT_EXPERTS ? s->sum_experts : s->sum;
+    return sum && i + 1 == s->micros ? weft_bulk_ready(sum, s->place[unit]) : WEFT_OK;
 }
 
 weft_status reduce_begin(weft_shards *s) {
-    return s->sum ? weft_bulk_start(s->sum, 1) : WEFT_OK;
+    if (s->sum) WEFT_TRY(weft_bulk_start(s->sum, 1));
+    return s->sum_experts ? weft_bulk_start(s->sum_experts, 1) : WEFT_OK;
 }
 
 weft_status reduce_end(weft_shards *s) {
     for (int i = 0; i < BUFFERS && s->o.zero >= 2; i++) WEFT_TRY(arrive(s, &s->summed[i]));
-    if (!s->sum) return WEFT_OK;
-    WEFT_TRY(weft_bulk_ready(s->sum, WEFT_ALL));
-    WEFT_TRY_CTX(weft_bulk_wait(s->sum, WEFT_ALL, -1, NULL), "gradient sum");
+    weft_bulk *const sum[] = {s->sum, s->sum_experts};
+    for (int i = 0; i < 2; i++)
+        if (sum[i]) WEFT_TRY(weft_bulk_ready(sum[i], WEFT_ALL));
+    for (int i = 0; i < 2; i++)
+        if (sum[i]) WEFT_TRY_CTX(weft_bulk_wait(sum[i], WEFT_ALL, -1, NULL), "gradient sum");
     return WEFT_OK;
 }

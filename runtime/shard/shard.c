@@ -87,7 +87,9 @@ weft_status weft_shards_create(const weft_shards_opts *o, const weft_params *p, 
     s->coming = weft_calloc(p->nunits, 1);
     s->open = weft_calloc(p->nunits + 1, 1);
     s->done = weft_calloc(p->nunits + 1, sizeof *s->done);
-    if (!s->share || !s->piece || !s->gather || !s->reduce || !s->coming || !s->open || !s->done) {
+    s->place = weft_calloc(p->nunits + 1, sizeof *s->place);
+    if (!s->share || !s->piece || !s->gather || !s->reduce || !s->coming || !s->open || !s->done ||
+        !s->place) {
         weft_shards_destroy(s);
         return WEFT_ERR_NOMEM;
     }
@@ -109,6 +111,7 @@ void weft_shards_destroy(weft_shards *s) {
     free(s->coming);
     free(s->open);
     free(s->done);
+    free(s->place);
     free(s);
 }
 
@@ -165,16 +168,21 @@ static weft_tensor tensor_of(const weft_shards *s, size_t unit, void *ptr, weft_
         .ptr = ptr, .n = u->elements, .t = t, .prio = (int)unit, .name = s->params->item[u->first].name};
 }
 
-/* One bulk over n units, where they lie from `base` on. */
-static weft_status plan_all(weft_shards *s, weft_bulk_kind kind, size_t n, char *base, weft_dtype t,
-                            weft_bulk **out) {
+/* One bulk over those of the first n units that are (experts 1) or are not EXPERTS, where they lie from `base` on. */
+static weft_status plan_all(weft_shards *s, weft_group *g, int experts, weft_bulk_kind kind, size_t n,
+                            char *base, weft_dtype t, weft_bulk **out) {
     const weft_params *p = s->params;
     const weft_bulk_opts o = {.size = sizeof o, .bucket = weft_params_bucket(p)};
     weft_tensor *list = weft_calloc(n, sizeof *list);
+    int k = 0;
     if (!list) return WEFT_ERR_NOMEM;
-    for (size_t i = 0; i < n; i++)
-        list[i] = tensor_of(s, i, base + shard_unit(s, i)->offset * weft_dtype_size(t), t);
-    const weft_status r = weft_bulk_create(s->group, kind, (int)n, list, &o, out);
+    for (size_t i = 0; i < n; i++) {
+        const weft_unit *u = shard_unit(s, i);
+        if ((u->role == WEFT_UNIT_EXPERTS) != experts) continue;
+        s->place[i] = k;
+        list[k++] = tensor_of(s, i, base + u->offset * weft_dtype_size(t), t);
+    }
+    const weft_status r = k ? weft_bulk_create(g, kind, k, list, &o, out) : WEFT_OK;
     free(list);
     return r;
 }
@@ -194,18 +202,24 @@ static weft_status plan_moves(weft_shards *s) {
     const int zero = s->o.zero;
     if (s->o.ranks == 1) return WEFT_OK;
     if (zero < 2)
-        WEFT_TRY(plan_all(s, zero ? WEFT_BULK_REDUCE_SCATTER : WEFT_BULK_ALLREDUCE, s->ngrads,
+        WEFT_TRY(plan_all(s, s->group, 0, zero ? WEFT_BULK_REDUCE_SCATTER : WEFT_BULK_ALLREDUCE, s->ngrads,
                           (char *)s->grads, WEFT_F32, &s->sum));
     else
         WEFT_TRY(plan_each(s, WEFT_BULK_REDUCE_SCATTER, s->ngrads, s->summed, WEFT_F32, s->reduce));
     const size_t n = s->params->nunits;
-    if (zero == 1 || zero == 2) WEFT_TRY(plan_all(s, WEFT_BULK_ALLGATHER, n, s->weights, s->o.t, &s->spread));
+    if (zero == 1 || zero == 2)
+        WEFT_TRY(plan_all(s, s->group, 0, WEFT_BULK_ALLGATHER, n, s->weights, s->o.t, &s->spread));
+    if (s->same_experts)
+        WEFT_TRY(plan_all(s, s->same_experts, 1, WEFT_BULK_ALLREDUCE, s->ngrads, (char *)s->grads, WEFT_F32,
+                          &s->sum_experts));
     return zero == 3 ? plan_each(s, WEFT_BULK_ALLGATHER, n, s->gathered, s->o.t, s->gather) : WEFT_OK;
 }
 
-weft_status weft_shards_bind(weft_shards *s, const weft_arena *arena, weft_exec *x, weft_group *data) {
+weft_status weft_shards_bind(weft_shards *s, const weft_arena *arena, weft_exec *x, weft_group *data,
+                             weft_group *same_experts) {
     s->x = x;
     s->group = data;
+    s->same_experts = same_experts;
     WEFT_TRY(place_all(s, arena));
     return plan_moves(s);
 }

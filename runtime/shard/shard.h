@@ -66,8 +66,11 @@ weft_status weft_shards_create(const weft_shards_opts *o, const weft_params *p, 
 static inline int weft_shards_of(int zero, int ranks) {
     return zero > 0 ? ranks : 1;
 }
-/* (C) After the arena is committed; data: the group, NULL if there is one rank. weft_commit must follow. */
-weft_status weft_shards_bind(weft_shards *s, const weft_arena *arena, weft_exec *x, weft_group *data);
+/* (C) After the arena is committed; data: the group, NULL if there is one rank; same_experts: with expert parallelism
+ * those of it that hold the same EXPERTS units (NULL: this one alone), whose gradients they sum among themselves.
+ * weft_commit must follow. */
+weft_status weft_shards_bind(weft_shards *s, const weft_arena *arena, weft_exec *x, weft_group *data,
+                             weft_group *same_experts);
 /* (C) over `ends`, the first and the last stage of a pipeline, each of which holds the table of a tied head: its gradients
  * will be summed there too. After bind. */
 weft_status weft_shards_tie(weft_shards *s, weft_group *ends);

@@ -21,6 +21,10 @@
 /* Seconds of the current step by kind; the pictures of the report. */
 enum { PHASE_DATA, PHASE_FORWARD, PHASE_BACKWARD, PHASE_COMM, PHASE_OPTIM, PHASE_OTHER, PHASES };
 
+/* What routers of experts did in a step: the two losses, means over tokens and layers; load: that of the busiest expert
+ * over the mean. */
+enum { ROUTER_BALANCE, ROUTER_Z, ROUTER_LOAD, ROUTER_FIGURES };
+
 /* The engine's lanes as the records show them. */
 enum { TRAINER_LANES = 5, TRAINER_LANE_FIGURES = 5 };
 
@@ -61,7 +65,9 @@ struct weft_trainer {
     int64_t context;
     double bytes_per_token; /* of the training text */
 
-    double *losses; /* [2 micro_total + 2]: loss and count of every micro-batch, stop flag, clock */
+    double *
+        losses; /* [nstats]: loss and count of every micro-batch, stop flag, clock; with experts: balance, z, load of each */
+    size_t nstats;
 
     weft_train_state st;
     int64_t resumed_at; /* step that this process began at */
@@ -70,7 +76,8 @@ struct weft_trainer {
     double phase[PHASES];
 
     weft_metrics *metrics; /* rank 0 */
-    uint32_t id_loss, id_valid, id_bpb, id_rate, id_mfu, id_norm, id_lr, id_phase[PHASES];
+    uint32_t id_loss, id_valid, id_bpb, id_rate, id_mfu, id_norm, id_lr, id_phase[PHASES],
+        id_router[ROUTER_FIGURES];
     uint32_t id_lane[TRAINER_LANES][TRAINER_LANE_FIGURES];
     double lanes_at; /* weft_now() of the last look at them */
     struct weft_export *exporter;
@@ -91,6 +98,7 @@ struct weft_trainer {
 /* What one step found; equal on all ranks. */
 typedef struct step_result {
     double loss, norm, lr, z, seconds;
+    double router[ROUTER_FIGURES];
     int64_t tokens;
     int stop; /* a rank was asked to stop */
     weft_verdict verdict;

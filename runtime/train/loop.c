@@ -69,6 +69,8 @@ static weft_status record(weft_trainer *t, const step_result *r, int last) {
     weft_metric_set(t->id_mfu, rate * per_token / t->peak_flops);
     weft_metric_set(t->id_norm, r->norm);
     weft_metric_set(t->id_lr, r->lr);
+    for (int i = 0; i < ROUTER_FIGURES && weft_model_desc_of(t->model)->experts; i++)
+        weft_metric_set(t->id_router[i], r->router[i]);
     for (int i = 0; i < PHASE_OTHER; i++) {
         weft_metric_set(t->id_phase[i], t->phase[i]);
         other -= t->phase[i];
@@ -137,7 +139,7 @@ static int finished(const weft_trainer *t) {
 
 /* A rank that holds a part of the model reads all of it from the checkpoint that the run has just written. */
 static weft_status generate(weft_trainer *t, const weft_generate_opts *o, weft_generated *r) {
-    if (weft_shards_zero(t->shards) < 3 && t->ranks == t->layout.data)
+    if (weft_shards_zero(t->shards) < 3 && t->ranks == t->layout.data && t->layout.ep == 1)
         return weft_generate(t->model, t->tok, o, r);
     weft_session s;
     const weft_session_opts so = {.device = trainer_device(t),
@@ -173,6 +175,8 @@ static void record_evaluation(weft_trainer *t) {
     uint32_t others[] = {t->id_loss, t->id_rate, t->id_mfu, t->id_norm, t->id_lr};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) weft_metric_set(others[i], NAN);
     for (int i = 0; i < PHASES; i++) weft_metric_set(t->id_phase[i], NAN);
+    for (int i = 0; i < ROUTER_FIGURES && weft_model_desc_of(t->model)->experts; i++)
+        weft_metric_set(t->id_router[i], NAN);
     trainer_watch_lanes(t, 0);
     if (t->metrics && weft_metrics_emit(t->metrics, t->st.step, t->st.g, t->st.tokens) < 0)
         weft_warn("%s", weft_last_error());

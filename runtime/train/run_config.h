@@ -17,9 +17,9 @@ typedef struct weft_run_config {
     struct {
         int family;
         const char *from;
-        int64_t layers, hidden, heads, kv_heads, head_dim, ffn, context;
+        int64_t layers, hidden, heads, kv_heads, head_dim, ffn, context, experts, experts_per_token;
         int tied;
-        double norm_eps, rope_theta, init_std;
+        double norm_eps, rope_theta, init_std, router_balance, router_z;
     } model;
     struct {
         weft_strlist train, sources;

@@ -67,6 +67,15 @@ static weft_status describe_model(const weft_run_config *c, const weft_data *dat
     d->norm_eps = c->model.norm_eps;
     d->rope_theta = c->model.rope_theta;
     d->init_std = c->model.init_std;
+    d->experts = c->model.experts;
+    d->experts_per_token = d->experts ? c->model.experts_per_token : 0;
+    d->router_balance = d->experts ? c->model.router_balance : 0;
+    d->router_z = d->experts ? c->model.router_z : 0;
+    if (d->experts && (gpt2 || d->experts_per_token > d->experts))
+        return weft_fail(WEFT_ERR_CONFIG,
+                         gpt2 ? "model.experts needs model.family llama"
+                              : "model.experts_per_token (%lld) is more than model.experts (%lld)",
+                         (long long)d->experts_per_token, (long long)d->experts);
     d->bos = d->eos = weft_data_info(data)->eot;
     if (d->hidden % d->heads && !c->model.head_dim)
         return weft_fail(WEFT_ERR_CONFIG,
@@ -187,6 +196,8 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
                                    .chunks = l->chunks,
                                    .tp = l->size[WEFT_AXIS_TP],
                                    .tp_at = l->at[WEFT_AXIS_TP],
+                                   .ep = l->ep,
+                                   .ep_at = l->at[WEFT_AXIS_DP] % l->ep,
                                    .shares = weft_shards_of(l->zero, l->data)}};
     WEFT_TRY(weft_model_create(d, &mo, t->backend, &t->memory, &t->model));
     const weft_params *p = weft_model_params(t->model);
@@ -216,14 +227,15 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     WEFT_TRY(weft_exec_create(t->backend, &xo, &t->x));
     WEFT_TRY(weft_arena_commit(&t->memory, allocate, release, t));
     WEFT_TRY(trainer_open_feed(t));
-    t->losses = weft_calloc((size_t)(2 * t->layout.micro_total + 2), sizeof *t->losses);
+    t->nstats = (size_t)(2 * l->micro_total + 2) + (d->experts ? 2 + (size_t)d->experts : 0);
+    t->losses = weft_calloc(t->nstats, sizeof *t->losses);
     if (!t->losses) return WEFT_ERR_NOMEM;
     return weft_model_bind(t->model, &t->memory, t->x);
 }
 
 /* Plans what moves between ranks. Collective. */
 static weft_status connect(weft_trainer *t) {
-    WEFT_TRY(weft_shards_bind(t->shards, &t->memory, t->x, t->mesh.data));
+    WEFT_TRY(weft_shards_bind(t->shards, &t->memory, t->x, t->mesh.data, t->mesh.same_experts));
     const weft_store store = weft_shards_store(t->shards);
     weft_model_use(t->model, &store);
     WEFT_TRY(weft_model_connect(t->model, &t->mesh));
@@ -352,6 +364,10 @@ static void register_metrics(weft_trainer *t) {
     t->id_norm = weft_metric("grad_norm", WEFT_METRIC_GAUGE, "");
     t->id_lr = weft_metric("lr", WEFT_METRIC_GAUGE, "");
     for (int i = 0; i < PHASES; i++) t->id_phase[i] = weft_metric(phases[i], WEFT_METRIC_GAUGE, "s");
+    if (!weft_model_desc_of(t->model)->experts) return;
+    t->id_router[ROUTER_BALANCE] = weft_metric("router/balance", WEFT_METRIC_GAUGE, "");
+    t->id_router[ROUTER_Z] = weft_metric("router/z", WEFT_METRIC_GAUGE, "");
+    t->id_router[ROUTER_LOAD] = weft_metric("router/load", WEFT_METRIC_GAUGE, "");
 }
 
 static weft_status check_layout(const weft_layout *l) {

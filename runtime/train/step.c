@@ -26,12 +26,38 @@ void trainer_spend(weft_trainer *t, int phase, double *since) {
     trainer_spend_until(t, phase, since, weft_now());
 }
 
+/* What this rank's routers did, behind the other statistics. */
+static void note_router(const weft_trainer *t, double *to) {
+    const int64_t experts = weft_model_desc_of(t->model)->experts;
+    weft_router_stats r;
+    if (!experts) return;
+    weft_model_router(t->model, &r);
+    to[0] = r.balance;
+    to[1] = r.z;
+    for (int64_t e = 0; e < experts; e++) to[2 + e] = r.load[e];
+}
+
+static void read_router(const weft_trainer *t, const double *from, step_result *r) {
+    const int64_t experts = weft_model_desc_of(t->model)->experts;
+    const double tokens = (double)(t->layout.batch * t->context);
+    double most = 0, all = 0;
+    if (!experts) return;
+    for (int64_t e = 0; e < experts; e++) {
+        most = fmax(most, from[2 + e]);
+        all += from[2 + e];
+    }
+    r->router[ROUTER_BALANCE] = from[0] / tokens;
+    r->router[ROUTER_Z] = from[1] / tokens;
+    r->router[ROUTER_LOAD] = most * (double)experts / all;
+}
+
 static weft_status sum_over_ranks(weft_trainer *t) {
     int64_t n = t->layout.micro_total;
     WEFT_TRY(weft_shards_sum(t->shards));
     t->losses[2 * n] = t->o.stop && *t->o.stop ? 1 : 0;
     t->losses[2 * n + 1] = t->rank == 0 ? weft_now() - t->began : 0; /* rank 0's clock rules */
-    WEFT_TRY_CTX(weft_ctrl_allreduce(t->o.group, t->losses, (size_t)(2 * n + 2), WEFT_F64, WEFT_SUM),
+    note_router(t, t->losses + 2 * n + 2);
+    WEFT_TRY_CTX(weft_ctrl_allreduce(t->o.group, t->losses, t->nstats, WEFT_F64, WEFT_SUM),
                  "step statistics");
     return WEFT_OK;
 }
@@ -47,7 +73,8 @@ weft_status trainer_step(weft_trainer *t, step_result *r) {
     memset(t->phase, 0, sizeof t->phase);
     double begin = weft_now(), since = begin;
     int64_t n = t->layout.micro_total;
-    memset(t->losses, 0, (size_t)(2 * n + 2) * sizeof *t->losses);
+    memset(t->losses, 0, t->nstats * sizeof *t->losses);
+    weft_model_router_clear(t->model);
 
     WEFT_TRY(trainer_passes(t, &since));
     weft_range_push(trainer_phase_name[PHASE_COMM]);
@@ -64,6 +91,7 @@ weft_status trainer_step(weft_trainer *t, step_result *r) {
     r->stop = t->losses[2 * n] > 0;
     t->st.elapsed = t->losses[2 * n + 1];
     r->tokens = (int64_t)tokens;
+    read_router(t, t->losses + 2 * n + 2, r);
     r->loss = loss / tokens;
     r->lr = weft_schedule_lr(&t->schedule, progress(t, t->st.elapsed));
     WEFT_TRY(weft_optim_norm(t->optim, tokens, &r->norm));

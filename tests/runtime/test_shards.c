@@ -114,7 +114,7 @@ static void open_run(const setting *s, run *r) {
     assert_ok(weft_arena_commit(&r->memory, allocate, release, r->backend));
     assert_ok(weft_model_bind(r->model, &r->memory, r->exec));
     weft_group *data = mpi_test_size() > 1 ? r->group : NULL;
-    assert_ok(weft_shards_bind(r->shards, &r->memory, r->exec, data));
+    assert_ok(weft_shards_bind(r->shards, &r->memory, r->exec, data, NULL));
     assert_ok(weft_optim_bind(r->optim, &r->memory, r->exec, r->group, data));
     const weft_store store = weft_shards_store(r->shards);
     weft_model_use(r->model, &store);
