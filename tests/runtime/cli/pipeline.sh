@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pipelines of 2 and 4 stages, plain and interleaved, even and uneven, with one chunk and several, give the losses, the weights,
+# Pipelines of 2, 3 and 4 stages, plain and interleaved, even and uneven, with one chunk and several, give the losses, the weights,
 # the state of the optimiser and the evaluation of one rank, bit for bit; alone and with data parallel ranks and ZeRO. A
 # checkpoint of any of them goes on in any other. Without `reproducible` a tied model adds its gradients in another order
 # (negative control). What makes no pipeline is refused with what would work.
@@ -24,6 +24,7 @@ as() { # NAME ONE RANKS SETTINGS...: the run equals the run ONE
 pp2='--set layout.pp=2' pp4='--set layout.pp=4'
 train llama 1
 as llama2 llama 2 $pp2
+as llama3 llama 3 --set layout.pp=3
 as llama4 llama 4 $pp4
 as llama22 llama 2 $pp2 --set layout.chunks=2
 as llama42 llama 4 $pp4 --set layout.chunks=2

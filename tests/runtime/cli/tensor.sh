@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tensor-parallel ranks train the same model: the losses of every step, the gradient norms and the evaluation are one rank's
-# to 1e-5, alone and with data parallelism and ZeRO, both families; the checkpoint is that of the whole model, and one rank
+# to 1e-5, alone and with data parallelism, ZeRO and a pipeline, both families; the checkpoint is that of the whole model, and one rank
 # goes on from it; reproducible runs of one tp have the same bits. What cannot be shared is refused with what can.
 . "$(dirname "$0")/lib.sh"
 small_config
@@ -28,6 +28,7 @@ compare() { # NAME RANKS SETTINGS... -- LAYOUT...
 compare llama 2 -- tp=2
 compare llama 4 -- tp=2 dp=2
 compare llama 4 -- tp=2 zero=3
+compare llama 4 -- tp=2 pp=2
 compare gpt2 4 --set model.family=gpt2 --set model.kv_heads=0 -- tp=4
 gpt2=(--set model.family=gpt2 --set model.kv_heads=0)
 close llama gpt2 && fail "any two runs are close: the comparison proves nothing"
