@@ -42,7 +42,7 @@ static weft_status choose(weft_model *m) {
                          "layout.cp (%d) times a "
                          "power of two",
                          c->z.pieces, c->z.size);
-    if (c->split > 1 && m->d.experts)
+    if ((c->split > 1 || m->o.cp_sum) && m->d.experts)
         return weft_fail(WEFT_ERR_CONFIG,
                          "layout.pieces: the sums of experts are not made piece by piece; leave it out");
     if (c->split > 1 && m->tp.size > 1)

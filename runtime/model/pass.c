@@ -17,21 +17,24 @@ static weft_status open_weights(weft_model *m, size_t unit, weft_pass pass) {
 }
 
 static weft_status open_gradient(weft_model *m, size_t unit) {
-    if (m->o.stored) return m->store.gradient(m->store.arg, unit, &m->view[unit].g);
-    m->view[unit].g = m->grads + m->params.unit[unit].offset;
-    return WEFT_OK;
+    m->view[unit].g = m->grads ? m->grads + m->params.unit[unit].offset : NULL;
+    if (m->o.stored) WEFT_TRY(m->store.gradient(m->store.arg, unit, &m->view[unit].g));
+    return pieces_open(m, unit);
 }
 
 weft_status unit_open(weft_model *m, size_t unit, weft_pass pass) {
     WEFT_TRY(open_weights(m, unit, pass));
-    if (pass == WEFT_FORWARD) return WEFT_OK;
-    WEFT_TRY(open_gradient(m, unit));
-    return pieces_open(m, unit);
+    return pass == WEFT_BACKWARD ? open_gradient(m, unit) : WEFT_OK;
 }
 
 static weft_status final(weft_model *m, size_t unit) {
     if (m->o.stored) return m->store.final(m->store.arg, unit);
     return m->on_final ? m->on_final(m->on_final_arg, unit) : WEFT_OK;
+}
+
+static weft_status close_gradient(weft_model *m, size_t unit) {
+    WEFT_TRY(pieces_close(m, unit));
+    return final(m, unit);
 }
 
 static weft_status done(weft_model *m, size_t unit, weft_pass pass) {
@@ -40,9 +43,7 @@ static weft_status done(weft_model *m, size_t unit, weft_pass pass) {
 
 weft_status unit_close(weft_model *m, size_t unit, weft_pass pass) {
     WEFT_TRY(done(m, unit, pass));
-    if (pass == WEFT_FORWARD) return WEFT_OK;
-    WEFT_TRY(pieces_close(m, unit));
-    return final(m, unit);
+    return pass == WEFT_BACKWARD ? close_gradient(m, unit) : WEFT_OK;
 }
 
 static size_t experts_unit(const weft_model *m, int64_t l) {
@@ -68,7 +69,7 @@ static weft_status open_tied_gradient(weft_model *m) {
     m->apart = apart != NULL;
     if (!apart) return open_gradient(m, m->table);
     m->view[m->table].g = apart;
-    return WEFT_OK;
+    return pieces_open(m, m->table);
 }
 
 weft_status head_open(weft_model *m, weft_pass pass) {
@@ -84,7 +85,9 @@ weft_status head_close(weft_model *m, weft_pass pass) {
     if (m->table == m->head) return WEFT_OK;
     if (m->table != m->embed) return unit_close(m, m->table, pass);
     WEFT_TRY(done(m, m->table, pass));
-    return pass == WEFT_BACKWARD && m->apart ? final(m, m->params.nunits) : WEFT_OK;
+    if (pass == WEFT_FORWARD || !m->apart) return WEFT_OK;
+    WEFT_TRY(pieces_close(m, m->table));
+    return final(m, m->params.nunits);
 }
 
 void weft_model_on_final(weft_model *m, weft_model_final *f, void *arg) {
@@ -183,7 +186,7 @@ static weft_status backward(weft_model *m, const layer_run *c, const slot *s, do
     if (!c->embeds) return WEFT_OK;
     WEFT_TRY(open_gradient(m, m->embed)); /* it reads no weights */
     WEFT_TRY(embed_bwd(m, m->N));
-    return final(m, m->embed);
+    return close_gradient(m, m->embed);
 }
 
 weft_status weft_model_forward(weft_model *m, int64_t micro, int chunk, const weft_model_input *in) {
