@@ -1,6 +1,7 @@
 /* A mixture of experts dealt out to ranks against the same model on one rank: loss, every gradient, the router's losses and
  * loads; uneven loads down to all tokens with two experts, recomputation, bf16. Volume is that of the closed form, and
- * leaving out any one exchange, or experts that are in the wrong place, is noticed. Every rank computes the whole, too. */
+ * leaving out any one exchange, or experts that are in the wrong place, is noticed. Passes allocate nothing. Every rank
+ * computes the whole, too. */
 #include "tests/support/mpi_test.h"
 
 #include <math.h>
@@ -38,6 +39,30 @@ weft_status __wrap_weft_bulk_ready(weft_bulk *b, int i) {
 }
 weft_status __wrap_weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight) {
     return skipped ? WEFT_OK : __real_weft_bulk_wait(b, i, timeout_ms, total_weight);
+}
+
+/* --- and all that weft allocates ------------------------------------------------------------------------------------------ */
+
+static volatile long allocations; /* compilers know what calloc changes */
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t each);
+void *__real_realloc(void *p, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t each);
+void *__wrap_realloc(void *p, size_t n);
+
+void *__wrap_malloc(size_t n) {
+    allocations++;
+    return __real_malloc(n);
+}
+void *__wrap_calloc(size_t n, size_t each) {
+    allocations++;
+    return __real_calloc(n, each);
+}
+void *__wrap_realloc(void *p, size_t n) {
+    allocations++;
+    return __real_realloc(p, n);
 }
 
 /* --- the two models ---------------------------------------------------------------------------------------------------- */
@@ -205,6 +230,9 @@ static void check(const setting *s) {
     const uint64_t before = bulk_bytes(&p);
     train(&p, &p.part, mpi_test_rank(), mpi_test_rank() + 1, &got);
     check_volume(&p, s, bulk_bytes(&p) - before);
+    const long allocated = allocations;
+    train(&p, &p.part, mpi_test_rank(), mpi_test_rank() + 1, &got);
+    assert_int_equal(allocations, allocated);
     for (int again = 0; again < 2; again++) {
         const double e = difference(&p, &want, &got, &worst);
         if (!(e <= s->close)) fail_msg("ep %d: loss or gradient of %s differ by %.2e", p.layout.ep, worst, e);
@@ -245,6 +273,10 @@ static void what_is_left_out_is_noticed(void **state) {
     if (mpi_test_size() == 1) return;
     open_pair(&s, &p);
     train(&p, &p.one, 0, mpi_test_size(), &want);
+    allocations = 0;
+    void *volatile counted = calloc(1, 1);
+    free(counted);
+    assert_true(allocations == 1);
     for (int i = 0; i < 4 * (int)s.d.layers; i++) {
         begun = 0, left_out = i;
         const double e = difference(&p, &want, &got, &worst);

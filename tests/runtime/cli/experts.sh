@@ -34,6 +34,8 @@ for layout in "2 2" "4 4" "4 2"; do
 done
 train 2 again --set layout.ep=2 --set train.recompute=layer
 near ep22 again 1e-6 || fail "recomputation changes more than nothing"
+train 4 ppep --set layout.ep=2 --set layout.pp=2
+near one ppep || fail "a pipeline of ep 2: other figures than one rank's"
 train 1 control --set model.router_balance=0 --set model.router_z=0
 near one control && fail "the router's losses change nothing: the comparison proves nothing"
 
@@ -57,6 +59,7 @@ expect 78 'take a divisor' train 3 x --set layout.ep=3 --set train.batch=12 --se
 expect 78 'take a divisor' train 4 x --set layout.ep=3
 expect 78 'no experts' train 2 x --set layout.ep=2 --set model.experts=0
 expect 78 'layout.ep 1' train 2 x --set layout.ep=2 --set optim.name=muon
+expect 78 'experts are not shared' train 2 x --set layout.tp=2
 expect 78 'more than model.experts' train 1 x --set model.experts_per_token=5
 expect 78 'family llama' train 1 x --set model.family=gpt2 --set model.kv_heads=0
 echo ok
