@@ -51,6 +51,16 @@ void weft_links_destroy(weft_links *l) {
     free(l);
 }
 
+/* Two buffers of a halo for each link that this stage sends on. */
+size_t weft_links_bytes(int stages, int stage, int chunks, size_t n, weft_dtype t) {
+    int sent = 0;
+    for (int c = 0; c < chunks; c++) {
+        const int k = c * stages + stage;
+        sent += (k > 0) + (k < stages * chunks - 1);
+    }
+    return (size_t)sent * 2 * n * weft_dtype_size(t);
+}
+
 /* The joint between this chunk's virtual stage and the next (ahead = 1) or the one before; NULL: there is none. */
 static weft_halo *joint(const weft_links *l, int chunk, int ahead, int direction) {
     const int k = chunk * l->stages + l->stage - !ahead;

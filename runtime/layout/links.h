@@ -21,6 +21,8 @@ typedef struct weft_links weft_links;
  * UNSUPPORTED: more virtual stages than a group has halos. */
 weft_status weft_links_create(weft_group *stages, int chunks, size_t n, weft_dtype t, weft_links **l);
 void weft_links_destroy(weft_links *l);
+/* Memory of the links for messages on their way, of a stage; neighbours on the same node. Pure. */
+size_t weft_links_bytes(int stages, int stage, int chunks, size_t n, weft_dtype t);
 
 /* The output of the chunk's pass, to the stage that needs it: forward the residual stream behind its layers, backward the
  * gradient at its entry. Nothing to do behind the last and before the first virtual stage. */

@@ -118,6 +118,8 @@ weft_status trainer_open_feed(weft_trainer *t);
 const char *trainer_device(const weft_trainer *t);
 /* stage.c: the chunks of this rank's stage [layout.chunks] and the micro-batches of each that are in flight. */
 weft_status trainer_plan_stage(weft_trainer *t, const weft_model_desc *d, weft_chunk *chunk, int *slots);
+void trainer_note_links(weft_trainer *t,
+                        weft_dtype type);        /* counts their memory; after the model is planned */
 weft_status trainer_link_stage(weft_trainer *t); /* collective, before weft_commit */
 /* The forward and backward passes of a step: gradients to the shards, losses to t->losses. */
 weft_status trainer_passes(weft_trainer *t, double *since);

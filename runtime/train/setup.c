@@ -200,6 +200,7 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
                                    .ep_at = l->at[WEFT_AXIS_DP] % l->ep,
                                    .shares = weft_shards_of(l->zero, l->data)}};
     WEFT_TRY(weft_model_create(d, &mo, t->backend, &t->memory, &t->model));
+    trainer_note_links(t, mo.t);
     const weft_params *p = weft_model_params(t->model);
     weft_optim_opts oo = {.kind = (weft_optim_kind)c->optim.kind,
                           .beta1 = c->optim.beta1,

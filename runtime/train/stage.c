@@ -66,6 +66,13 @@ void trainer_pipeline_text(const weft_trainer *t, char *text, size_t bytes) {
                  100.0 * (stages - 1) / (double)(l->chunks * l->micro_count));
 }
 
+void trainer_note_links(weft_trainer *t, weft_dtype type) {
+    const weft_layout *l = &t->layout;
+    const size_t bytes = weft_links_bytes(l->size[WEFT_AXIS_PP], l->at[WEFT_AXIS_PP], l->chunks,
+                                          weft_model_boundary(t->model), type);
+    if (bytes) weft_arena_note(&t->memory, "buffers", bytes);
+}
+
 /* Both ends of the pipeline hold the table of a tied head. Every rank takes part in the split. */
 static weft_status tie_ends(weft_trainer *t) {
     const weft_layout *l = &t->layout;
@@ -79,8 +86,9 @@ static weft_status tie_ends(weft_trainer *t) {
 weft_status trainer_link_stage(weft_trainer *t) {
     weft_group *stages = t->mesh.axis[WEFT_AXIS_PP];
     if (!stages) return WEFT_OK;
-    WEFT_TRY(weft_links_create(stages, t->layout.chunks, weft_model_boundary(t->model),
-                               t->c->train.dtype ? WEFT_BF16 : WEFT_F32, &t->stage.links));
+    const weft_status s = weft_links_create(stages, t->layout.chunks, weft_model_boundary(t->model),
+                                            t->c->train.dtype ? WEFT_BF16 : WEFT_F32, &t->stage.links);
+    WEFT_TRY(weft_ctrl_agree(t->o.group, s));
     return weft_model_desc_of(t->model)->tied ? tie_ends(t) : WEFT_OK;
 }
 

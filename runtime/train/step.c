@@ -12,8 +12,8 @@
 #include "base/range.h"
 #include "base/trace.h"
 
-const char *const trainer_phase_name[PHASES] = {"data",   "forward", "backward", "wait for gradients",
-                                                "update", "other"};
+const char *const trainer_phase_name[PHASES] = {"data",           "forward", "backward",
+                                                "wait for ranks", "update",  "other"};
 
 void trainer_spend_until(weft_trainer *t, int phase, double *since, double now) {
     t->phase[phase] += now - *since;

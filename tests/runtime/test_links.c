@@ -81,6 +81,19 @@ static void every_message_finds_its_pass(void **state) {
         }
 }
 
+/* Two buffers for each direction of each joint, on the stage that sends. */
+static void memory_is_that_of_all_links(void **state) {
+    (void)state;
+    for (int stages = 1; stages <= 5; stages++)
+        for (int chunks = 1; chunks <= 3; chunks++) {
+            size_t bytes = 0;
+            for (int s = 0; s < stages; s++) bytes += weft_links_bytes(stages, s, chunks, 10, WEFT_BF16);
+            assert_int_equal(bytes, (stages * chunks - 1) * 2 * 2 * 10 * 2);
+        }
+    assert_int_equal(weft_links_bytes(2, 0, 1, 100, WEFT_F32), 800);
+    assert_int_equal(weft_links_bytes(2, 1, 2, 100, WEFT_F32), 3 * 800);
+}
+
 static void more_virtual_stages_than_links_are_refused(void **state) {
     (void)state;
     weft_ctx *c = mpi_test_context_on(MPI_TEST_ONE_NODE, 20000, 4096);
@@ -96,6 +109,7 @@ static void more_virtual_stages_than_links_are_refused(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_message_finds_its_pass),
+        cmocka_unit_test(memory_is_that_of_all_links),
         cmocka_unit_test(more_virtual_stages_than_links_are_refused),
     };
     return mpi_test_main(&argc, &argv, "links", tests, sizeof tests / sizeof *tests);
