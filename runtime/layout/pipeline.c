@@ -198,6 +198,18 @@ weft_status weft_pipeline_play(int stages, int chunks, int64_t micros, const wef
     return s;
 }
 
+weft_status weft_pipeline_bubble(int stages, int chunks, int64_t micros, double *bubble) {
+    const size_t parts = (size_t)stages * (size_t)chunks;
+    double *times = weft_calloc(2 * parts, sizeof *times), seconds, busy;
+    if (!times) return WEFT_ERR_NOMEM;
+    for (size_t i = 0; i < 2 * parts; i++) times[i] = i < parts ? 1 : 2;
+    const weft_pipeline_times t = {times, times + parts};
+    const weft_status s = weft_pipeline_play(stages, chunks, micros, &t, &seconds, &busy);
+    if (s >= 0) *bubble = seconds / busy - 1;
+    free(times);
+    return s;
+}
+
 /* --- who holds which layers ------------------------------------------------------------------------------- */
 
 static double cost_of(const weft_pipeline_costs *c, const double *sum, int64_t first, int64_t end, int part,

@@ -51,6 +51,10 @@ typedef struct weft_pipeline_times {
 weft_status weft_pipeline_play(int stages, int chunks, int64_t micros, const weft_pipeline_times *t,
                                double *seconds, double *busy);
 
+/* The bubble of stages that take equally long, a backward pass twice as long as a forward pass, as a share of the work:
+ * (stages - 1) / (chunks * micros) where stages divide micros or chunks is 1, else more. NOMEM. */
+weft_status weft_pipeline_bubble(int stages, int chunks, int64_t micros, double *bubble);
+
 /* What the layers of a model cost, in any unit. */
 typedef struct weft_pipeline_costs {
     int64_t layers;

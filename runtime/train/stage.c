@@ -61,9 +61,10 @@ void trainer_pipeline_text(const weft_trainer *t, char *text, size_t bytes) {
                                  l->chunks > 1 ? "interleaved" : "1F1B");
     for (int k = 0; k < stages * l->chunks && at < bytes; k++)
         at += (size_t)snprintf(text + at, bytes - at, " %lld", (long long)t->stage.layers[k]);
-    if (at < bytes)
+    double bubble = 0;
+    if (at < bytes && weft_pipeline_bubble(stages, l->chunks, l->micro_count, &bubble) >= 0)
         snprintf(text + at, bytes - at, "; bubble %.1f %% of the work if they take equally long",
-                 100.0 * (stages - 1) / (double)(l->chunks * l->micro_count));
+                 100 * bubble);
 }
 
 void trainer_note_links(weft_trainer *t, weft_dtype type) {
@@ -181,7 +182,7 @@ weft_status trainer_bubble(weft_trainer *t) {
     const weft_layout *l = &t->layout;
     const int stages = l->size[WEFT_AXIS_PP];
     const size_t parts = (size_t)(stages * l->chunks);
-    double spent = 0, planned = 0, busy = 0;
+    double spent = 0, planned = 0, busy = 0, equal = 0;
     if (stages == 1 || t->stage.steps == 0) return WEFT_OK;
     double *times = weft_calloc(2 * parts, sizeof *times);
     weft_status s = weft_ctrl_agree(t->o.group, times ? WEFT_OK : WEFT_ERR_NOMEM);
@@ -190,13 +191,13 @@ weft_status trainer_bubble(weft_trainer *t) {
         const weft_pipeline_times by = {times, times + parts};
         s = weft_pipeline_play(stages, l->chunks, l->micro_count, &by, &planned, &busy);
     }
+    if (s >= 0) s = weft_pipeline_bubble(stages, l->chunks, l->micro_count, &equal);
     if (s >= 0)
-        snprintf(t->stage.bubble, sizeof t->stage.bubble,
-                 "%.1f %% of the busiest stage's work; the schedule with the measured passes has %.1f %%, "
-                 "with equal "
-                 "stages %.1f %%",
-                 100 * (spent / busy - 1), 100 * (planned / busy - 1),
-                 100.0 * (stages - 1) / (double)(l->chunks * l->micro_count));
+        snprintf(
+            t->stage.bubble, sizeof t->stage.bubble,
+            "%.1f %% of the busiest stage's work; the schedule with the measured passes has %.1f %%, with "
+            "equal stages %.1f %%",
+            100 * (spent / busy - 1), 100 * (planned / busy - 1), 100 * equal);
     free(times);
     return s;
 }

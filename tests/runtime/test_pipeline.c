@@ -67,6 +67,9 @@ static void bubble_is_that_of_theory(void **state) {
                 const double seconds = play(p, v, m, forward, backward, &busy);
                 const double work = m * v * (FORWARD + BACKWARD), bubble = (p - 1) * (FORWARD + BACKWARD);
                 assert_true(busy == work);
+                double share = -1;
+                assert_int_equal(weft_pipeline_bubble(p, v, m, &share), WEFT_OK);
+                assert_true(share == seconds / work - 1);
                 if (v == 1 || m % p == 0)
                     assert_true(seconds == work + bubble);
                 else /* one more group at most, and a micro-batch has to go through all virtual stages */
