@@ -498,7 +498,7 @@ weft_status weft_model_refresh(weft_model *m) {
 
 double weft_model_flops(const weft_model *m) {
     const weft_model_desc *d = &m->d;
-    const double n = (double)m->N, c = (double)m->C, layers = (double)d->layers;
+    const double n = (double)(m->o.batch * m->o.context), c = (double)m->C, layers = (double)d->layers;
     const double att = (double)(d->heads * d->head_dim), kv = (double)(d->kv_heads * d->head_dim);
     const double mlp = (double)d->ffn * (d->family == WEFT_LLAMA ? 3 : 2);
     const double visited = d->experts ? (double)d->experts_per_token : 1; /* and the router */

@@ -49,7 +49,7 @@ static weft_status tell(share *s, int64_t number) {
     WEFT_TRY(weft_model_loss(s->m, number, &sum, &targets, s->loss));
     for (int64_t i = first; !s->o->mute && i < end && i < s->windows; i++) {
         s->sums[i] = s->loss[i - first];
-        s->sums[s->windows + i] = s->count[i];
+        s->sums[s->windows + i] = s->o->uncounted ? 0 : s->count[i];
     }
     return WEFT_OK;
 }

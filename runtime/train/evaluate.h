@@ -22,8 +22,9 @@ typedef struct weft_evaluate_opts {
     int64_t windows;        /* > 0: only that many */
     int documents;          /* documents are kept apart (data.pack: doc) */
     /* who computes what: the windows go round `shares` parties, of which this rank is in number `share` (0, 0: every rank of
-     * the group is one); mute: another rank of the party tells the losses */
-    int shares, share, mute;
+     * the group is one); mute: another rank of the party tells the losses; uncounted: it tells those of its tokens, and
+     * another counts them */
+    int shares, share, mute, uncounted;
     const weft_pipeline *pipeline; /* the stage of the party that this rank is; NULL: it has all layers */
     weft_links *links;             /* between the stages */
 } weft_evaluate_opts;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "io/dataset/loader.h"
+#include "runtime/layout/zigzag.h"
 #include "runtime/optim/schedule.h"
 
 static const char *const devices[] = {"auto", "cpu", "ref", NULL};
@@ -14,6 +15,8 @@ static const char *const recomputes[] = {"none", "layer", "selective", NULL};
 static const char *const packs[] = {"none", "doc", NULL};
 static const char *const optims[] = {"adamw", "muon", NULL};
 static const char *const schedules[] = {"cosine", "linear", "wsd", "constant", NULL};
+
+static const char *const cp_kinds[] = {"auto", "ring", "alltoall", "gather", NULL}; /* weft_cp_kind */
 
 #define AT(field) offsetof(weft_run_config, field)
 #define INT(key, field, def, lo, hi, doc)                                                                    \
@@ -100,6 +103,14 @@ const weft_config_key weft_run_keys[] = {
     INT("layout.pp", layout.pp, "1", 1, 256, "pipeline parallel: ranks that share the layers"),
     INT("layout.cp", layout.cp, "1", 1, 1024,
         "context parallel: ranks that share the tokens of each sequence"),
+    ENUM("layout.cp_kind", layout.cp_kind, "auto", cp_kinds,
+         "how attention reaches the tokens of other cp ranks: ring: keys and values go round; alltoall: "
+         "tokens "
+         "for heads; gather: keys and values of all; auto: what sends least, gather if reproducible"),
+    INT("layout.pieces", layout.pieces, "0", 0, WEFT_PIECES_MOST,
+        "pieces of a sequence with sums of their own, a power of two times cp: reproducible runs with "
+        "equally "
+        "many give the same bits on any cp; 0: cp"),
     INT("layout.ep", layout.ep, "1", 1, 1024,
         "expert parallel: ranks of dp that share the experts of each layer"),
     INT("layout.zero", layout.zero, "0", 0, 3,

@@ -34,7 +34,8 @@ typedef struct weft_run_config {
         int dtype, recompute, reproducible;
     } train;
     struct {
-        int64_t dp, tp, pp, cp, ep, zero, chunks;
+        int64_t dp, tp, pp, cp, ep, zero, chunks, pieces;
+        int cp_kind;
         weft_strlist stages;
     } layout;
     struct {

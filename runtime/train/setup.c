@@ -178,6 +178,27 @@ static void progress(void *arg) {
     (void)weft_poll(((weft_trainer *)arg)->o.ctx, TICK_US);
 }
 
+/* Ranks of the cp axis have parts of each row. Reproducible runs sum piece by piece, and those that add several
+ * micro-batches before the ranks' sum make that of the cp axis first. */
+static weft_status share_rows(const weft_trainer *t, const weft_model_desc *d, weft_model_opts *mo) {
+    const weft_run_config *c = t->c;
+    const weft_layout *l = &t->layout;
+    const int in_pieces = c->train.reproducible && (l->size[WEFT_AXIS_CP] > 1 || c->layout.pieces > 1);
+    mo->cp = l->size[WEFT_AXIS_CP];
+    mo->cp_at = l->at[WEFT_AXIS_CP];
+    mo->pieces = c->layout.pieces;
+    mo->cp_kind = (weft_cp_kind)c->layout.cp_kind;
+    if (!in_pieces) return WEFT_OK;
+    if (mo->cp_kind != WEFT_CP_AUTO && mo->cp_kind != WEFT_CP_GATHER)
+        return weft_fail(
+            WEFT_ERR_CONFIG,
+            "train.reproducible: sums that do not depend on layout.cp are made with layout.cp_kind gather; "
+            "leave it out");
+    mo->cp_kind = WEFT_CP_GATHER;
+    mo->cp_sum = l->zero < 2 && l->micro_count > 1 && !d->experts;
+    return WEFT_OK;
+}
+
 static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     const weft_run_config *c = t->c;
     const weft_layout *l = &t->layout;
@@ -199,6 +220,7 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
                                    .ep = l->ep,
                                    .ep_at = l->at[WEFT_AXIS_DP] % l->ep,
                                    .shares = weft_shards_of(l->zero, l->data)}};
+    WEFT_TRY(share_rows(t, d, &mo));
     WEFT_TRY(weft_model_create(d, &mo, t->backend, &t->memory, &t->model));
     trainer_note_links(t, mo.t);
     const weft_params *p = weft_model_params(t->model);
@@ -371,15 +393,6 @@ static void register_metrics(weft_trainer *t) {
     t->id_router[ROUTER_LOAD] = weft_metric("router/load", WEFT_METRIC_GAUGE, "");
 }
 
-static weft_status check_layout(const weft_layout *l) {
-    static const weft_axis none[] = {WEFT_AXIS_CP};
-    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
-        if (l->size[none[i]] > 1)
-            return weft_fail(WEFT_ERR_UNSUPPORTED, "layout.%s: this weft has no such layouts yet",
-                             weft_axis_name[none[i]]);
-    return WEFT_OK;
-}
-
 /* Each stage ends with all ranks agreeing, so that no rank waits for one that has failed. */
 static weft_status build(weft_trainer *t) {
     weft_model_desc d;
@@ -398,7 +411,6 @@ static weft_status build(weft_trainer *t) {
                                    .reproducible = t->c->train.reproducible};
     if (s >= 0) s = weft_layout_make(&want, t->ranks, t->rank, &t->layout);
     if (s >= 0 && t->c->data.private) s = weft_layout_by_data(&t->layout);
-    if (s >= 0) s = check_layout(&t->layout);
     if (s >= 0) s = open_backend(t);
     if (s >= 0) s = plan_memory(t, &d);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
