@@ -28,6 +28,7 @@ weft_status experts_plan(weft_model *m) {
     x->experts = m->d.experts;
     if (!x->experts) return WEFT_OK;
     x->chosen = m->d.experts_per_token;
+    x->chunks = m->cp.on ? m->cp.z.chunks : 1;
     x->ep = m->o.part.ep > 1 ? m->o.part.ep : 1;
     x->at = x->ep > 1 ? m->o.part.ep_at : 0;
     x->here = x->experts / x->ep;
@@ -224,7 +225,7 @@ static weft_route_desc route_desc(const weft_model *m, int64_t n) {
     const double layers = (double)m->d.layers, length = (double)m->o.context;
     return (weft_route_desc){.size = sizeof(weft_route_desc),
                              .tokens = n,
-                             .length = n == m->N ? n / m->o.batch : n,
+                             .length = n == m->N ? n / (m->o.batch * m->mix.chunks) : n,
                              .experts = (int32_t)m->mix.experts,
                              .chosen = (int32_t)m->mix.chosen,
                              .balance =
@@ -241,6 +242,18 @@ static weft_rows_desc rows_desc(const weft_model *m, int64_t n) {
                             .t = m->o.t};
 }
 
+/* Where sequences are cut into chunks, here and on other ranks, every chunk gets the loads of its whole sequence. */
+static weft_status whole_sequences(weft_model *m, expert_acts *a) {
+    const mixture *x = &m->mix;
+    const size_t n = (size_t)(m->o.batch * x->experts);
+    if (!m->cp.on) return WEFT_OK;
+    for (size_t i = n; i < (size_t)x->chunks * n; i++) a->load[i % n] += a->load[i];
+    if (x->sequence)
+        TIMED(m, WEFT_TIME_COMM, weft_allreduce(x->sequence, a->load, a->load, n, WEFT_F32, WEFT_SUM));
+    for (int64_t c = 1; c < x->chunks; c++) memcpy(a->load + (size_t)c * n, a->load, n * sizeof *a->load);
+    return WEFT_OK;
+}
+
 /* The choices of n tokens, and where their rows go. The logits are f32 and become the probabilities. */
 static weft_status route(weft_model *m, const layer_params *p, const expert_matrices *w, const void *n2,
                          expert_acts *a, int64_t n) {
@@ -254,10 +267,7 @@ static weft_status route(weft_model *m, const layer_params *p, const expert_matr
           m->ops->route_sort(m->x, n * x->chosen, (int32_t)x->experts, a->choice, a->first, a->place));
     if (n == m->N) {
         TIMED(m, WEFT_TIME_ROUTE, m->ops->route_load(m->x, &d, a->prob, a->choice, a->load, a->share));
-        const size_t loads = (size_t)(m->o.batch * x->experts);
-        if (x->sequence)
-            TIMED(m, WEFT_TIME_COMM,
-                  weft_allreduce(x->sequence, a->load, a->load, loads, WEFT_F32, WEFT_SUM));
+        WEFT_TRY(whole_sequences(m, a));
     }
     return x->ep > 1 ? meet(m, a) : WEFT_OK;
 }
@@ -266,7 +276,7 @@ static weft_status route(weft_model *m, const layer_params *p, const expert_matr
 static void observe(weft_model *m, const expert_acts *a) {
     mixture *x = &m->mix;
     double balance = 0, z = 0;
-    for (int64_t i = 0; i < m->o.batch * x->experts; i++) {
+    for (int64_t i = 0; i < x->chunks * m->o.batch * x->experts; i++) {
         balance += (double)a->load[i] * (double)a->share[i];
     }
     for (int64_t e = 0; e < x->experts; e++) x->load[e] += (double)(a->first[e + 1] - a->first[e]);

@@ -15,7 +15,7 @@ typedef struct expert_acts {
     float *prob, *lse;       /* [N,experts] [N] */
     float *weight;           /* [N,chosen] */
     int32_t *choice, *place; /* [N,chosen] */
-    float *load, *share;     /* [sequences,experts] */
+    float *load, *share;     /* [chunks,sequences,experts] */
     int64_t *first;          /* [experts + 1]: own rows, by expert */
     int64_t *group;          /* [ep * experts here + 1]: rows that came, by source and expert; ep 1: first */
     void *in;                /* [R,C] what the experts see */
@@ -61,6 +61,7 @@ typedef struct expert_matrices {
 
 /* Mixture of experts: experts.c. */
 typedef struct mixture {
+    int64_t chunks;               /* that a sequence is cut into here (cp) */
     int64_t experts, chosen;      /* 0: none, and nothing of the rest */
     int64_t ep, at, here;         /* expert-parallel ranks, this one's place; experts of a rank */
     int64_t sent, pair, rows;     /* own rows; most from one rank to another; most at the experts here */

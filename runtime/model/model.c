@@ -137,8 +137,8 @@ static void visit_experts(const weft_model *m, expert_acts *a, visitor visit, vo
     visit(arg, part, sent * 4, (void **)&a->weight);
     visit(arg, part, sent * 4, (void **)&a->choice);
     visit(arg, part, sent * 4, (void **)&a->place);
-    visit(arg, part, (size_t)m->o.batch * all * 4, (void **)&a->load);
-    visit(arg, part, (size_t)m->o.batch * all * 4, (void **)&a->share);
+    visit(arg, part, (size_t)(x->chunks * m->o.batch) * all * 4, (void **)&a->load);
+    visit(arg, part, (size_t)(x->chunks * m->o.batch) * all * 4, (void **)&a->share);
     visit(arg, part, (all + 1) * 8, (void **)&a->first);
     visit(arg, part, (size_t)x->rows * row, &a->in);
     visit(arg, part, sent * row, &a->out);

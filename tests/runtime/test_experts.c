@@ -13,7 +13,7 @@
 #include "tests/support/model_fixture.h"
 
 #define BATCH   2
-#define CONTEXT 20
+#define CONTEXT 24
 #define TOKENS  (BATCH * CONTEXT)
 #define RANKS   8
 #define CLOSE   1e-5
@@ -69,6 +69,7 @@ void *__wrap_realloc(void *p, size_t n) {
 
 typedef struct setting {
     int ep; /* 0: all ranks */
+    int cp; /* instead: all ranks share the sequences of one micro-batch */
     weft_model_desc d;
     weft_dtype t;
     weft_recompute recompute;
@@ -104,8 +105,11 @@ static void open_pair(const setting *s, pair *p) {
                       .batch = BATCH,
                       .context = CONTEXT,
                       .recompute = s->recompute};
-    const int ep = s->ep ? s->ep : mpi_test_size();
-    const weft_layout_want want = {.ep = ep, .batch = BATCH * mpi_test_size(), .micro_batch = BATCH};
+    const int ep = s->cp ? 1 : s->ep ? s->ep : mpi_test_size();
+    const weft_layout_want want = {.size = {[WEFT_AXIS_CP] = s->cp ? mpi_test_size() : 1},
+                                   .ep = ep,
+                                   .batch = BATCH * (s->cp ? 1 : mpi_test_size()),
+                                   .micro_batch = BATCH};
     memset(p, 0, sizeof *p);
     p->ctx = mpi_test_context(60000, 0);
     weft_group *all = NULL;
@@ -114,6 +118,7 @@ static void open_pair(const setting *s, pair *p) {
     assert_ok(weft_mesh_make(all, &p->layout, &p->mesh));
     fixture_open(&p->one, &s->d, &o);
     o.part = (weft_holding){.ep = ep, .ep_at = mpi_test_rank() % ep};
+    if (s->cp) o.cp = mpi_test_size(), o.cp_at = mpi_test_rank();
     fixture_open(&p->part, &s->d, &o);
     assert_ok(weft_model_connect(p->part.model, &p->mesh));
     assert_ok(weft_commit(p->ctx));
@@ -146,6 +151,12 @@ static void train(const pair *p, fixture *f, int first, int end, outcome *o) {
     weft_model_router(f->model, &router);
     o->balance = router.balance, o->z = router.z;
     for (int64_t e = 0; e < f->desc.experts; e++) o->load[e] = router.load[e];
+}
+
+/* The micro-batch of this place on the dp axis, or this rank's rows of it. */
+static void train_part(pair *p, outcome *o) {
+    const int dp = p->layout.at[WEFT_AXIS_DP];
+    train(p, &p->part, dp, dp + 1, o);
 }
 
 /* Sums over ranks: of what all hold, of what those hold that have the same experts. */
@@ -198,7 +209,7 @@ static double over_ranks(const pair *p, double v) {
 }
 
 static double difference(pair *p, outcome *want, outcome *got, const char **name) {
-    train(p, &p->part, mpi_test_rank(), mpi_test_rank() + 1, got);
+    train_part(p, got);
     sum(p, got);
     const double loss = relative(got->loss, want->loss), g = gradient_error(p, name);
     return over_ranks(p, fmax(loss, isnan(g) ? INFINITY : g));
@@ -226,12 +237,12 @@ static void check(const setting *s) {
     outcome want, got;
     const char *worst = "";
     open_pair(s, &p);
-    train(&p, &p.one, 0, mpi_test_size(), &want);
+    train(&p, &p.one, 0, p.layout.size[WEFT_AXIS_DP], &want);
     const uint64_t before = bulk_bytes(&p);
-    train(&p, &p.part, mpi_test_rank(), mpi_test_rank() + 1, &got);
-    check_volume(&p, s, bulk_bytes(&p) - before);
+    train_part(&p, &got);
+    if (!s->cp) check_volume(&p, s, bulk_bytes(&p) - before);
     const long allocated = allocations;
-    train(&p, &p.part, mpi_test_rank(), mpi_test_rank() + 1, &got);
+    train_part(&p, &got);
     assert_int_equal(allocations, allocated);
     for (int again = 0; again < 2; again++) {
         const double e = difference(&p, &want, &got, &worst);
@@ -244,7 +255,7 @@ static void check(const setting *s) {
         if (s->one_sided) assert_true((got.load[e] > 0) == (e < s->d.experts_per_token));
         all += got.load[e];
     }
-    assert_true(all == (double)(mpi_test_size() * TOKENS * s->d.experts_per_token * s->d.layers));
+    assert_true(all == (double)(p.layout.size[WEFT_AXIS_DP] * TOKENS * s->d.experts_per_token * s->d.layers));
     close_pair(&p);
 }
 
@@ -255,6 +266,14 @@ static void one_rank_and_many_agree(void **state) {
     check(&(setting){.d = fixture_experts(8, 1), .recompute = WEFT_RECOMPUTE_SELECTIVE, .close = CLOSE});
     if (mpi_test_size() % 2 == 0) check(&(setting){.ep = 2, .d = fixture_experts(6, 4), .close = CLOSE});
     check(&(setting){.d = fixture_experts(8, 2), .t = WEFT_BF16, .close = 0.05});
+}
+
+/* The balance loss is that of whole sequences. */
+static void sequences_may_be_shared(void **state) {
+    (void)state;
+    if (CONTEXT % (2 * mpi_test_size())) return;
+    check(&(setting){.cp = 1, .d = fixture_experts(5, 2), .close = CLOSE});
+    check(&(setting){.cp = 1, .d = fixture_experts(4, 1), .recompute = WEFT_RECOMPUTE_LAYER, .close = CLOSE});
 }
 
 /* Ranks without a single row; rows of all ranks on one. */
@@ -272,7 +291,7 @@ static void what_is_left_out_is_noticed(void **state) {
     const char *worst = "";
     if (mpi_test_size() == 1) return;
     open_pair(&s, &p);
-    train(&p, &p.one, 0, mpi_test_size(), &want);
+    train(&p, &p.one, 0, p.layout.size[WEFT_AXIS_DP], &want);
     allocations = 0;
     void *volatile counted = calloc(1, 1);
     free(counted);
@@ -302,6 +321,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_rank_and_many_agree),
         cmocka_unit_test(all_tokens_may_go_to_one_rank),
+        cmocka_unit_test(sequences_may_be_shared),
         cmocka_unit_test(what_is_left_out_is_noticed),
     };
     return mpi_test_main(&argc, &argv, "experts", tests, sizeof tests / sizeof *tests);
