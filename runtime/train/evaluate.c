@@ -84,7 +84,7 @@ static weft_status evaluate_share(weft_model *m, const weft_data *d, weft_group 
     if (st >= 0)
         st = weft_pipeline_create(p->stages, p->stage, p->chunks, (windows + s.stride - 1) / s.stride, 0,
                                   &passes);
-    if (o->pipeline) st = weft_ctrl_agree(g, st); /* the other stages wait for this one's passes */
+    if (o->together) st = weft_ctrl_agree(g, st);
     for (size_t i = 0; st >= 0 && i < passes.n; i++) st = pass(&s, p, &passes.action[i]);
     weft_pipeline_destroy(&passes);
     weft_rows_free(&s.rows);
@@ -100,7 +100,7 @@ weft_status weft_evaluate(weft_model *m, const weft_data *d, weft_group *g, cons
     if (windows <= 0 || windows > total) windows = total;
     double *sums = weft_calloc(2 * (size_t)windows, sizeof *sums);
     weft_status s = sums ? evaluate_share(m, d, g, o, windows, sums) : WEFT_ERR_NOMEM;
-    if (s < 0 && o->pipeline) { /* the other stages wait for passes, not for agreement */
+    if (s < 0 && o->together) { /* the others wait in passes, not for agreement */
         free(sums);
         return s;
     }

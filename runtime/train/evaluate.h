@@ -25,6 +25,7 @@ typedef struct weft_evaluate_opts {
      * the group is one); mute: another rank of the party tells the losses; uncounted: it tells those of its tokens, and
      * another counts them */
     int shares, share, mute, uncounted;
+    int together; /* ranks need each other in a pass: one that fails there ends the evaluation without agreement */
     const weft_pipeline *pipeline; /* the stage of the party that this rank is; NULL: it has all layers */
     weft_links *links;             /* between the stages */
 } weft_evaluate_opts;

@@ -100,6 +100,7 @@ static weft_status evaluate(weft_trainer *t, int64_t windows, meter *m) {
                                   .share = l->at[WEFT_AXIS_DP],
                                   .mute = !weft_layout_has_loss(l),
                                   .uncounted = l->at[WEFT_AXIS_CP] > 0,
+                                  .together = l->size[WEFT_AXIS_DP] < l->ranks || l->ep > 1 || l->zero > 2,
                                   .pipeline = t->stage.links ? &t->stage.passes : NULL,
                                   .links = t->stage.links};
     WEFT_TRY_CTX(weft_evaluate(t->model, t->valid, t->o.group, &o, &e), "evaluating %s", t->c->data.valid);

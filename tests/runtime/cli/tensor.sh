@@ -46,6 +46,15 @@ for n in 2 4; do
 done
 cmp tree2.txt tree4.txt && same tree2 tree4 "" || fail "data parallelism changes bits of a reproducible tp run"
 
+# a rank that fails anywhere, also between the passes of an evaluation, ends the run: the other does not wait for it
+one=("$weft" "${plain[@]}" --set layout.tp=2 --set train.steps=2)
+for n in 400 480 520 540 544 546 548 550; do
+  got=0
+  timeout 60 mpirun --oversubscribe --bind-to none --mca btl self,vader -n 1 "${one[@]}" --set run.dir=fault$n : \
+    -n 1 env WEFT_FAULT=alloc:$n "${one[@]}" --set run.dir=fault$n >out.txt 2>&1 || got=$?
+  [ $got = 0 ] || { [ $got = 71 ] && grep -q 'out of memory' out.txt; } || { cat out.txt >&2; fail "allocation $n: code $got"; }
+done
+
 expect 78 'muon.*layout.tp 1' ranks 2 "$weft" "${plain[@]}" --set run.dir=refused --set layout.tp=2 --set optim.name=muon
 expect 78 'kv_heads .2. cannot be shared so; the nearest that works is 2' \
   ranks 4 "$weft" "${plain[@]}" --set run.dir=refused --set layout.tp=4
