@@ -1,7 +1,7 @@
-/* How fast is a model that ranks share by tensor parallelism? Forward and backward passes of one micro-batch, in turn, in
+/* How fast is a model that ranks share by tensor parallelism, or by context parallelism? Forward and backward passes of one micro-batch, in turn, in
  * one run: on rank 0 alone with as many threads as there are ranks (the others sleep), and shared by all ranks with one
  * thread each. Prints times (of the slowest rank), their ratio and how much of it is communication, waiting included.
- *   mpirun -n 2 bench_tensor [--model gpt2] [--batch 4] [--context 128] [--steps 7] [--dtype fp32] */
+ *   mpirun -n 2 bench_tensor [--model gpt2] [--batch 4] [--context 128] [--steps 7] [--dtype fp32] [--cp ring] */
 #include <argp.h>
 #include <mpi.h>
 #include <stdio.h>
@@ -21,13 +21,23 @@ typedef struct arguments {
     const char *model;
     int64_t batch, context, steps;
     int bf16;
+    int cp; /* weft_cp_kind; 0: tensor parallel */
 } arguments;
+
+static const char *const cp_kinds[] = {"tp", "ring", "alltoall", "gather"};
+
+static int kind_of(const char *name) {
+    for (int i = WEFT_CP_RING; i <= WEFT_CP_GATHER; i++)
+        if (!strcmp(name, cp_kinds[i])) return i;
+    return 0;
+}
 
 static const struct argp_option options[] = {
     {"batch", 'b', "N", 0, "sequences of the micro-batch (4)", 0},
     {"context", 'c', "N", 0, "tokens of a sequence (128)", 0},
     {"steps", 'n', "N", 0, "measured passes of each way (7)", 0},
     {"dtype", 'd', "TYPE", 0, "fp32 or bf16", 0},
+    {"cp", 'p', "KIND", 0, "share the tokens of a sequence instead: ring, alltoall or gather", 0},
     {"model", 'm', "NAME", 0, "gpt2 (124M), llama (110M), small or deep", 0},
     {0}};
 
@@ -39,6 +49,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'n': a->steps = atoll(arg); return 0;
     case 'm': a->model = arg; return 0;
     case 'd': a->bf16 = !strcmp(arg, "bf16"); return 0;
+    case 'p':
+        if (!(a->cp = kind_of(arg))) argp_error(state, "--cp %s: expected ring, alltoall or gather", arg);
+        return 0;
     case ARGP_KEY_END:
         if (a->batch < 1 || a->context < 1 || a->steps < 1)
             argp_error(state, "batch, context and steps are at least 1");
@@ -47,8 +60,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     }
 }
 
-static const struct argp argp = {options, parse, "", "Compares one rank with tensor-parallel ranks.",
-                                 0,       0,     0};
+static const struct argp argp = {
+    options, parse, "", "Compares one rank with tensor- or context-parallel ranks.", 0, 0, 0};
 
 typedef struct runner {
     weft_backend *backend;
@@ -146,9 +159,10 @@ static void compare(const arguments *a, runner *one, runner *shared, int rank, i
                (long long)a->context);
         printf("one rank, %d threads: min %.1f median %.1f p99 %.1f ms\n", ranks, x.min * 1e3, x.median * 1e3,
                x.p99 * 1e3);
-        printf("tp %d, 1 thread each: min %.1f median %.1f p99 %.1f ms, communication %.1f %% of it\n", ranks,
-               y.min * 1e3, y.median * 1e3, y.p99 * 1e3, c.median * 100);
-        printf("tp is %.3f of one rank's speed (median of pairs; %.3f to %.3f)\n", q.median, q.min, q.max);
+        printf("%s %d, 1 thread each: min %.1f median %.1f p99 %.1f ms, communication %.1f %% of it\n",
+               cp_kinds[a->cp], ranks, y.min * 1e3, y.median * 1e3, y.p99 * 1e3, c.median * 100);
+        printf("%s is %.3f of one rank's speed (median of pairs; %.3f to %.3f)\n", cp_kinds[a->cp], q.median,
+               q.min, q.max);
     }
     free(t1);
     free(tp);
@@ -172,7 +186,8 @@ int main(int argc, char **argv) {
         MPI_Abort(MPI_COMM_WORLD, 64);
     }
     bench_check(weft_init(MPI_COMM_WORLD, NULL, &ctx));
-    bench_check(weft_group_create(ctx, MPI_COMM_WORLD, "tp", &g));
+    bench_check(weft_group_create(ctx, MPI_COMM_WORLD, "all", &g));
+    if (d.context < a.context) d.context = a.context;
     const int rank = weft_group_rank(g), ranks = weft_group_size(g);
     weft_model_opts o = {.size = sizeof o,
                          .t = a.bf16 ? WEFT_BF16 : WEFT_F32,
@@ -180,9 +195,12 @@ int main(int argc, char **argv) {
                          .context = a.context,
                          .training = 1};
     if (rank == 0) open_runner(&one, &d, &o, ranks, NULL);
-    o.part = (weft_holding){.tp = ranks, .tp_at = rank};
+    if (a.cp)
+        o.cp = ranks, o.cp_at = rank, o.cp_kind = (weft_cp_kind)a.cp;
+    else
+        o.part = (weft_holding){.tp = ranks, .tp_at = rank};
     open_runner(&shared, &d, &o, 1, ctx);
-    weft_mesh mesh = {.all = g, .axis = {[WEFT_AXIS_TP] = g}};
+    weft_mesh mesh = {.all = g, .axis = {[WEFT_AXIS_TP] = a.cp ? NULL : g, [WEFT_AXIS_CP] = a.cp ? g : NULL}};
     bench_check(weft_model_connect(shared.model, &mesh));
     bench_check(weft_commit(ctx));
     compare(&a, &one, &shared, rank, ranks, d.vocab);
