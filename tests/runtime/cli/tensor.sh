@@ -29,6 +29,8 @@ compare llama 2 -- tp=2
 compare llama 4 -- tp=2 dp=2
 compare llama 4 -- tp=2 zero=3
 compare llama 4 -- tp=2 pp=2
+compare llama 4 -- tp=2 cp=2
+compare llama 8 -- tp=2 cp=2 pp=2
 compare gpt2 4 --set model.family=gpt2 --set model.kv_heads=0 -- tp=4
 gpt2=(--set model.family=gpt2 --set model.kv_heads=0)
 close llama gpt2 && fail "any two runs are close: the comparison proves nothing"
