@@ -36,6 +36,8 @@ train 2 again --set layout.ep=2 --set train.recompute=layer
 near ep22 again 1e-6 || fail "recomputation changes more than nothing"
 train 4 ppep --set layout.ep=2 --set layout.pp=2
 near one ppep || fail "a pipeline of ep 2: other figures than one rank's"
+train 4 cpep --set layout.ep=2 --set layout.cp=2
+near one cpep || fail "shared sequences and ep 2: other figures than one rank's"
 train 1 control --set model.router_balance=0 --set model.router_z=0
 near one control && fail "the router's losses change nothing: the comparison proves nothing"
 
