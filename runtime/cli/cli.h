@@ -33,6 +33,8 @@ int cli_compare(int argc, char **argv);
 int cli_top(int argc, char **argv);
 int cli_trace(int argc, char **argv);
 int cli_info(int argc, char **argv);
+/* weft info --plan FILE */
+int cli_plan(const char *file, const char *const *sets, size_t nsets, int ranks, int json);
 int cli_doctor(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "base/status.h"
 #include "comm/carrier/p2p.h"
 #include "comm/shm/tune.h"
@@ -14,23 +15,32 @@
 #include "runtime/train/threads.h"
 #include "weft/version.h"
 
-enum { OPT_JSON = 1000, OPT_PROBE };
+enum { OPT_JSON = 1000, OPT_PROBE, OPT_PLAN, OPT_RANKS, OPT_SET };
 
 typedef struct arguments {
-    int json, probe;
+    int json, probe, ranks;
+    const char *plan;
+    const char **sets;
+    size_t nsets;
 } arguments;
 
 static const struct argp_option options[] = {
     {"json", OPT_JSON, 0, 0, "print one JSON object", 0},
     {"no-probe", OPT_PROBE, 0, 0, "do not measure the peak (half a second)", 0},
+    {"plan", OPT_PLAN, "FILE", 0, "what each rank of this run file would need, instead", 0},
+    {"ranks", OPT_RANKS, "N", 0, "with --plan: on so many ranks; as many as the layout's axes multiply to",
+     0},
+    {"set", OPT_SET, "KEY=VALUE", 0, "with --plan: overrides a key of the run file", 0},
     {0}};
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
-    (void)arg;
     arguments *a = state->input;
     switch (key) {
     case OPT_JSON: a->json = 1; return 0;
     case OPT_PROBE: a->probe = 0; return 0;
+    case OPT_PLAN: a->plan = arg; return 0;
+    case OPT_RANKS: a->ranks = (int)cli_int(state, "--ranks", arg, 1, 1 << 20); return 0;
+    case OPT_SET: a->sets[a->nsets++] = arg; return 0;
     case ARGP_KEY_ARG: argp_error(state, "takes no arguments"); return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -41,7 +51,8 @@ static const struct argp argp = {
     parse,
     "",
     "Prints the processor, the kernels that are chosen for it and their measured peak, and the "
-    "libraries.\vExample:\n  weft info --json",
+    "libraries; or what a run would need.\vExamples:\n  weft info --json\n  weft info --plan run.yaml "
+    "--ranks 8 --set layout.tp=2 --set layout.zero=1",
     0,
     0,
     0};
@@ -94,8 +105,15 @@ static json_t *json_tuning(const tuning *u) {
 }
 
 int cli_info(int argc, char **argv) {
-    arguments a = {.probe = 1};
+    arguments a = {.probe = 1, .sets = weft_calloc((size_t)argc, sizeof(char *))};
+    if (!a.sets) return cli_fail(WEFT_ERR_NOMEM);
     cli_parse(&argp, argc, argv, &a);
+    if (a.plan) {
+        const int rc = cli_plan(a.plan, a.sets, a.nsets, a.ranks, a.json);
+        free(a.sets);
+        return rc;
+    }
+    free(a.sets);
     weft_backend *b = NULL;
     weft_backend_opts bo = {.size = sizeof bo};
     weft_backend_desc d;

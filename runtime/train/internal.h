@@ -40,10 +40,13 @@ struct weft_trainer {
     const struct weft_ops *ops;
     weft_exec *x;
     weft_arena memory;
+    double resident, planned,
+        taken; /* bytes: before the plan; at the end of the run planned and taken by all ranks */
     weft_model *model;
     weft_shards *shards;
     weft_optim *optim;
     weft_layout layout;
+    char why[256]; /* layout.auto: why this one; else empty */
     weft_mesh mesh;
     weft_schedule schedule;
     struct {                                 /* of a pipeline; one rank is one stage */
@@ -114,6 +117,15 @@ const char *trainer_site(const weft_trainer *t);      /* of this rank; "" if it 
 const char *trainer_data_name(const weft_trainer *t); /* the first shard or source, for messages */
 /* feed.c: opens the loader of this rank's micro-batches. */
 weft_status trainer_open_feed(weft_trainer *t);
+/* setup.c: the data, and the model that it and the run file describe; then model, shards and optimiser of t->layout are
+ * planned into t->memory. Local. */
+weft_status trainer_open_data(weft_trainer *t);
+weft_status trainer_describe_model(const weft_run_config *c, const weft_data *data, weft_model_desc *d);
+weft_status trainer_plan_parts(weft_trainer *t, const weft_model_desc *d);
+/* plan.c: what the run file asks for; and with layout.auto what fits. Collective; s: the status so far. */
+weft_layout_want trainer_wanted(const weft_run_config *c);
+weft_status trainer_choose_layout(weft_trainer *t, weft_status s, const weft_model_desc *d,
+                                  weft_layout_want *w);
 /* setup.c: the name of the backend that run.device asks for */
 const char *trainer_device(const weft_trainer *t);
 /* stage.c: the chunks of this rank's stage [layout.chunks] and the micro-batches of each that are in flight. */
@@ -127,7 +139,9 @@ weft_status trainer_passes(weft_trainer *t, double *since);
 weft_status trainer_bubble(weft_trainer *t);
 /* Stages, layers and micro-batches in words. */
 void trainer_pipeline_text(const weft_trainer *t, char *text, size_t bytes);
-/* startup.c */
+/* startup.c: bytes of memory that this process has; what it shares with others counts in parts */
+double trainer_resident(void);
+weft_status trainer_measure_memory(weft_trainer *t); /* collective */
 weft_status trainer_startup(weft_trainer *t);
 weft_status trainer_write_run_json(weft_trainer *t, const char *sample);
 /* traces.c; collective, all but write */

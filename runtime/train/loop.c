@@ -189,6 +189,7 @@ static weft_status finish(weft_trainer *t, meter *m) {
     weft_status s = trainer_save_now(t);
     WEFT_TRY(evaluate(t, 0, m));
     WEFT_TRY(trainer_bubble(t));
+    WEFT_TRY(trainer_measure_memory(t));
     if (t->rank != 0) return s;
     if (t->stage.bubble[0] && !t->o.quiet) printf("pipeline bubble: %s\n", t->stage.bubble);
     char *sample = sample_text(t);

@@ -97,6 +97,11 @@ const weft_config_key weft_run_keys[] = {
     BOOL("train.reproducible", train.reproducible, "false",
          "same bits on 1, 2, 4, ... ranks: gradients in one fixed binary tree"),
 
+    BOOL("layout.auto", layout.automatic, "false",
+         "choose tp, pp and zero: the first of zero 0 to 3, tp 2, 4, ... within a node, pp 2, 4, ... that "
+         "fits into memory"),
+    INT("layout.memory", layout.memory, "0", 0, 1e9,
+        "MiB that a rank may plan, with layout.auto; 0: what its node has free, shared by its ranks"),
     INT("layout.dp", layout.dp, "0", 0, 32768,
         "data parallel: ranks that share the micro-batches; 0: the ranks that the other axes leave"),
     INT("layout.tp", layout.tp, "1", 1, 1024, "tensor parallel: ranks that share the matrices of each layer"),

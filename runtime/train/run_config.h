@@ -37,6 +37,8 @@ typedef struct weft_run_config {
         int64_t dp, tp, pp, cp, ep, zero, chunks, pieces;
         int cp_kind;
         weft_strlist stages;
+        int automatic;
+        int64_t memory;
     } layout;
     struct {
         int kind, schedule;

@@ -38,7 +38,7 @@ static weft_status check_tokenizer(const char *from, const weft_shard_info *data
     return s;
 }
 
-static weft_status describe_model(const weft_run_config *c, const weft_data *data, weft_model_desc *d) {
+weft_status trainer_describe_model(const weft_run_config *c, const weft_data *data, weft_model_desc *d) {
     uint32_t vocab = weft_data_info(data)->vocab;
     if (c->model.from) {
         WEFT_TRY(weft_weights_describe(c->model.from, NULL, d, NULL));
@@ -84,7 +84,7 @@ static weft_status describe_model(const weft_run_config *c, const weft_data *dat
     return WEFT_OK;
 }
 
-static weft_status open_data(weft_trainer *t) {
+weft_status trainer_open_data(weft_trainer *t) {
     const weft_run_config *c = t->c;
     if (!c->data.train.n && !c->data.sources.n)
         return weft_fail(WEFT_ERR_CONFIG,
@@ -199,7 +199,7 @@ static weft_status share_rows(const weft_trainer *t, const weft_model_desc *d, w
     return WEFT_OK;
 }
 
-static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
+weft_status trainer_plan_parts(weft_trainer *t, const weft_model_desc *d) {
     const weft_run_config *c = t->c;
     const weft_layout *l = &t->layout;
     weft_chunk chunk[WEFT_CHUNKS_MOST];
@@ -239,18 +239,23 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
                                  .reproducible = c->train.reproducible,
                                  .micros = l->micro_count};
     WEFT_TRY(weft_shards_create(&so, p, t->backend, &t->memory, &t->shards));
-    WEFT_TRY(weft_optim_create(&oo, p, t->shards, l, t->backend, &t->memory, &t->optim));
+    return weft_optim_create(&oo, p, t->shards, l, t->backend, &t->memory, &t->optim);
+}
+
+static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
+    WEFT_TRY(trainer_plan_parts(t, d));
     size_t scratch = weft_model_scratch(t->model, t->threads),
            more = weft_optim_scratch(t->optim, t->threads);
     /* not pinned: only workers would be, the caller is MPI's, and where other work shares a core a thread must be free
      * to leave it, for the whole team waits for the last; where mpirun bound the rank, that is enough */
     weft_exec_opts xo = {
         .size = sizeof xo, .threads = t->threads, .pin = 0, .scratch = scratch > more ? scratch : more};
+    weft_arena_note(&t->memory, "scratch", xo.scratch);
     if (t->ranks > 1) xo.tick = progress, xo.tick_arg = t, xo.tick_us = TICK_US;
     WEFT_TRY(weft_exec_create(t->backend, &xo, &t->x));
     WEFT_TRY(weft_arena_commit(&t->memory, allocate, release, t));
     WEFT_TRY(trainer_open_feed(t));
-    t->nstats = (size_t)(2 * l->micro_total + 2) + (d->experts ? 2 + (size_t)d->experts : 0);
+    t->nstats = (size_t)(2 * t->layout.micro_total + 2) + (d->experts ? 2 + (size_t)d->experts : 0);
     t->losses = weft_calloc(t->nstats, sizeof *t->losses);
     if (!t->losses) return WEFT_ERR_NOMEM;
     return weft_model_bind(t->model, &t->memory, t->x);
@@ -397,18 +402,10 @@ static void register_metrics(weft_trainer *t) {
 static weft_status build(weft_trainer *t) {
     weft_model_desc d;
     weft_status s = make_dirs(t);
-    if (s >= 0) s = open_data(t);
-    if (s >= 0) s = describe_model(t->c, t->data, &d);
-    const weft_layout_want want = {.size = {[WEFT_AXIS_TP] = t->c->layout.tp,
-                                            [WEFT_AXIS_CP] = t->c->layout.cp,
-                                            [WEFT_AXIS_DP] = t->c->layout.dp,
-                                            [WEFT_AXIS_PP] = t->c->layout.pp},
-                                   .ep = t->c->layout.ep,
-                                   .chunks = t->c->layout.chunks,
-                                   .zero = t->c->layout.zero,
-                                   .batch = t->c->train.batch,
-                                   .micro_batch = t->c->train.micro_batch,
-                                   .reproducible = t->c->train.reproducible};
+    if (s >= 0) s = trainer_open_data(t);
+    if (s >= 0) s = trainer_describe_model(t->c, t->data, &d);
+    weft_layout_want want = trainer_wanted(t->c);
+    if (t->c->layout.automatic) WEFT_TRY(trainer_choose_layout(t, s, &d, &want));
     if (s >= 0) s = weft_layout_make(&want, t->ranks, t->rank, &t->layout);
     if (s >= 0 && t->c->data.private) s = weft_layout_by_data(&t->layout);
     if (s >= 0) s = open_backend(t);
@@ -451,6 +448,7 @@ weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_confi
     t->rank = weft_group_rank(o->group);
     t->ranks = weft_group_size(o->group);
     t->lock = -1;
+    t->resident = trainer_resident();
     weft_status s = build(t);
     if (s < 0) {
         weft_trainer_destroy(t);

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -203,6 +202,24 @@ static weft_status read_baselines(const weft_trainer *t, json_t **j) {
     return s;
 }
 
+double trainer_resident(void) {
+    FILE *f = fopen("/proc/self/smaps_rollup", "re");
+    char line[256];
+    double kib = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "Pss: %lf", &kib) == 1) break;
+    if (f) fclose(f);
+    return kib * 1024;
+}
+
+weft_status trainer_measure_memory(weft_trainer *t) {
+    double v[2] = {(double)(t->memory.bytes + t->memory.outside), trainer_resident() - t->resident};
+    WEFT_TRY(weft_ctrl_allreduce(t->o.group, v, 2, WEFT_F64, WEFT_SUM));
+    t->planned = v[0];
+    t->taken = v[1] > 0 ? v[1] : 0;
+    return WEFT_OK;
+}
+
 /* Text as JSON: what is no UTF-8 (the end of a sample, bytes of a path) becomes U+FFFD. */
 static json_t *json_text(const char *text) {
     size_t n = strlen(text), k = 0;
@@ -226,12 +243,10 @@ weft_status trainer_write_run_json(weft_trainer *t, const char *sample) {
     WEFT_TRY(read_baselines(t, &lines));
     json_t *tables = tables_of(t);
     if (t->st.step) {
-        struct rusage u;
         char a[32], planned[32];
-        getrusage(RUSAGE_SELF, &u);
         json_t *r = table(tables, "Measured");
-        row(r, "memory of rank 0", "%s resident at most; %s planned", mib((size_t)u.ru_maxrss * 1024, a),
-            mib(t->memory.bytes + t->memory.outside, planned));
+        row(r, "memory of all ranks", "%s taken for training; %s planned", mib((size_t)t->taken, a),
+            mib((size_t)t->planned, planned));
         row(r, "training time", "%.1f s", t->st.elapsed);
         if (t->stage.bubble[0]) row(r, "pipeline bubble", "%s", t->stage.bubble);
         row(r, "tokens", "%s", si((double)t->st.tokens, a));

@@ -8,6 +8,9 @@
 
 #include <signal.h>
 
+#include "base/mem.h"
+#include "runtime/layout/layout.h"
+#include "runtime/model/model.h"
 #include "runtime/train/run_config.h"
 #include "weft/comm.h"
 
@@ -32,5 +35,17 @@ weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_confi
 /* *outcome: DONE or STOPPED. DIVERGED: the guard gave up; what was saved before stays. */
 weft_status weft_trainer_run(weft_trainer *t, int *outcome);
 void weft_trainer_destroy(weft_trainer *t);
+
+/* What one rank of a run would need and say, without running: no other rank takes part and nothing of it is allocated. */
+typedef struct weft_plan {
+    weft_layout layout;
+    char pipeline[512]; /* its stages in words; empty: there is one */
+    weft_arena memory;  /* its parts; never committed */
+    size_t parameters, held;
+    weft_traffic data, tensor, stage; /* of a step: what this rank takes part in, by group */
+} weft_plan;
+
+/* Rank `rank` of `ranks` (0: as many as the axes multiply to). Reads the data's headers. */
+weft_status weft_plan_rank(const weft_run_config *c, int ranks, int rank, weft_plan *p);
 
 #endif
