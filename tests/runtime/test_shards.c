@@ -179,7 +179,8 @@ static setting settings(int zero, int kind) {
 
 /* Until what was begun is through on all ranks. */
 static void settle(run *r) {
-    while (weft_progress(NULL, 10000) == WEFT_IN_PROGRESS) {}
+    while (weft_progress(NULL, 10000) == WEFT_IN_PROGRESS) {
+    }
     assert_ok(weft_barrier(r->group));
 }
 
