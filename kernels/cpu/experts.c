@@ -25,10 +25,11 @@ static void choose(const float *z, int32_t experts, int32_t chosen, int32_t *cho
     unsigned char taken[WEFT_EXPERTS_MAX];
     memset(taken, 0, (size_t)experts);
     for (int32_t j = 0; j < chosen; j++) {
-        int32_t best = -1;
-        for (int32_t e = 0; e < experts; e++) {
+        int32_t best = 0;
+        while (best + 1 < experts && taken[best]) best++;
+        for (int32_t e = best + 1; e < experts; e++) {
             if (taken[e]) continue;
-            if (best < 0 || z[e] > z[best] || (z[best] != z[best] && z[e] == z[e])) best = e;
+            if (z[e] > z[best] || (z[best] != z[best] && z[e] == z[e])) best = e;
         }
         taken[best] = 1;
         choice[j] = best;

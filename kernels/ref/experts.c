@@ -58,14 +58,15 @@ weft_status ref_route_fwd(weft_exec *x, const weft_route_desc *d, const float *l
         const float *z = logits + i * d->experts;
         int32_t *c = choice + i * d->chosen;
         float *w = weight + i * d->chosen;
-        double max = -INFINITY, sum = 0, among = 0;
+        double max = z[0], among = 0;
         for (int32_t j = 0; j < d->chosen; j++) c[j] = next_choice(z, d->experts, c, j);
         for (int32_t j = 0; j < d->chosen; j++) among += exp((double)z[c[j]] - (double)z[c[0]]);
         for (int32_t j = 0; j < d->chosen; j++)
             w[j] = (float)(exp((double)z[c[j]] - (double)z[c[0]]) / among);
-        for (int32_t e = 0; e < d->experts; e++)
+        for (int32_t e = 1; e < d->experts; e++)
             if ((double)z[e] > max || isnan(z[e])) max = z[e];
-        for (int32_t e = 0; e < d->experts; e++) sum += exp((double)z[e] - max);
+        double sum = exp((double)z[0] - max);
+        for (int32_t e = 1; e < d->experts; e++) sum += exp((double)z[e] - max);
         const double all = max + log(sum);
         for (int32_t e = 0; e < d->experts; e++) prob[i * d->experts + e] = (float)exp((double)z[e] - all);
         lse[i] = (float)all;

@@ -37,8 +37,9 @@ static json_t *json_of(const weft_plan *p, int stage) {
             traffic, rows[i].name,
             json_pack("{s:I, s:I}", "count", (json_int_t)t.count, "bytes", (json_int_t)t.bytes));
     }
+    const size_t bytes = p->memory.bytes + p->memory.outside;
     return json_pack("{s:i, s:I, s:I, s:o, s:o}", "stage", stage, "parameters", (json_int_t)p->held, "bytes",
-                     (json_int_t)(p->memory.bytes + p->memory.outside), "parts", parts, "traffic", traffic);
+                     (json_int_t)bytes, "parts", parts, "traffic", traffic);
 }
 
 static int print_json(const weft_plan *p, int stages) {

@@ -22,13 +22,14 @@ static weft_status take_sizes(const weft_layout_want *w, int ranks, weft_layout 
         if (a != WEFT_AXIS_DP) others *= n;
     }
     if (!w->size[WEFT_AXIS_DP] && ranks % others == 0) l->size[WEFT_AXIS_DP] = (int)(ranks / others);
-    if (others * l->size[WEFT_AXIS_DP] != ranks)
+    const int64_t product = others * l->size[WEFT_AXIS_DP];
+    if (product != ranks)
         return weft_fail(
             WEFT_ERR_CONFIG,
             "layout: dp %d x tp %d x pp %d x cp %d is %lld ranks, but there are %d; start that many, or "
             "leave layout.dp out and let tp x pp x cp (%lld) divide the number of ranks",
             l->size[WEFT_AXIS_DP], l->size[WEFT_AXIS_TP], l->size[WEFT_AXIS_PP], l->size[WEFT_AXIS_CP],
-            (long long)(others * l->size[WEFT_AXIS_DP]), ranks, (long long)others);
+            (long long)product, ranks, (long long)others);
     return WEFT_OK;
 }
 

@@ -21,13 +21,14 @@ weft_status weft_zigzag_make(int64_t tokens, int64_t pieces, int cp, int at, wef
             (long long)pieces, cp, WEFT_PIECES_MOST);
     const int64_t n = cuts((int)pieces), lower = tokens / n * n;
     if (tokens < 1 || tokens % n) {
+        const int64_t upper = lower + n;
         char below[48] = "";
         if (lower > 0) (void)snprintf(below, sizeof below, "%lld or ", (long long)lower);
         return weft_fail(
             WEFT_ERR_CONFIG,
             "train.context is %lld tokens, which layout.cp %d cuts into %lld equal chunks; the nearest that "
             "works is %s%lld",
-            (long long)tokens, cp, (long long)n, below, (long long)(lower + n));
+            (long long)tokens, cp, (long long)n, below, (long long)upper);
     }
     *z = (weft_zigzag){cp, at, (int)pieces, (int)(n / cp), tokens, tokens / n};
     return WEFT_OK;

@@ -60,9 +60,10 @@ static size_t find(const weft_model *m, int64_t l, const char *name, size_t *uni
 /* Offset of the same matrix of the first expert here, and how far the next one's is. */
 static size_t find_matrix(const weft_model *m, int64_t l, const char *name, size_t *unit, int64_t *stride) {
     const mixture *x = &m->mix;
+    const int64_t number = x->at * x->here, after = number + 1;
     char first[64], next[64];
-    snprintf(first, sizeof first, "expert.%03lld.%s.weight", (long long)(x->at * x->here), name);
-    snprintf(next, sizeof next, "expert.%03lld.%s.weight", (long long)(x->at * x->here + 1), name);
+    snprintf(first, sizeof first, "expert.%03lld.%s.weight", (long long)number, name);
+    snprintf(next, sizeof next, "expert.%03lld.%s.weight", (long long)after, name);
     const size_t at = find(m, l, first, unit);
     *stride = x->here > 1 ? (int64_t)(find(m, l, next, NULL) - at) : 0;
     return at;

@@ -23,6 +23,7 @@ static char *own_rows(const weft_model *m) {
 
 /* The engine's parts of a buffer are the rows of the ranks. */
 static int shares_rows(const weft_model *m, int tp) {
+    if (tp < 1) return 0;
     const size_t elements = (size_t)(m->N * m->C), part = elements / (size_t)tp;
     size_t lo = 0, hi = 0;
     weft_part(elements, tp, tp - 1, &lo, &hi);
@@ -160,9 +161,10 @@ weft_status whole_grad_done(weft_model *m, float *grad, size_t n) {
 static void combine(const weft_model *m, int64_t i, float *lse, float *z_target) {
     const float *part = m->tp.stats;
     const int64_t K = m->tp.tokens;
-    double most = -INFINITY, sum = 0, hit = 0;
-    for (int r = 0; r < m->tp.size; r++) most = fmax(most, (double)part[2 * r * K + i]);
-    for (int r = 0; r < m->tp.size; r++) {
+    double most = (double)part[i];
+    for (int r = 1; r < m->tp.size; r++) most = fmax(most, (double)part[2 * r * K + i]);
+    double sum = exp((double)part[i] - most), hit = (double)part[K + i];
+    for (int r = 1; r < m->tp.size; r++) {
         sum += exp((double)part[2 * r * K + i] - most);
         hit += (double)part[(2 * r + 1) * K + i];
     }

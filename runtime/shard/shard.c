@@ -117,19 +117,24 @@ void weft_shards_destroy(weft_shards *s) {
 
 /* --- addresses ------------------------------------------------------------------------------------------------------- */
 
+/* Memory that the ranks of a node share; the error text says why there is none. */
+static weft_status place_shared(const weft_shards *s, size_t bytes, void **where) {
+    *where = weft_mem_alloc(s->group, bytes);
+    return *where ? WEFT_OK : weft_context(WEFT_ERR_NOMEM, "memory shared by the ranks of a node");
+}
+
 static weft_status place(const weft_shards *s, const weft_arena *arena, size_t at, size_t bytes, int shared,
-                         void *where) {
-    void *p = !shared || s->o.ranks == 1 ? weft_arena_at(arena, at) : weft_mem_alloc(s->group, bytes);
-    if (!p) return weft_context(WEFT_ERR_NOMEM, "memory shared by the ranks of a node");
-    memcpy(where, &p, sizeof p);
+                         void **where) {
+    if (shared && s->o.ranks > 1) return place_shared(s, bytes, where);
+    *where = weft_arena_at(arena, at);
     return WEFT_OK;
 }
 
 static weft_status place_buffers(weft_shards *s) {
     for (int i = 0; i < BUFFERS; i++) {
         buffer *g = &s->summed[i], *w = &s->gathered[i];
-        if (g->elements) WEFT_TRY(place(s, NULL, 0, g->elements * 4, 1, &g->ptr));
-        if (w->elements && s->o.zero == 3) WEFT_TRY(place(s, NULL, 0, w->elements * s->elem, 1, &w->ptr));
+        if (g->elements) WEFT_TRY(place_shared(s, g->elements * 4, &g->ptr));
+        if (w->elements && s->o.zero == 3) WEFT_TRY(place_shared(s, w->elements * s->elem, &w->ptr));
     }
     return WEFT_OK;
 }
@@ -148,8 +153,8 @@ static void point_shares(weft_shards *s, char *weights, float *masters, float *g
 static weft_status place_all(weft_shards *s, const weft_arena *arena) {
     const size_t all = s->params->elements;
     const int zero = s->o.zero;
-    char *weights = NULL;
-    float *grads = NULL;
+    void *weights = NULL;
+    void *grads = NULL;
     WEFT_TRY(place(s, arena, s->weights_at, all * s->elem, zero == 1 || zero == 2, &weights));
     WEFT_TRY(place(s, arena, s->grads_at, s->level_elements * 4, zero < 2, &grads));
     for (int i = 0; i < s->levels; i++) s->level[i] = weft_arena_at(arena, s->level_at[i]);

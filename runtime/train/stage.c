@@ -181,7 +181,7 @@ static weft_status gather_times(weft_trainer *t, double *times, size_t parts, do
 weft_status trainer_bubble(weft_trainer *t) {
     const weft_layout *l = &t->layout;
     const int stages = l->size[WEFT_AXIS_PP];
-    const size_t parts = (size_t)(stages * l->chunks);
+    const size_t parts = (size_t)stages * (size_t)l->chunks;
     double spent = 0, planned = 0, busy = 0, equal = 0;
     if (stages == 1 || t->stage.steps == 0) return WEFT_OK;
     double *times = weft_calloc(2 * parts, sizeof *times);
