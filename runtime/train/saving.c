@@ -171,6 +171,7 @@ weft_status trainer_roll_back(weft_trainer *t, const char *why) {
                          (long long)now.guard.in_a_row, why, (long long)t->saving.rolled_back);
     weft_status s = weft_saver_load(t->saver, &t->st, &stream);
     free(stream);
+    if (s >= 0) s = weft_shards_changed(t->shards, 1);
     if (s < 0)
         return weft_context(s, "going back after %lld skipped steps (%s)", (long long)now.guard.in_a_row,
                             why);

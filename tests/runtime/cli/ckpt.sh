@@ -83,6 +83,14 @@ import json
 back = [j for j in map(json.loads, open('g/metrics.jsonl')) if j.get('ev') == 'rollback']
 assert back and all(j['step'] <= j['from'] - 4 for j in back), back
 P
+# the way back is every rank's: those that share the weights compute the next step with what was loaded, as one rank does
+back='--set train.steps=250 --set save.every=40 --set optim.guard=1.5 --set optim.give_up=1'
+ranks 1 "$weft" train -q run.yaml --set run.dir=h $back
+grep -q '"ev":"rollback"' h/metrics.jsonl || fail "the way back was not taken"
+for zero in 1 3; do
+  ranks 2 "$weft" train -q run.yaml --set run.dir=h$zero $back --set layout.zero=$zero
+  cmp <(losses h) <(losses h$zero) || fail "zero $zero: other losses behind the way back"
+done
 
 # saves by the clock
 "$weft" train -q run.yaml --set run.dir=f --set save.every=-1
