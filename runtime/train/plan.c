@@ -139,11 +139,16 @@ static int next_layout(const weft_trainer *t, int within, weft_layout_want *w) {
 static weft_status choose(weft_trainer *t, const weft_model_desc *d, double limit, weft_layout_want *w) {
     const int within = t->o.sharing > 0 && t->o.sharing < t->ranks ? t->o.sharing : t->ranks;
     double least = 0, plain = 0;
+    weft_status refused = WEFT_OK; /* the first that was, and why */
+    char why[512] = "";
     w->size[WEFT_AXIS_TP] = w->size[WEFT_AXIS_PP] = w->chunks = 1;
     w->zero = 0;
     do {
         size_t bytes = 0;
-        if (most_bytes(t, w, d, &bytes) < 0) { /* heads that do not divide, too few layers: not this one */
+        const weft_status s = most_bytes(t, w, d, &bytes);
+        if (s < 0) { /* heads that do not divide, too few layers: not this one */
+            if (refused >= 0) snprintf(why, sizeof why, "%s", weft_last_error());
+            if (refused >= 0) refused = s;
             weft_clear_error();
             continue;
         }
@@ -159,6 +164,7 @@ static weft_status choose(weft_trainer *t, const weft_model_desc *d, double limi
                  (double)bytes / MIB, limit / MIB, bytes < plain ? "" : " is enough");
         return WEFT_OK;
     } while (next_layout(t, within, w));
+    if (!least) return weft_fail(refused, "layout.auto: no layout of %d ranks works: %s", t->ranks, why);
     return weft_fail(
         WEFT_ERR_CONFIG,
         "layout.auto: no layout of %d ranks fits: the smallest plans %.0f MiB a rank, and %.0f may be used; "

@@ -46,6 +46,7 @@ auto 2000 'dp 2: .* is enough'
 auto 200 'zero'
 auto 120 '(tp|pp) 2'
 expect 78 'no layout of 2 ranks fits: the smallest plans [0-9]+ MiB' ranks 2 "$weft" train run.yaml --set layout.auto=true --set layout.memory=10
+expect 78 'no layout of 2 ranks works: train.batch is 15' ranks 2 "$weft" train run.yaml --set layout.auto=true --set train.batch=15
 expect 78 'tp is 3' ranks 3 "$weft" train run.yaml --set layout.tp=3
 expect 78 'nearest that works is 2' ranks 4 "$weft" train run.yaml --set layout.tp=4 --set model.heads=6 --set model.kv_heads=6 --set model.head_dim=64
 echo ok
