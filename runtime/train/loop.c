@@ -141,7 +141,7 @@ static int finished(const weft_trainer *t) {
 
 /* A rank that holds a part of the model reads all of it from the checkpoint that the run has just written. */
 static weft_status generate(weft_trainer *t, const weft_generate_opts *o, weft_generated *r) {
-    if (weft_shards_zero(t->shards) < 3 && t->ranks == t->layout.data && t->layout.ep == 1)
+    if (weft_shards_zero(t->shards) < 3 && t->ranks == t->layout.size[WEFT_AXIS_DP] && t->layout.ep == 1)
         return weft_generate(t->model, t->tok, o, r);
     weft_session s;
     const weft_session_opts so = {.device = trainer_device(t),
