@@ -139,9 +139,11 @@ static int finished(const weft_trainer *t) {
            (t->c->train.time_limit > 0 && t->st.elapsed >= t->c->train.time_limit);
 }
 
-/* A rank that holds a part of the model reads all of it from the checkpoint that the run has just written. */
+/* A rank that holds a part of the model, or cuts its rows, reads all of it from the checkpoint that the run has just
+ * written. */
 static weft_status generate(weft_trainer *t, const weft_generate_opts *o, weft_generated *r) {
-    if (weft_shards_zero(t->shards) < 3 && t->ranks == t->layout.size[WEFT_AXIS_DP] && t->layout.ep == 1)
+    if (weft_shards_zero(t->shards) < 3 && t->ranks == t->layout.size[WEFT_AXIS_DP] && t->layout.ep == 1 &&
+        t->c->layout.pieces <= 1)
         return weft_generate(t->model, t->tok, o, r);
     weft_session s;
     const weft_session_opts so = {.device = trainer_device(t),

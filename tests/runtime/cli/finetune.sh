@@ -52,8 +52,8 @@ done
 "$weft" info --json | python3 -m json.tool >/dev/null
 "$weft" train --keys >keys.txt && grep -q 'train.reproducible' keys.txt || fail "--keys"
 sed -n '/^```$/,/^```$/{/^```$/!p}' "$top/docs/run-file.md" | cmp - keys.txt || fail "docs/run-file.md is not what --keys prints"
-# ranks that hold a part of each sequence, or of the model, show a sample too
-for axis in cp tp; do
-  expect 0 'In the beginning' ranks 2 "$weft" train run.yaml --set run.dir=$axis --set layout.$axis=2 --set train.steps=2
+# ranks that hold a part of each sequence, or of the model, or cut sequences into pieces, show a sample too
+for split in cp tp pieces; do
+  expect 0 'In the beginning' ranks 2 "$weft" train run.yaml --set run.dir=$split --set layout.$split=2 --set train.steps=2
 done
 echo ok
