@@ -10,6 +10,7 @@
 
 #include "base/rng.h"
 #include "runtime/layout/mesh.h"
+#include "tests/support/left_out.h"
 #include "tests/support/model_fixture.h"
 
 #define BATCH   2
@@ -17,29 +18,6 @@
 #define TOKENS  (BATCH * CONTEXT)
 #define RANKS   8
 #define CLOSE   1e-5
-
-/* --- leaving out an exchange: the linker sends the engine's calls here -------------------------------------------------- */
-
-static int begun, left_out = -1; /* bulks started; the number of the one that is not */
-static weft_bulk *skipped;
-
-weft_status __real_weft_bulk_start(weft_bulk *b, double weight);
-weft_status __real_weft_bulk_ready(weft_bulk *b, int i);
-weft_status __real_weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight);
-weft_status __wrap_weft_bulk_start(weft_bulk *b, double weight);
-weft_status __wrap_weft_bulk_ready(weft_bulk *b, int i);
-weft_status __wrap_weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight);
-
-weft_status __wrap_weft_bulk_start(weft_bulk *b, double weight) {
-    skipped = begun++ == left_out ? b : NULL;
-    return skipped ? WEFT_OK : __real_weft_bulk_start(b, weight);
-}
-weft_status __wrap_weft_bulk_ready(weft_bulk *b, int i) {
-    return skipped ? WEFT_OK : __real_weft_bulk_ready(b, i);
-}
-weft_status __wrap_weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight) {
-    return skipped ? WEFT_OK : __real_weft_bulk_wait(b, i, timeout_ms, total_weight);
-}
 
 /* --- and all that weft allocates ------------------------------------------------------------------------------------------ */
 
@@ -297,7 +275,7 @@ static void what_is_left_out_is_noticed(void **state) {
     free(counted);
     assert_true(allocations == 1);
     for (int i = 0; i < 4 * (int)s.d.layers; i++) {
-        begun = 0, left_out = i;
+        bulks_begun = 0, left_out = i;
         const double e = difference(&p, &want, &got, &worst);
         if (!(e > 1e-3)) fail_msg("exchange %d may be left out: %.2e", i, e);
     }

@@ -11,39 +11,13 @@
 #include "base/rng.h"
 #include "runtime/optim/optim.h"
 #include "runtime/shard/shard.h"
+#include "tests/support/left_out.h"
 #include "tests/support/model_fixture.h"
 
 #define BATCH   2
 #define CONTEXT 24
 #define MICROS  3
 #define STEPS   2
-
-/* --- leaving out a collective: the linker sends the engine's calls here ------------------------------------------------ */
-
-static int begun, left_out = -1; /* bulks started; the number of the one that is not */
-static weft_bulk *skipped;
-
-weft_status __real_weft_bulk_start(weft_bulk *b, double weight);
-weft_status __real_weft_bulk_ready(weft_bulk *b, int i);
-weft_status __real_weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight);
-weft_status __wrap_weft_bulk_start(weft_bulk *b, double weight);
-weft_status __wrap_weft_bulk_ready(weft_bulk *b, int i);
-weft_status __wrap_weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight);
-
-weft_status __wrap_weft_bulk_start(weft_bulk *b, double weight) {
-    if (begun++ != left_out) {
-        if (skipped == b) skipped = NULL;
-        return __real_weft_bulk_start(b, weight);
-    }
-    skipped = b;
-    return WEFT_OK;
-}
-weft_status __wrap_weft_bulk_ready(weft_bulk *b, int i) {
-    return skipped == b ? WEFT_OK : __real_weft_bulk_ready(b, i);
-}
-weft_status __wrap_weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight) {
-    return skipped == b ? WEFT_OK : __real_weft_bulk_wait(b, i, timeout_ms, total_weight);
-}
 
 /* --- a rank of a run ----------------------------------------------------------------------------------------------------- */
 
@@ -214,20 +188,20 @@ static void any_missing_collective_is_noticed(void **state) {
     for (int zero = 0; zero <= 3; zero++) {
         const setting s = settings(zero, 2);
         run r;
-        left_out = -1, begun = 0, skipped = NULL;
+        left_out = -1, bulks_begun = 0;
         open_run(&s, &r);
         const double whole = outcome(&s, &r);
-        const int all = begun;
+        const int all = bulks_begun;
         close_run(&r);
         for (int i = 0; i < all; i++) {
-            left_out = i, begun = 0, skipped = NULL;
+            left_out = i, bulks_begun = 0;
             open_run(&s, &r);
             const double without = outcome(&s, &r);
             close_run(&r);
             left_out = -1;
             if (without == whole) fail_msg("zero %d: nobody misses collective %d of %d", zero, i, all);
         }
-        begun = 0;
+        bulks_begun = 0;
         open_run(&s, &r);
         assert_true(outcome(&s, &r) == whole);
         close_run(&r);

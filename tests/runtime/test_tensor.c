@@ -11,6 +11,7 @@
 
 #include "base/rng.h"
 #include "comm/split.h"
+#include "tests/support/left_out.h"
 #include "tests/support/model_fixture.h"
 
 #define BATCH   4
@@ -19,29 +20,6 @@
 #define MICRO   2  /* micro-batches whose gradients are added */
 #define CHUNK   64 /* tokens of a logits chunk: the last is shorter */
 #define CLOSE   1e-5
-
-/* --- leaving out a collective: the linker sends the engine's calls here ------------------------------------------------ */
-
-static int begun, left_out = -1; /* bulks started; the number of the one that is not */
-static weft_bulk *skipped;
-
-weft_status __real_weft_bulk_start(weft_bulk *b, double weight);
-weft_status __real_weft_bulk_ready(weft_bulk *b, int i);
-weft_status __real_weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight);
-weft_status __wrap_weft_bulk_start(weft_bulk *b, double weight);
-weft_status __wrap_weft_bulk_ready(weft_bulk *b, int i);
-weft_status __wrap_weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight);
-
-weft_status __wrap_weft_bulk_start(weft_bulk *b, double weight) {
-    skipped = begun++ == left_out ? b : NULL;
-    return skipped ? WEFT_OK : __real_weft_bulk_start(b, weight);
-}
-weft_status __wrap_weft_bulk_ready(weft_bulk *b, int i) {
-    return skipped ? WEFT_OK : __real_weft_bulk_ready(b, i);
-}
-weft_status __wrap_weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight) {
-    return skipped ? WEFT_OK : __real_weft_bulk_wait(b, i, timeout_ms, total_weight);
-}
 
 /* --- the two models ---------------------------------------------------------------------------------------------------- */
 
@@ -426,14 +404,14 @@ static void every_collective_is_needed(void **state) {
         make_inputs(&all[i], 3, &x);
         open_pair(&all[i], 5, &p);
         train(&p.one, &x, &want, &count);
-        begun = 0;
+        bulks_begun = 0;
         train(&p.part, &x, &loss, &count);
         assert_true(gradient_error(&p, &worst) <= CLOSE);
-        const int n = begun;
+        const int n = bulks_begun;
         for (int k = 0; k < n; k++) {
-            begun = 0, left_out = k;
+            bulks_begun = 0, left_out = k;
             train(&p.part, &x, &loss, &count);
-            left_out = -1, skipped = NULL;
+            left_out = -1;
             /* some rank sees it; what another rank sees may be right */
             double error = gradient_error(&p, &worst);
             if (isnan(error)) error = 1;
