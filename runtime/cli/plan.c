@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "base/status.h"
 #include "runtime/cli/cli.h"
 #include "runtime/train/trainer.h"
 
@@ -20,11 +21,20 @@ static weft_traffic of_data(const weft_plan *p) {
 static weft_traffic of_tensor(const weft_plan *p) {
     return p->tensor;
 }
+static weft_traffic of_sequence(const weft_plan *p) {
+    return p->sequence;
+}
+static weft_traffic of_experts(const weft_plan *p) {
+    return p->experts;
+}
 static weft_traffic of_stage(const weft_plan *p) {
     return p->stage;
 }
-static const row rows[] = {
-    {"gradients, weights", of_data}, {"layers (tp)", of_tensor}, {"stages (pp), sent", of_stage}};
+static const row rows[] = {{"gradients, weights", of_data},
+                           {"layers (tp)", of_tensor},
+                           {"sequences (cp)", of_sequence},
+                           {"experts (ep), even", of_experts},
+                           {"stages (pp), sent", of_stage}};
 #define ROWS (sizeof rows / sizeof *rows)
 
 static json_t *json_of(const weft_plan *p, int stage) {
@@ -81,7 +91,8 @@ static void print_text(const weft_plan *p, int stages) {
         printf("  in");
         for (int s = 0; s < stages; s++) printf(" %llu", (unsigned long long)rows[i].of(&p[s]).count);
     }
-    printf("\n\nNot in it: batches and scratch of the kernels (a few MiB), staging of checkpoints, MPI.\n"
+    printf("\n\nNot in it: a tied table of a pipeline (one sum a step), batches and scratch of the kernels "
+           "(a few MiB), staging of checkpoints, MPI.\n"
            "Bytes of a step are those of the tensors of each collective; a sum over n ranks sends 2 (n - 1) "
            "/ n of them.\n");
 }
@@ -92,6 +103,10 @@ int cli_plan(const char *file, const char *const *sets, size_t nsets, int ranks,
     weft_plan *p = NULL;
     int stages = 0, rc = 0;
     weft_status s = weft_run_config_load(file, sets, nsets, &c, &config);
+    if (s >= 0 && c.layout.automatic)
+        s = weft_fail(WEFT_ERR_CONFIG,
+                      "layout.auto looks at the machine that a run is on; to plan a layout, name it: "
+                      "--set layout.auto=false --set layout.zero=1, for one");
     if (s >= 0) {
         stages = (int)c.layout.pp;
         p = weft_calloc((size_t)stages, sizeof *p);

@@ -262,3 +262,21 @@ weft_status context_end_bwd(weft_model *m, const float *dkv, void *dqkv) {
           m->ops->cast_rows(m->x, WEFT_F32, m->o.t, m->N, m->A, m->cp.sum, m->A, dqkv, m->Q, 0));
     return WEFT_OK;
 }
+
+/* A layer's passes: the ring sends k|v forward, k|v and dk|dv (f32) back; alltoall q, k, v and o, then o, its gradient, dq,
+ * dk and dv, each counted where it goes and where it comes; gather has k|v of all twice and sums dk|dv. */
+weft_traffic weft_model_context_traffic(const weft_model *m) {
+    const context_parallel *c = &m->cp;
+    const uint64_t layers = (uint64_t)m->layers, size = (uint64_t)c->z.size, hops = size - 1, e = m->elem;
+    const int heads = m->head < m->params.nunits && m->layers;
+    const uint64_t again = m->o.recompute == WEFT_RECOMPUTE_LAYER ? layers - (heads ? 1 : 0) : 0;
+    const uint64_t token = (uint64_t)m->N * e * 2, q = (uint64_t)m->Q, a = (uint64_t)m->A, kv = c->block;
+    if (size == 1) return (weft_traffic){0};
+    switch (c->kind) {
+    case WEFT_CP_RING:
+        return (weft_traffic){(3 * layers + again) * hops, hops * kv * (layers * (2 * e + 4) + again * e)};
+    case WEFT_CP_ALLTOALL:
+        return (weft_traffic){4 * layers + 2 * again, token * (layers * (2 * q + 3 * a) + again * (q + a))};
+    default: return (weft_traffic){3 * layers + again, size * kv * (layers * (2 * e + 4) + again * e)};
+    }
+}

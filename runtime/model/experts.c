@@ -359,3 +359,14 @@ void weft_model_router_clear(weft_model *m) {
     x->balance = x->z = 0;
     if (x->experts) memset(x->load, 0, (size_t)x->experts * sizeof *x->load);
 }
+
+/* There and back, forward and backward; each counted where it goes and where it comes. */
+weft_traffic weft_model_expert_traffic(const weft_model *m) {
+    const mixture *x = &m->mix;
+    const int heads = m->head < m->params.nunits && m->layers;
+    const uint64_t layers = (uint64_t)m->layers,
+                   again = m->o.recompute == WEFT_RECOMPUTE_LAYER ? layers - (heads ? 1 : 0) : 0;
+    if (!x->experts || x->ep == 1) return (weft_traffic){0};
+    const uint64_t count = 4 * layers + 2 * again;
+    return (weft_traffic){count, count * 2 * (uint64_t)(m->N * x->chosen * m->C) * m->elem};
+}

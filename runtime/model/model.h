@@ -159,6 +159,10 @@ typedef struct weft_traffic {
     uint64_t count, bytes;
 } weft_traffic;
 weft_traffic weft_model_traffic(const weft_model *m);
+/* The same of context-parallel ranks (the ring: messages that this rank sends), and of expert-parallel ones (if every expert
+ * gets as many rows). */
+weft_traffic weft_model_context_traffic(const weft_model *m);
+weft_traffic weft_model_expert_traffic(const weft_model *m);
 /* Floating-point operations of one training micro-batch (forward + backward, causal attention counted half,
  * recompute not counted): what MFU is measured by. */
 double weft_model_flops(const weft_model *m);

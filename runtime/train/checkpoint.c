@@ -221,14 +221,6 @@ static weft_status has_masters(weft_saver *s, int32_t *has) {
     return weft_ctrl_bcast(s->g, has, sizeof *has, 0);
 }
 
-/* Does this rank hold a part of every tensor? Stages of a pipeline and sharing ranks do not. */
-static int holds_all(const weft_saver *s) {
-    const weft_params *p = weft_model_params(s->o.model);
-    const size_t units = (size_t)weft_model_desc_of(s->o.model)->layers + 2; /* embeddings and head */
-    return p->nunits == units && weft_params_unit(p, WEFT_UNIT_TABLE, 0) == units &&
-           weft_shards_zero(s->o.shards) == 0;
-}
-
 weft_status weft_saver_load(weft_saver *s, weft_train_state *st, char **stream) {
     parts want = {0};
     int32_t masters;
@@ -237,8 +229,8 @@ weft_status weft_saver_load(weft_saver *s, weft_train_state *st, char **stream) 
     *stream = NULL;
     WEFT_TRY(has_masters(s, &masters));
     weft_status r = weft_ctrl_agree(s->g, make_parts(s, masters ? "optim/master" : "model", 0, 1, &want));
-    /* every tensor of the optimiser must be wanted where all are held: AdamW's state is not Muon's */
-    weft_ckpt_load_opts o = {.size = sizeof o, .prefix = "optim/", .partial = !holds_all(s)};
+    /* every tensor of the optimiser must be wanted by some rank: AdamW's state is not Muon's */
+    weft_ckpt_load_opts o = {.size = sizeof o, .prefix = "optim/"};
     if (r >= 0) r = weft_ckpt_load(s->ckpt, &step, want.item, want.n, &o, &text);
     if (r >= 0) {
         snprintf(where, sizeof where, "checkpoint of step %lld", (long long)step);

@@ -64,6 +64,10 @@ static weft_traffic stage_traffic(const weft_trainer *t) {
     return (weft_traffic){sends, sends * weft_model_boundary(t->model) * (t->c->train.dtype ? 2 : 4)};
 }
 
+static weft_traffic times(weft_traffic t, uint64_t n) {
+    return (weft_traffic){t.count * n, t.bytes * n};
+}
+
 static weft_status plan_one(weft_trainer *t, int ranks, int rank, weft_plan *p) {
     const weft_layout_want w = trainer_wanted(t->c);
     weft_model_desc d;
@@ -73,13 +77,14 @@ static weft_status plan_one(weft_trainer *t, int ranks, int rank, weft_plan *p) 
     WEFT_TRY(weft_backend_open(trainer_device(t), &bo, &t->backend));
     WEFT_TRY(plan_place(t, &w, &d, ranks, rank));
     const weft_params *q = weft_model_params(t->model);
-    const weft_traffic pass = weft_model_traffic(t->model);
     const uint64_t micros = (uint64_t)t->layout.micro_count;
     *p = (weft_plan){.layout = t->layout,
                      .memory = t->memory,
                      .parameters = q->count,
                      .data = weft_shards_traffic(t->shards, t->layout.micro_count),
-                     .tensor = {pass.count * micros, pass.bytes * micros},
+                     .tensor = times(weft_model_traffic(t->model), micros),
+                     .sequence = times(weft_model_context_traffic(t->model), micros),
+                     .experts = times(weft_model_expert_traffic(t->model), micros),
                      .stage = stage_traffic(t)};
     for (size_t i = 0; i < q->n; i++) p->held += q->item[i].n;
     if (t->layout.size[WEFT_AXIS_PP] > 1) trainer_pipeline_text(t, p->pipeline, sizeof p->pipeline);

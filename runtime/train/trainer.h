@@ -42,7 +42,8 @@ typedef struct weft_plan {
     char pipeline[512]; /* its stages in words; empty: there is one */
     weft_arena memory;  /* its parts; never committed */
     size_t parameters, held;
-    weft_traffic data, tensor, stage; /* of a step: what this rank takes part in, by group */
+    /* of a step: what this rank takes part in, by group */
+    weft_traffic data, tensor, sequence, experts, stage;
 } weft_plan;
 
 /* Rank `rank` of `ranks` (0: as many as the axes multiply to). Reads the data's headers. */

@@ -316,6 +316,10 @@ static void sends_what_the_closed_form_says(void **state) {
             assert_int_equal(stats.halo.bytes, want.halo_bytes);
             assert_int_equal(stats.bulk.count, want.bulks);
             assert_int_equal(stats.bulk.bytes, want.bulk_bytes);
+            const weft_traffic t = weft_model_context_traffic(p.part.model),
+                               none = weft_model_context_traffic(p.one.model);
+            assert_true(t.count == want.halos + want.bulks && t.bytes == want.halo_bytes + want.bulk_bytes &&
+                        !none.count);
             close_pair(&p);
         }
 }

@@ -208,6 +208,7 @@ static void check_volume(const pair *p, const setting *s, uint64_t moved) {
     assert_ok(weft_allreduce(p->mesh.all, &all, &all, 1, WEFT_I64, WEFT_SUM));
     assert_int_equal(all, 2 * exchanges * mpi_test_size() * TOKENS * s->d.experts_per_token * s->d.hidden *
                               (int64_t)weft_dtype_size(s->t));
+    assert_int_equal(all, (int64_t)weft_model_expert_traffic(p->part.model).bytes * mpi_test_size());
 }
 
 static void check(const setting *s) {
