@@ -28,13 +28,14 @@ static int32_t mark(int k, int backward, int micro, int step) {
 }
 
 static void fill(int32_t *data, int32_t value) {
-    for (int i = 0; i < N; i++) data[i] = value ^ i << 20;
+    for (int i = 0; i < N; i++) data[i] = (int32_t)((uint32_t)value ^ (uint32_t)i << 20);
 }
 
 static void check(const int32_t *data, int32_t value) {
     for (int i = 0; i < N; i++)
-        if (data[i] != (value ^ i << 20))
-            fail_msg("element %d: %d instead of %d", i, data[i], value ^ i << 20);
+        if (data[i] != ((int32_t)((uint32_t)value ^ (uint32_t)i << 20)))
+            fail_msg("element %d: %d instead of %d", i, data[i],
+                     (int32_t)((uint32_t)value ^ (uint32_t)i << 20));
 }
 
 static void run_step(weft_links *l, const weft_pipeline *p, int step) {
