@@ -157,13 +157,15 @@ static void gemm_round(kt_rng *r, int round, int64_t max_m, int64_t max_k) {
     kt_freeze(&pool);
     g.a = a;
     g.b = b;
+    weft_gemm_desc with_pack = *d; /* another product, with a plan and scratch of its own */
+    with_pack.b_packed = 1;
     for (int packed = 0; packed < 2; packed++) {
         for (int i = 0; i < 3; i++) tol[i] = kt_tolerances(i == 0 ? nc : i == 1 ? npre : (size_t)d->m);
         gemm_tolerances(&g, c0, col0, tol[0], tol[1], tol[2]);
         c.out[0] = (kt_out){.name = "c", .t = d->c, .n = nc, .init = c0, .tol = tol[0]};
         c.out[1] = (kt_out){.name = "pre", .t = d->c, .n = npre, .init = pre0, .tol = tol[1]};
         c.out[2] = (kt_out){.name = "col_sum", .t = WEFT_F32, .n = (size_t)d->m, .init = col0, .tol = tol[2]};
-        if (packed) c.name = "gemm, packed", c.call = call_gemm_packed;
+        if (packed) c.name = "gemm, packed", c.call = call_gemm_packed, c.desc = &with_pack;
         kt_compare(&c, r);
     }
     kt_free(&pool);
