@@ -44,6 +44,11 @@ static const struct {
     {WEFT_ERR_DEVICE, 71, "ERR_DEVICE"},
     {WEFT_ERR_STALE, 70, "ERR_STALE"},
     {WEFT_ERR_DIVERGED, 93, "ERR_DIVERGED"},
+    {WEFT_ERR_HUB_STALE, 75, "ERR_HUB_STALE"},
+    {WEFT_ERR_FENCED, 75, "ERR_FENCED"},
+    {WEFT_ERR_HUB_LOST, 75, "ERR_HUB_LOST"},
+    {WEFT_ERR_LAYOUT, 75, "ERR_LAYOUT"},
+    {WEFT_ERR_QUORUM, 75, "ERR_QUORUM"},
 };
 
 const char *weft_status_name(weft_status s) {

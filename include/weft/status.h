@@ -59,6 +59,14 @@ typedef enum weft_status {
 
     /* the run */
     WEFT_ERR_DIVERGED = -50, /* the training makes no progress (NaN or spikes beyond the guard) */
+
+    /* the sites of a run: the training state stays intact. HUB_STALE and LAYOUT need a person */
+    WEFT_ERR_HUB_STALE =
+        -60, /* the hub's log lacks what this site has seen committed: an old backup, or another run */
+    WEFT_ERR_FENCED = -61,   /* this site was given up as dead: join again */
+    WEFT_ERR_HUB_LOST = -62, /* no hub for longer than the site may go on alone */
+    WEFT_ERR_LAYOUT = -63,   /* another model, fragments or parameters than the run's */
+    WEFT_ERR_QUORUM = -64,   /* fewer sites than the run needs */
 } weft_status;
 
 /* The upper-case name of a status without its prefix, e.g. "ERR_FORMAT". Never NULL. Any thread. */
