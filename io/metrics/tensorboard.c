@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/crc32c.h"
 #include "base/mem.h"
 #include "io/metrics/append.h"
 #include "io/metrics/registry.h"
@@ -33,24 +34,6 @@ struct tb_writer {
     size_t end; /* of the summary, which begins at FRONT */
     unsigned char buf[BUFFER];
 };
-
-/* ---- CRC-32C ---- */
-
-uint32_t tb_crc32c(const void *data, size_t n) {
-    /* Half a byte at a time: the table fits in a cache line, and records are a few kilobytes a second. */
-    static const uint32_t table[16] = {
-        0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1, 0x417b1dbc, 0x5125dad3, 0x61c69362, 0x7198540d,
-        0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9, 0xc38d26c4, 0xd3d3e1ab, 0xe330a81a, 0xf36e6f75,
-    };
-    const unsigned char *p = data;
-    uint32_t c = ~0u;
-    while (n--) {
-        c ^= *p++;
-        c = (c >> 4) ^ table[c & 15];
-        c = (c >> 4) ^ table[c & 15];
-    }
-    return ~c;
-}
 
 /* ---- protobuf ---- */
 
@@ -73,8 +56,8 @@ static weft_status write_record(tb_writer *w, const unsigned char *front, size_t
     unsigned char *message = w->buf + FRONT - nfront, *record = message - 12;
     memcpy(message, front, nfront);
     put_le(record, n, 8);
-    put_le(record + 8, tb_mask(tb_crc32c(record, 8)), 4);
-    put_le(message + n, tb_mask(tb_crc32c(message, n)), 4);
+    put_le(record + 8, tb_mask(weft_crc32c(0, record, 8)), 4);
+    put_le(message + n, tb_mask(weft_crc32c(0, message, n)), 4);
     return append_record(&w->file, record, 12 + n + 4);
 }
 

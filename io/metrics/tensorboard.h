@@ -17,8 +17,7 @@ void tb_scalar(tb_writer *w, const char *tag, float value);
 weft_status tb_end(tb_writer *w);
 void tb_close(tb_writer *w);
 
-/* CRC-32C (Castagnoli, reflected, RFC 3720), and the masked form that the record format stores. */
-uint32_t tb_crc32c(const void *data, size_t n);
+/* The masked form of a CRC-32C that the record format stores. */
 static inline uint32_t tb_mask(uint32_t crc) {
     return ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
 }
