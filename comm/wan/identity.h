@@ -12,8 +12,7 @@
 #include "base/status.h"
 
 enum {
-    WEFT_WAN_NAME_MAX =
-        64, /* bytes of a run's, a site's or a role's name with the zero: [A-Za-z0-9._-] */
+    WEFT_WAN_NAME_MAX = 64,   /* bytes of a run's, a site's or a role's name with the zero: [A-Za-z0-9._-] */
     WEFT_WAN_PEER_MAX = 128,  /* of "site/role" */
     WEFT_WAN_FINGERPRINT = 32 /* SHA-256 of a certificate (DER) */
 };
