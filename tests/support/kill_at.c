@@ -1,6 +1,6 @@
 /* Preloaded into a program under test: makes its n-th change of the file system go wrong.
  *
- * WEFT_KILL_AT=n: the n-th call of write, pwrite, fallocate, fsync, rename, unlink, unlinkat, rmdir, ftruncate or mkdir.
+ * WEFT_KILL_AT=n: the n-th call of write, pwrite, fallocate, fsync, fdatasync, rename, unlink, unlinkat, rmdir, ftruncate or mkdir.
  * WEFT_KILL_KIND: what happens then.
  *   kill (default)  the call does not happen (a write happens by half), the process is killed: kill -9, or a power cut
  *   eio             it fails once with EIO
@@ -104,6 +104,11 @@ EXPORT int fallocate(int fd, int mode, off_t at, off_t n) {
 
 EXPORT int fsync(int fd) {
     REAL(fsync);
+    return stopped(0) ? -1 : real(fd);
+}
+
+EXPORT int fdatasync(int fd) {
+    REAL(fdatasync);
     return stopped(0) ? -1 : real(fd);
 }
 
