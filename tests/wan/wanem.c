@@ -168,10 +168,20 @@ static weft_status report(const options *o, const wan_script *s, weft_status res
 
 /* --- the run --- */
 
+static weft_status read_input(char **text) {
+    *text = weft_calloc(1, MOST_TEXT);
+    if (!*text) return WEFT_ERR_NOMEM;
+    const size_t n = fread(*text, 1, MOST_TEXT - 1, stdin);
+    const int bad = ferror(stdin) || n == MOST_TEXT - 1;
+    if (!bad) return WEFT_OK;
+    free(*text);
+    return weft_fail(WEFT_ERR_IO, "cannot read a scenario from standard input");
+}
+
 static weft_status read_scenario(const char *path, wan_scenario *s) {
     char *text = NULL;
     size_t n = 0;
-    WEFT_TRY(weft_file_read(strcmp(path, "-") == 0 ? "/dev/stdin" : path, MOST_TEXT, &text, &n));
+    WEFT_TRY(strcmp(path, "-") == 0 ? read_input(&text) : weft_file_read(path, MOST_TEXT, &text, &n));
     return wan_scenario_parse(path, text, s);
 }
 
