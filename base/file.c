@@ -114,13 +114,13 @@ weft_status weft_rename_durable(const char *from, const char *to) {
     return weft_dir_sync_of(to);
 }
 
-weft_status weft_file_write(const char *path, const void *data, size_t n) {
+static weft_status write_whole(const char *path, const void *data, size_t n, mode_t mode) {
     size_t cap = strlen(path) + 32;
     char *tmp = weft_calloc(cap, 1);
     if (!tmp) return WEFT_ERR_NOMEM;
     snprintf(tmp, cap, "%s.tmp-%ld", path, (long)getpid());
     weft_status s = WEFT_OK;
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
     if (fd < 0)
         s = weft_fail_create(errno, "creating %s", path);
     else {
@@ -132,6 +132,14 @@ weft_status weft_file_write(const char *path, const void *data, size_t n) {
     }
     free(tmp);
     return s;
+}
+
+weft_status weft_file_write(const char *path, const void *data, size_t n) {
+    return write_whole(path, data, n, 0644);
+}
+
+weft_status weft_file_write_secret(const char *path, const void *data, size_t n) {
+    return write_whole(path, data, n, 0600);
 }
 
 weft_status weft_mkdirs(const char *path) {

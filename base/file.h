@@ -16,6 +16,8 @@ weft_status weft_file_read(const char *path, size_t max, char **data, size_t *n)
  * old file is untouched and the temporary one removed. SPACE, ACCESS (a missing directory, too), IO. Any
  * thread. */
 weft_status weft_file_write(const char *path, const void *data, size_t n);
+/* The same with mode 0600, for keys. */
+weft_status weft_file_write_secret(const char *path, const void *data, size_t n);
 
 /* write(2)s or pwrite(2)s all n bytes, resuming after short writes. `path` is for the message. */
 weft_status weft_write_all(int fd, const void *data, size_t n, const char *path);
