@@ -113,7 +113,6 @@ exchange_slot *exchange_open_slot(weft_exchange *x, uint64_t round) {
 static void turn_over(weft_exchange *x, uint64_t version) {
     x->version = version;
     x->reduced = 0;
-    x->early = 0;
     memset(x->sent, SENT_NOT, (size_t)SEND_KINDS * WEFT_EXCHANGE_MEMBERS * x->count);
     memset(x->hint, 0, sizeof x->hint);
 }
@@ -124,23 +123,27 @@ weft_status weft_exchange_start(weft_exchange *x, uint64_t version) {
     return WEFT_OK;
 }
 
-/* Counts what is here of what this member needs of a row; the rest of it goes. */
+/* Counts what is here of what this member needs of a row. Of a committed round the rest goes; of the open one it stays: the
+ * next attempt may cut other parts. */
 static void count_row(weft_exchange *x, exchange_slot *s, uint32_t row, uint32_t first, uint32_t end) {
     s->here[row] = 0;
     for (uint32_t i = 0; i < x->count; i++) {
         exchange_cell *c = exchange_cell_of(x, s, row, i);
         int needed = i >= first && i < end;
-        if (!needed && (row != x->self || s->committed)) empty_cell(x, c);
+        if (!needed && s->committed) empty_cell(x, c);
         s->here[row] += needed && c->state == CELL_HERE;
+        x->early += !needed && row != x->self && c->state != CELL_EMPTY;
     }
 }
 
-/* The same of a slot whose terms are known. My contribution to the open round stays whole: others may need it later. */
+/* The same of a slot whose terms are known. */
 static void count_here(weft_exchange *x, exchange_slot *s) {
     uint32_t first, end;
     exchange_part(x, s, x->self, &first, &end);
+    x->early = 0;
     for (uint32_t m = 0; m < WEFT_EXCHANGE_MEMBERS; m++) {
         int needed = s->committed ? s->gather && exchange_in(s->set, m) : exchange_in(s->members, m);
+        if (!needed && m != x->self) exchange_clear_row(x, s, m);
         count_row(x, s, m, needed ? first : 0, needed ? end : 0);
     }
     count_row(x, s, EXCHANGE_RESULT, 0, s->gather ? 0 : x->count);

@@ -9,7 +9,8 @@
  * Life of round r (r - 1 is committed):  offer -> begin (OPEN) -> have() grows (HAVE) -> seal (SEAL) -> reduce until done
  * (REDUCED) -> got (PREPARED) -> commit (COMMIT). A further begin with a higher attempt voids what the former attempt
  * sealed and reduced, but not the contributions: they are the same bytes in every attempt, so what is here stays here, and
- * what was sent is not sent again. Chunks of round r + 1 that come early are kept.
+ * what was sent is not sent again. Chunks that come before the attempt which they belong to are kept as far as there is
+ * room; one that was dropped all the same, its sender takes for sent: who waits too long pulls what is missing.
  * A committed round is kept until `kept` later ones are committed: butterfly its results, gather its contributions. A round
  * that others committed without us can be filled later by chunks of the kind replay.
  *
@@ -149,7 +150,7 @@ int weft_exchange_next(weft_exchange *x, uint64_t ready, weft_exchange_item *ite
 /* The item's end: s >= 0 and not WEFT_DROPPED: it is there; else it will be given out again. Also ends what serve gave. */
 void weft_exchange_sent(weft_exchange *x, uint16_t to, const weft_exchange_chunk *c, const void *data,
                         weft_status s);
-/* The peer has lost what it had of this round (a new incarnation): all of it is sent again. */
+/* The peer has lost what it had of this round (it, or this member, has a new incarnation): all of it is sent again. */
 void weft_exchange_resend(weft_exchange *x, uint16_t to);
 
 /* --- pulling --- */

@@ -47,9 +47,9 @@ struct weft_exchange {
     float *acc;             /* a chunk */
     weft_site_hash *leaves; /* count */
     /* of round version + 1 */
-    uint32_t reduced; /* chunks of my part */
-    uint32_t early, early_most;
-    uint8_t *sent;                                    /* [SEND_KINDS][MEMBERS][count] */
+    uint32_t reduced;           /* chunks of my part */
+    uint32_t early, early_most; /* contributions' chunks here or coming that are not needed (yet) */
+    uint8_t *sent;              /* [SEND_KINDS][MEMBERS][count] */
     uint32_t hint[SEND_KINDS][WEFT_EXCHANGE_MEMBERS]; /* nothing below is SENT_NOT */
     uint32_t turn;
 };

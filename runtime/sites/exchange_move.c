@@ -8,20 +8,24 @@
 
 /* --- coming --- */
 
-/* The row that a chunk belongs to, in a slot that may take it now; -1: none. Early chunks make their slot. */
-static int row_for(weft_exchange *x, const weft_exchange_chunk *c) {
+/* Is this contribution's chunk one that this member needs by the terms that it knows? Others are taken in as far as there
+ * is room: their sender may have heard of an attempt that this member has not. */
+static int needed_now(const weft_exchange *x, const exchange_slot *s, const weft_exchange_chunk *c) {
+    uint32_t first = 0, end = 0;
+    if (!s || !s->known) return 0;
+    exchange_part(x, s, x->self, &first, &end);
+    return exchange_in(s->members, c->src) && c->chunk >= first && c->chunk < end;
+}
+
+/* The row that a chunk belongs to; -1: it has no place. */
+static int row_for(const weft_exchange *x, const weft_exchange_chunk *c) {
     uint64_t open = x->version + 1;
-    exchange_slot *s = exchange_slot_of(x, c->round);
+    const exchange_slot *s = exchange_slot_of(x, c->round);
     if (c->src >= WEFT_EXCHANGE_MEMBERS || c->chunk >= x->count || !c->round) return -1;
     switch (c->kind) {
     case WEFT_EXCHANGE_CONTRIB:
         if ((c->round != open && c->round != open + 1) || c->src == x->self || c->codec != x->up) return -1;
-        if (s && s->known) {
-            uint32_t first = 0, end = 0;
-            exchange_part(x, s, x->self, &first, &end);
-            return exchange_in(s->members, c->src) && c->chunk >= first && c->chunk < end ? c->src : -1;
-        }
-        return x->early < x->early_most ? c->src : -1;
+        return needed_now(x, s, c) || x->early < x->early_most ? c->src : -1;
     case WEFT_EXCHANGE_RESULT:
         if (!s || !s->known || s->gather || s->attempt != (int32_t)c->attempt || c->codec != x->down)
             return -1;
@@ -58,7 +62,7 @@ void *weft_exchange_place(weft_exchange *x, const weft_exchange_chunk *c) {
     cell->slab = weft_slabs_take(row == EXCHANGE_RESULT ? x->downs : x->ups);
     if (!cell->slab) return NULL;
     cell->state = CELL_COMING;
-    x->early += !s->known;
+    x->early += c->kind == WEFT_EXCHANGE_CONTRIB && !needed_now(x, s, c);
     return cell->slab;
 }
 
@@ -100,7 +104,7 @@ void weft_exchange_lost(weft_exchange *x, const weft_exchange_chunk *c, void *at
     if (cell) {
         cell->state = CELL_EMPTY;
         cell->slab = NULL;
-        x->early -= !s->known && x->early;
+        if (c->kind == WEFT_EXCHANGE_CONTRIB && !needed_now(x, s, c) && x->early) x->early--;
     }
     exchange_drop(x, at);
 }

@@ -156,6 +156,10 @@ weft_status weft_vault_apply(weft_vault *v, uint32_t fragment, uint32_t chunk, u
     if (version == WEFT_VAULT_UNKNOWN || version + 1 != round)
         return weft_fail(WEFT_ERR_STATE, "fragment %u chunk %u: round %llu does not follow its version %lld",
                          fragment, chunk, (unsigned long long)round, (long long)version);
+    if (!x) { /* the hash stays right, too */
+        f->note[chunk].version = round;
+        return WEFT_OK;
+    }
     size_t at = weft_chunks_at(f->chunks, chunk);
     weft_outer_desc d = {.size = sizeof d, .n = weft_chunks_elements(f->chunks, chunk), .eta = eta, .mu = mu};
     WEFT_TRY(v->coder->ops->outer_step(v->coder->exec, &d, x, f->velocity + at, f->theta + at));

@@ -54,7 +54,8 @@ uint32_t weft_vault_behind(const weft_vault *v, uint32_t fragment, uint64_t vers
 
 /* d = Theta - theta, padded with zeros; theta: the fragment's elements, d: padded. STATE: chunks at different versions. */
 weft_status weft_vault_delta(const weft_vault *v, uint32_t fragment, const float *theta, float *d);
-/* Commit `round` on one chunk: x as decoded, v = fma(mu, v, x); g = fma(mu, v, x); Theta = fma(-eta, g, Theta). STATE: the
+/* Commit `round` on one chunk: x as decoded, v = fma(mu, v, x); g = fma(mu, v, x); Theta = fma(-eta, g, Theta).
+ * x NULL: nobody contributed, the content stays. STATE: the
  * chunk does not stand at round - 1. */
 weft_status weft_vault_apply(weft_vault *v, uint32_t fragment, uint32_t chunk, uint64_t round, const float *x,
                              float eta, float mu);
