@@ -168,6 +168,7 @@ static void take_terms(exchange_slot *s, const weft_exchange_terms *t) {
     s->gather = t->gather != 0;
     s->attempt = t->attempt;
     s->members = t->members;
+    s->eta = t->eta;
     if (t->gather)
         memset(s->bound, 0, sizeof s->bound);
     else

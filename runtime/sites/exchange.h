@@ -59,6 +59,7 @@ typedef struct weft_exchange_terms {
     /* butterfly: member m owns the chunks [bound[m], bound[m + 1]), WEFT_EXCHANGE_MEMBERS + 1 values from 0 to the number
      * of chunks (weft_parts_cut), copied; not read in a gather */
     const uint32_t *bound;
+    float eta; /* COMMIT: of its outer step; kept for those that replay it */
 } weft_exchange_terms;
 
 /* Which chunk: the part of a wire header that matters here. */
@@ -136,6 +137,11 @@ weft_status weft_exchange_commit(weft_exchange *x, const weft_exchange_terms *t,
  * contributed, out is 0: the version has the content of the one before. NOTFOUND: bytes that it needs are not here. */
 weft_status weft_exchange_result(weft_exchange *x, uint64_t round, uint32_t chunk, float *out);
 
+/* Is that round kept (committed, not necessarily all here)? With the eta of its commit. */
+int weft_exchange_kept(const weft_exchange *x, uint64_t round, float *eta);
+/* Bytes that a chunk of that round would still have to be sent here before weft_exchange_result gives it; SIZE_MAX: not kept. */
+size_t weft_exchange_lacking(const weft_exchange *x, uint64_t round, uint32_t chunk);
+
 /* --- sending --- */
 
 typedef struct weft_exchange_item {
@@ -160,6 +166,9 @@ void weft_exchange_resend(weft_exchange *x, uint16_t to);
  * Chunks on their way in do not count as lacking. 0: no more. */
 int weft_exchange_missing(const weft_exchange *x, uint64_t round, uint64_t from, uint64_t *cursor,
                           weft_exchange_chunk *c);
+/* The same of one chunk of a committed round; *cursor counts rows. */
+int weft_exchange_missing_of(const weft_exchange *x, uint64_t round, uint32_t chunk, uint32_t *cursor,
+                             weft_exchange_chunk *c);
 /* Bytes of a chunk that somebody pulls. c: round, src, chunk, and kind CONTRIB or RESULT; of a committed round it becomes
  * REPLAY; attempt, codec, bytes and incarnation are filled in. NULL: not here. It ends with weft_exchange_sent. */
 const void *weft_exchange_serve(weft_exchange *x, weft_exchange_chunk *c);

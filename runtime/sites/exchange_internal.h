@@ -29,6 +29,7 @@ typedef struct exchange_slot {
     int32_t attempt; /* the last that began; -1: none */
     uint64_t members, set;
     float weight[WEFT_EXCHANGE_MEMBERS];
+    float eta;
     uint32_t bound[WEFT_EXCHANGE_MEMBERS + 1];
     uint64_t incarnation[WEFT_EXCHANGE_MEMBERS];
     uint32_t here[EXCHANGE_ROWS]; /* HERE cells of a row that are needed here; while known */

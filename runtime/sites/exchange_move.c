@@ -226,6 +226,39 @@ int weft_exchange_missing(const weft_exchange *x, uint64_t round, uint64_t from,
     return 0;
 }
 
+int weft_exchange_missing_of(const weft_exchange *x, uint64_t round, uint32_t chunk, uint32_t *cursor,
+                             weft_exchange_chunk *c) {
+    const exchange_slot *s = exchange_slot_of(x, round);
+    if (!s || !s->committed || chunk >= x->count) return 0;
+    for (uint32_t row = *cursor; row < EXCHANGE_ROWS; row++) {
+        if (!lacks(x, s, ~0ull, row, chunk)) continue;
+        describe(x, s, row, chunk, c);
+        *cursor = row + 1;
+        return 1;
+    }
+    *cursor = EXCHANGE_ROWS;
+    return 0;
+}
+
+int weft_exchange_kept(const weft_exchange *x, uint64_t round, float *eta) {
+    const exchange_slot *s = exchange_slot_of(x, round);
+    if (!s || !s->committed) return 0;
+    *eta = s->eta;
+    return 1;
+}
+
+size_t weft_exchange_lacking(const weft_exchange *x, uint64_t round, uint32_t chunk) {
+    const exchange_slot *s = exchange_slot_of(x, round);
+    size_t bytes = 0;
+    if (!s || !s->committed || chunk >= x->count) return SIZE_MAX;
+    for (uint32_t row = 0; s->set && row < EXCHANGE_ROWS; row++) {
+        int needed = row == EXCHANGE_RESULT ? !s->gather : s->gather && exchange_in(s->set, row);
+        if (needed && exchange_cell_of(x, s, row, chunk)->state != CELL_HERE)
+            bytes += exchange_bytes(x, row == EXCHANGE_RESULT ? x->down : x->up, chunk);
+    }
+    return bytes;
+}
+
 const void *weft_exchange_serve(weft_exchange *x, weft_exchange_chunk *c) {
     const exchange_slot *s = exchange_slot_of(x, c->round);
     if (!s || c->chunk >= x->count || c->src >= WEFT_EXCHANGE_MEMBERS) return NULL;

@@ -101,7 +101,7 @@ static void cut(rounds_net *n) {
 
 void rounds_attempt(rounds_net *n, uint64_t round, uint16_t attempt, int gather) {
     cut(n);
-    n->terms = (weft_exchange_terms){round, attempt, gather, rounds_members(n), gather ? NULL : n->bound};
+    n->terms = (weft_exchange_terms){round, attempt, gather, rounds_members(n), gather ? NULL : n->bound, 0};
     int first = (int)rounds_below(&n->rng, (uint64_t)n->sites);
     for (int k = 0; k < n->sites; k++) {
         int i = (first + k) % n->sites;

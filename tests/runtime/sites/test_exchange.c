@@ -159,7 +159,7 @@ static void rounds_allocate_nothing(void **state) {
             if (round == 1) /* the largest part that an epoch could give */
                 for (int i = 0; i < n.sites; i++) {
                     uint32_t bound[WEFT_EXCHANGE_MEMBERS + 1];
-                    weft_exchange_terms all = {round, 1, gather, n.terms.members, bound};
+                    weft_exchange_terms all = {round, 1, gather, n.terms.members, bound, 0};
                     for (int m = 0; m <= WEFT_EXCHANGE_MEMBERS; m++)
                         bound[m] = m > n.id[i] ? weft_chunks_count(n.chunks) : 0;
                     assert_int_equal(weft_exchange_begin(n.x[i], &all), WEFT_OK);
@@ -189,7 +189,7 @@ static void what_does_not_belong_has_no_place(void **state) {
     rounds_begin_net(&n, 9, 2, (weft_chunks){1024, 256}, WEFT_CODEC_INT4B128, WEFT_CODEC_INT8B128);
     rounds_offer(&n);
     for (int m = 0; m <= WEFT_EXCHANGE_MEMBERS; m++) n.bound[m] = m <= n.id[0] ? 0 : m <= n.id[1] ? 2 : 4;
-    n.terms = (weft_exchange_terms){1, 0, 0, rounds_members(&n), n.bound};
+    n.terms = (weft_exchange_terms){1, 0, 0, rounds_members(&n), n.bound, 0};
     for (int i = 0; i < 2; i++) assert_int_equal(weft_exchange_begin(n.x[i], &n.terms), WEFT_OK);
     assert_int_equal(weft_exchange_begin(n.x[0], &n.terms), WEFT_ERR_STATE); /* the same attempt again */
     assert_int_equal(weft_exchange_next(n.x[0], ~0ull, &item), 1);
@@ -229,7 +229,7 @@ static void what_does_not_belong_has_no_place(void **state) {
     assert_int_equal(weft_exchange_seal(n.x[1], 1, 0, rounds_members(&n), n.weight), WEFT_ERR_STATE);
     uint64_t bits;
     assert_int_equal(weft_exchange_offer(n.x[0], n.d[0], &bits, &root), WEFT_ERR_STATE);
-    assert_int_equal(weft_exchange_commit(n.x[0], &(weft_exchange_terms){2, 0, 1, 1, NULL}, 0, none),
+    assert_int_equal(weft_exchange_commit(n.x[0], &(weft_exchange_terms){2, 0, 1, 1, NULL, 0}, 0, none),
                      WEFT_ERR_STATE);
     rounds_end_net(&n);
 }
@@ -280,7 +280,7 @@ static void nobody_contributed(void **state) {
     weft_exchange_chunk c;
     (void)state;
     rounds_begin_net(&n, 3, 2, (weft_chunks){600, 256}, WEFT_CODEC_INT4B128, WEFT_CODEC_INT8B128);
-    weft_exchange_terms t = {1, 0, 1, rounds_members(&n), NULL};
+    weft_exchange_terms t = {1, 0, 1, rounds_members(&n), NULL, 0};
     assert_int_equal(weft_exchange_commit(n.x[0], &t, 0, none), WEFT_OK);
     assert_int_equal(weft_exchange_version(n.x[0]), 1);
     assert_int_equal(weft_exchange_missing(n.x[0], 1, ~0ull, &cursor, &c), 0);

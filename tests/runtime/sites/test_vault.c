@@ -40,7 +40,7 @@ static weft_site_hash root_of(weft_vault *v, uint64_t version) {
 /* A round of one member, and the outer step with its result. */
 static void step_alone(weft_vault *v, weft_exchange *x, uint64_t round, const float *d, float eta, float mu) {
     float weight[WEFT_EXCHANGE_MEMBERS] = {[5] = 1}, values[4096];
-    weft_exchange_terms t = {round, 0, 1, 1ull << 5, NULL};
+    weft_exchange_terms t = {round, 0, 1, 1ull << 5, NULL, 0};
     uint64_t bad;
     weft_site_hash root;
     assert_int_equal(weft_exchange_offer(x, d, &bad, &root), WEFT_OK);
@@ -239,7 +239,7 @@ static double lost_by_feedback(uint64_t seed, int when) {
     memset(put, 0, sizeof put);
     memset(taken, 0, sizeof taken);
     for (uint64_t round = 1; round <= STEPS; round++) {
-        weft_exchange_terms t = {round, 0, 1, 1ull << 5, NULL};
+        weft_exchange_terms t = {round, 0, 1, 1ull << 5, NULL, 0};
         uint64_t bad;
         weft_site_hash root;
         int in = rounds_below(&r, 3) != 0;
