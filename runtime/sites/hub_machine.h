@@ -80,22 +80,26 @@ typedef struct weft_hub_actions {
     void *arg;
 } weft_hub_actions;
 
+/* What a member is told once the record `after` is on disk. */
+typedef enum weft_hub_due { WEFT_DUE_NOTHING, WEFT_DUE_WELCOME, WEFT_DUE_FENCE } weft_hub_due;
+
 typedef struct weft_hub_member {
     uint8_t state; /* weft_site_state, SUSPECT too */
     uint8_t kind;
-    uint8_t connected;
-    uint8_t waiting, welcome_due, drain_asked, caught_up;
+    uint8_t connected, live; /* live: welcomed on this connection */
+    uint8_t waiting;         /* its training waits on purpose */
+    uint8_t due, reason;     /* weft_hub_due; why it is out */
     uint64_t incarnation;
-    uint64_t after;    /* not to be answered before this record is synced */
+    uint64_t after;
     uint64_t heard_ns; /* last message, or its HELLO, or BOOT */
-    uint64_t progress, progress_ns;
-    uint64_t step;
-    double pi, steps_per_s, egress, ingress;
-    uint64_t gap[WEFT_HUB_GAPS];
+    uint64_t beat_ns;  /* last heartbeat */
+    uint64_t step, progress, progress_ns;
+    double pi, steps_per_s, egress, ingress; /* moving averages */
+    uint64_t gap[WEFT_HUB_GAPS];             /* between heartbeats, ns */
     uint32_t ngaps;
+    uint64_t tokens;                        /* committed */
+    uint64_t versions[WEFT_SITE_FRAGMENTS]; /* what it had at its HELLO */
     char site[WEFT_SITE_NAME], address[WEFT_SITE_ADDRESS];
-    uint64_t hello_seq;
-    uint64_t tokens; /* committed */
 } weft_hub_member;
 
 typedef enum weft_hub_phase {
@@ -110,31 +114,34 @@ typedef struct weft_hub_norms {
     uint32_t n;
 } weft_hub_norms;
 
+/* One inquiry about the roots of a fragment at a time. */
+typedef struct weft_hub_audit {
+    uint8_t regular; /* every so many commits: all active members; else for joiners */
+    uint64_t version, asked_ns;
+    weft_site_set asked, got;
+    weft_site_set agreed;           /* joiners whose root was right */
+    uint64_t at[WEFT_SITE_MEMBERS]; /* the version of their answer */
+    weft_site_hash root[WEFT_SITE_MEMBERS];
+} weft_hub_audit;
+
 typedef struct weft_hub_fragment {
-    uint64_t version; /* synced or not: what the log says */
-    uint8_t phase, gather;
+    uint64_t version; /* by the log, synced or not */
+    uint8_t phase, root_known;
     uint16_t next_attempt;
-    weft_site_key key;
-    uint32_t epoch;
-    weft_site_set members, owners; /* of the attempt */
-    weft_site_set ready;           /* for round version + 1 */
-    weft_site_set unfit;           /* of ready: not to be counted */
-    weft_site_set regular;         /* have been READY since they became active: waited for */
-    weft_site_set in, reduced, prepared;
-    weft_site_set have[WEFT_SITE_MEMBERS];
     uint64_t after; /* the record that the next message depends on */
     uint64_t opened_ns, quorum_ns, sealed_ns;
-    uint8_t root_known;
+    /* the attempt: key, epoch, members, gather, shares; from SEAL on also in, excluded, weights, tokens ... */
+    weft_site_commit attempt;
+    weft_site_set owners, lost; /* lost: gone since OPEN; they do not come back into this attempt */
+    weft_site_set have[WEFT_SITE_MEMBERS];
+    weft_site_set reduced, prepared;
     weft_site_hash root, part_root[WEFT_SITE_MEMBERS];
+    /* contributions for round version + 1, whatever the attempt */
+    weft_site_set ready, unfit; /* unfit: of ready, not to be counted */
+    weft_site_set regular;      /* have been READY since they became active: they are waited for */
     weft_site_ready info[WEFT_SITE_MEMBERS];
-    weft_site_commit sealed;
     weft_hub_norms norms[WEFT_SITE_MEMBERS];
-    /* audit of one version at a time */
-    uint8_t auditing;
-    uint64_t audit_version, audit_ns;
-    weft_site_set audit_asked, audit_got; /* audit_got: at audit_version */
-    weft_site_set agreed;                 /* joiners whose root was right */
-    weft_site_hash audit_root[WEFT_SITE_MEMBERS];
+    weft_hub_audit audit;
 } weft_hub_fragment;
 
 /* Large (some MB): keep it on the heap. Fields are for reading (status pages, tests). */
@@ -142,13 +149,14 @@ typedef struct weft_hub_machine {
     weft_hub_opts opts;
     uint8_t founded; /* there is a RUN record */
     uint8_t booted;
+    uint8_t epoch_due; /* weft_site_reason, or 0 */
     weft_site_run run;
     uint64_t term, seq, synced;
     uint64_t incarnations; /* given so far */
     uint64_t now_ns;
     uint32_t nmembers;
     weft_site_epoch epoch;
-    uint64_t epoch_seq, epoch_ns;
+    uint64_t epoch_seq, epoch_ns, ping_ns;
     uint64_t lonely_ns; /* since when no member is active; 0: not */
     uint32_t shifted;   /* commits in a row that other shares would have made faster */
     uint64_t durations[WEFT_HUB_DURATIONS];
@@ -156,7 +164,8 @@ typedef struct weft_hub_machine {
     double xi_quorum, xi_sync; /* seconds, moving averages: for the grace of quorums */
     weft_hub_member member[WEFT_SITE_MEMBERS];
     weft_hub_fragment fragment[WEFT_SITE_FRAGMENTS];
-    weft_hub_actions *out; /* during a step */
+    weft_hub_actions *out;     /* during a step */
+    weft_site_message scratch; /* what is being sent or appended */
 } weft_hub_machine;
 
 /* opts->digest must be set. */
@@ -171,6 +180,8 @@ weft_status weft_hub_step(weft_hub_machine *h, const weft_hub_event *e, uint64_t
 weft_site_set weft_hub_active(const weft_hub_machine *h);
 /* The number of a site, or -1. */
 int weft_hub_find(const weft_hub_machine *h, const char *site);
+/* Chunks of a fragment; the run is founded. */
+uint32_t weft_hub_chunks(const weft_hub_machine *h, uint32_t fragment);
 /* Fence time and round deadline as they stand, ns. */
 uint64_t weft_hub_fence_ns(const weft_hub_machine *h, uint32_t member);
 uint64_t weft_hub_deadline_ns(const weft_hub_machine *h);

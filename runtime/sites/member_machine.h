@@ -17,7 +17,8 @@
  *                                  over the contribution roots in ascending member order (an empty `in`: not asked)
  *   APPLY(commit, how)             committed. At the merge point: outer step (an empty `in`: none), then APPLIED
  *   VOID(key)                      the attempt is void; the contribution stays, encoded bytes of others may be kept:
- *                                  they depend on (fragment, round, src), not on the attempt
+ *                                  they depend on (fragment, round, src and its incarnation), not on the attempt; after
+ *                                  a BEGIN of another attempt HAVE is said anew
  * READY is valid for round = version + 1 only (weft_member_may_ready). It may come before or after BEGIN. A member that
  * is not READY in time is not waited for; it gets APPLY(how = LATE) like all others, its work stays in theta.
  *
@@ -76,7 +77,7 @@ typedef enum weft_member_action_kind {
     WEFT_DO_SEAL,  /* commit (no root yet) */
     WEFT_DO_PULL, /* key: what is missing of the result does not come: ask anyone of members for it. `wrong`: what
                         lies here has another root than it should: get it anew */
-    WEFT_DO_VOID,    /* key */
+    WEFT_DO_VOID,    /* key: the attempt is void */
     WEFT_DO_DISCARD, /* key: the contribution for this round is of no use any more */
     WEFT_DO_APPLY,   /* commit, how */
     WEFT_DO_FETCH,   /* key.fragment, key.round: the version wanted at least */
@@ -85,8 +86,9 @@ typedef enum weft_member_action_kind {
     WEFT_DO_JOINED, /* active from now on; fresh: theta was replaced, else a mere reconnect */
     WEFT_DO_PAUSE,  /* drift is exhausted: no further local step */
     WEFT_DO_RESUME,
-    WEFT_DO_REJOIN, /* fenced (reason): drop the hub's connection, dial again. Local work since the last commits is lost
-                       once FETCH or JOINED says so */
+    WEFT_DO_REDIAL, /* the hub is silent: drop its connection, dial again */
+    WEFT_DO_REJOIN, /* fenced (reason): the same; local work since the last commits is lost, JOINED comes again. An APPLY
+                       that was said is still to be answered */
     WEFT_DO_LEFT, /* drained: end */
     WEFT_DO_FAIL, /* status: final (HUB_STALE, LAYOUT, AUTH, ACCESS) */
 } weft_member_action_kind;
@@ -101,7 +103,7 @@ typedef enum weft_member_how {
 
 typedef struct weft_member_action {
     uint8_t kind;
-    uint8_t how, gather, wrong, fresh, reason;
+    uint8_t how, gather, wrong, reason;
     uint16_t donor;
     uint32_t epoch;
     weft_site_key key;
@@ -130,40 +132,45 @@ typedef enum weft_member_stage {
     WEFT_STAGE_SEALED,
 } weft_member_stage;
 
+typedef enum weft_member_pending {
+    WEFT_PENDING_NONE,
+    WEFT_PENDING_RESULT, /* committed; the result is not here yet (the attempt stays) */
+    WEFT_PENDING_APPLY,  /* APPLY was said, APPLIED not yet */
+} weft_member_pending;
+
 typedef struct weft_member_fragment {
     uint64_t version;   /* applied here */
     uint64_t committed; /* by the log */
-    /* the open attempt */
-    uint8_t stage, gather, offered, reduced, got, root_known, prepared;
-    weft_site_key key;
-    uint32_t epoch;
-    weft_site_set members, have;
+    uint8_t lost;       /* what is here belongs to no version of the log */
+    /* the attempt */
+    uint8_t stage, offered, reduced, got, root_known, prepared;
+    weft_site_commit attempt; /* key, epoch, members, gather, shares; from SEAL on the rest */
+    weft_site_set have;
     weft_site_hash part_root, got_root, root;
-    weft_site_commit sealed; /* SEAL, then COMMIT */
-    /* my contribution */
+    uint64_t asked_ns; /* last PULL, or since when one may be due */
+    /* my contribution, for round ready.key.round */
     uint8_t ready_held, missed;
     weft_site_ready ready;
-    /* what was asked */
-    uint8_t committed_here; /* `sealed` is a commit that waits for its result */
-    uint8_t applying, fetching, resyncing;
-    uint64_t fetch_version;
-    uint64_t asked_ns;
-    uint8_t audit;
-    uint64_t audit_version;
+    uint8_t pending;
+    uint8_t fetching, resyncing;
+    uint64_t fetch_ns;
+    uint8_t audit; /* 1: wanted, 2: asked of the owner */
+    uint64_t audit_version, audit_ns;
+    uint16_t donor; /* RESYNC */
+    weft_site_hash donor_root;
 } weft_member_fragment;
 
 /* Large (some hundred kB): keep it on the heap. Fields are for reading. */
 typedef struct weft_member_machine {
     weft_member_opts opts;
     uint8_t connected, welcomed; /* welcomed: on this connection */
-    uint8_t state;               /* OUT, OBSERVER, AUDITING, ACTIVE, DRAINING, FENCED */
-    uint8_t drain, paused, joined, caught_up_sent, ended, rejoining;
+    uint8_t state;               /* OUT, OBSERVER, ACTIVE, DRAINING, FENCED */
+    uint8_t drain, paused, caught_up_sent, ended;
     uint16_t member;
-    uint64_t incarnation;
+    uint64_t incarnation; /* 0: none */
     uint64_t term, seq;
     weft_site_hash chain; /* of record seq */
-    weft_site_run run;    /* of the log; nfragments 0: not known yet */
-    uint8_t founded;
+    weft_site_run run;    /* the log's; before that this site's */
     weft_site_epoch epoch;
     uint64_t beat_ns, heard_ns;
     weft_site_heartbeat beat;
@@ -171,7 +178,8 @@ typedef struct weft_member_machine {
     uint64_t now_ns;
     weft_member_peer peer[WEFT_SITE_MEMBERS];
     weft_member_fragment fragment[WEFT_SITE_FRAGMENTS];
-    weft_member_actions *out;
+    weft_member_actions *out;  /* during a step */
+    weft_site_message scratch; /* what is being sent */
 } weft_member_machine;
 
 /* A machine that has nothing. versions: what this site's outer state holds (a checkpoint's, or NULL: all 0, the

@@ -189,11 +189,17 @@ static void heartbeat_body(wire *w, weft_site_heartbeat *m) {
     below8(w, &m->waiting, 2);
 }
 
+static void shares(wire *w, weft_site_set members, uint32_t share[WEFT_SITE_MEMBERS]) {
+    for (uint32_t i = 0; i < WEFT_SITE_MEMBERS; i++)
+        if (weft_site_has(members, i)) below32(w, &share[i], WEFT_PARTS_ONE + 1);
+}
+
 static void open_body(wire *w, weft_site_open *m) {
     key(w, &m->key);
     u32(w, &m->epoch);
     u64(w, &m->members);
     below8(w, &m->gather, 2);
+    shares(w, m->members, m->shares);
 }
 
 static void ready_body(wire *w, weft_site_ready *m) {
@@ -260,11 +266,8 @@ static void epoch_body(wire *w, weft_site_epoch *m) {
     u64(w, &m->active);
     f32(w, &m->eta);
     for (uint32_t i = 0; i < WEFT_SITE_MEMBERS; i++)
-        if (weft_site_has(m->active, i)) {
-            u32(w, &m->h[i]);
-            u32(w, &m->shares[i]);
-            if (m->shares[i] > 65536) w->bad = 1;
-        }
+        if (weft_site_has(m->active, i)) u32(w, &m->h[i]);
+    shares(w, m->active, m->shares);
 }
 
 static void commit_body(wire *w, weft_site_commit *m) {
@@ -274,6 +277,7 @@ static void commit_body(wire *w, weft_site_commit *m) {
     u64(w, &m->in);
     u64(w, &m->excluded);
     below8(w, &m->gather, 2);
+    shares(w, m->members, m->shares);
     f32(w, &m->eta);
     hash(w, &m->root);
     for (uint32_t i = 0; i < WEFT_SITE_MEMBERS; i++)
@@ -443,6 +447,7 @@ const char *weft_site_reason_name(uint8_t reason) {
                                                 "an owner was lost",
                                                 "rollback",
                                                 "rates moved",
-                                                "joined"};
+                                                "joined",
+                                                "left"};
     return reason < WEFT_WHYS ? name[reason] : "?";
 }

@@ -26,6 +26,7 @@
 #define WEFT_SITE_LEAVES    256 /* leaf hashes in one message */
 #define WEFT_SITE_BODY_MAX  16384
 #define WEFT_SITE_VERSION   1
+#define WEFT_PARTS_ONE      65536u /* the sum of the shares of an epoch */
 
 typedef uint64_t weft_site_set; /* bit m: member m */
 typedef struct weft_site_hash {
@@ -98,6 +99,7 @@ typedef enum weft_site_reason {
     WEFT_WHY_ROLLBACK,
     WEFT_WHY_RATES, /* measured rates have moved */
     WEFT_WHY_JOIN,
+    WEFT_WHY_LEFT, /* fewer than before */
     WEFT_WHYS,
 } weft_site_reason;
 
@@ -171,8 +173,9 @@ typedef struct weft_site_ping {
 typedef struct weft_site_open {
     weft_site_key key;
     uint32_t epoch;
-    weft_site_set members; /* who exchanges; parts: weft_parts_cut(members, shares of the epoch) */
+    weft_site_set members; /* who exchanges */
     uint8_t gather;
+    uint32_t shares[WEFT_SITE_MEMBERS]; /* of members; parts: weft_parts_cut(members, shares) */
 } weft_site_open;
 
 typedef struct weft_site_ready {
@@ -264,9 +267,10 @@ typedef struct weft_site_commit {
     uint32_t epoch;
     weft_site_set members, in, excluded;
     uint8_t gather;
-    float eta;                       /* COMMIT */
-    weft_site_hash root;             /* COMMIT */
-    float weight[WEFT_SITE_MEMBERS]; /* of `in`: applied as they stand, nobody recomputes them */
+    uint32_t shares[WEFT_SITE_MEMBERS]; /* of members, as in OPEN */
+    float eta;                          /* COMMIT */
+    weft_site_hash root;                /* COMMIT */
+    float weight[WEFT_SITE_MEMBERS];    /* of `in`: applied as they stand, nobody recomputes them */
     uint64_t tokens[WEFT_SITE_MEMBERS], steps[WEFT_SITE_MEMBERS], bytes[WEFT_SITE_MEMBERS];
     double loss[WEFT_SITE_MEMBERS];
 } weft_site_commit;
@@ -305,7 +309,7 @@ typedef struct weft_site_rollback {
 
 typedef struct weft_site_message {
     uint16_t type;
-    uint64_t incarnation; /* member -> hub: the sender's; hub -> member: the receiver's; records: 0 */
+    uint64_t incarnation; /* member -> hub: the sender's; WELCOME: the receiver's; otherwise 0 */
     union {
         weft_site_hello hello;
         weft_site_welcome welcome;

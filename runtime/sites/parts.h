@@ -10,8 +10,6 @@
 
 #include "runtime/sites/message.h"
 
-#define WEFT_PARTS_ONE 65536u
-
 typedef struct weft_parts_site {
     double egress,
         ingress; /* bit/s; <= 0: unknown, taken as the median of the known ones (all unknown: equal) */

@@ -75,7 +75,11 @@ static void fill(uint16_t type, weft_site_message *m) {
         m->u.heartbeat = (weft_site_heartbeat){bits(), bits(), 1.5, -0.0, INFINITY, 1};
         break;
     case WEFT_SITE_PING: m->u.ping.seq = bits(); break;
-    case WEFT_SITE_OPEN: m->u.open = (weft_site_open){key, (uint32_t)bits(), bits(), 1}; break;
+    case WEFT_SITE_OPEN:
+        m->u.open = (weft_site_open){.key = key, .epoch = (uint32_t)bits(), .members = bits(), .gather = 1};
+        for (uint32_t i = 0; i < 64; i++)
+            if (weft_site_has(m->u.open.members, i)) m->u.open.shares[i] = (uint32_t)(bits() % 65537);
+        break;
     case WEFT_SITE_READY:
         m->u.ready = (weft_site_ready){key, bits(), bits(), bits(), bits(), bits(), 3.25, 1e-300, h};
         break;
@@ -132,6 +136,8 @@ static void fill(uint16_t type, weft_site_message *m) {
         c->gather = 1;
         c->eta = .4f;
         c->root = h;
+        for (uint32_t i = 0; i < 64; i++)
+            if (weft_site_has(c->members, i)) c->shares[i] = (uint32_t)(bits() % 65537);
         for (uint32_t i = 0; i < 64; i++)
             if (weft_site_has(c->in, i)) {
                 c->weight[i] = (float)i / 3;
