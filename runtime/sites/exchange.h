@@ -137,7 +137,7 @@ weft_status weft_exchange_commit(weft_exchange *x, const weft_exchange_terms *t,
  * contributed, out is 0: the version has the content of the one before. NOTFOUND: bytes that it needs are not here. */
 weft_status weft_exchange_result(weft_exchange *x, uint64_t round, uint32_t chunk, float *out);
 
-/* Is that round kept (committed, not necessarily all here)? With the eta of its commit. */
+/* 1: that round is kept (committed, not necessarily all here); 2: it was a gather; 0: no. eta: of its commit; may be NULL. */
 int weft_exchange_kept(const weft_exchange *x, uint64_t round, float *eta);
 /* Bytes that a chunk of that round would still have to be sent here before weft_exchange_result gives it; SIZE_MAX: not kept. */
 size_t weft_exchange_lacking(const weft_exchange *x, uint64_t round, uint32_t chunk);

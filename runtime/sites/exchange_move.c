@@ -243,8 +243,8 @@ int weft_exchange_missing_of(const weft_exchange *x, uint64_t round, uint32_t ch
 int weft_exchange_kept(const weft_exchange *x, uint64_t round, float *eta) {
     const exchange_slot *s = exchange_slot_of(x, round);
     if (!s || !s->committed) return 0;
-    *eta = s->eta;
-    return 1;
+    if (eta) *eta = s->eta;
+    return s->gather ? 2 : 1;
 }
 
 size_t weft_exchange_lacking(const weft_exchange *x, uint64_t round, uint32_t chunk) {
