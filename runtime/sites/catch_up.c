@@ -8,12 +8,13 @@
 #include "base/mem.h"
 #include "runtime/sites/slabs.h"
 
-#define ASKS        256
+#define ASKS        512
 #define WINDOW      4
 #define PLACES      16
 #define PATIENCE_NS 5000000000ull
 #define REST_NS     500000000ull /* of a donor that did not have it */
 #define STRIKES     4            /* rests double so often */
+#define AT_LAST     12           /* times the patience: then an ask is void even if its donor is busy */
 #define NOBODY      0xff
 
 typedef struct ask {
@@ -22,6 +23,7 @@ typedef struct ask {
     uint32_t fragment, chunk;
     uint64_t round; /* 0: state */
     uint16_t src;
+    size_t bytes;
     uint64_t at_ns;
     void *place;      /* state that is coming */
     uint64_t version; /* of it */
@@ -31,15 +33,16 @@ typedef struct goal {
     int wanted;
     uint64_t version;
     uint32_t count;
-    uint8_t *from, *avoid, *state; /* by chunk: who gave it; whom not to ask; that nobody keeps its rounds */
+    uint8_t *from, *refused; /* by chunk: who gave its state; how many donors did not keep a round of it */
 } goal;
 
 struct weft_catch_up {
     weft_catch_up_opts o;
-    weft_site_set donors;
+    weft_site_set donors, suspects;
     uint64_t now_ns; /* of the last work */
     uint16_t turn;
-    uint64_t rest_ns[WEFT_SITE_MEMBERS]; /* until then it is not asked */
+    uint64_t rest_ns[WEFT_SITE_MEMBERS];  /* until then it is not asked */
+    uint64_t heard_ns[WEFT_SITE_MEMBERS]; /* something came from it */
     uint8_t strikes[WEFT_SITE_MEMBERS];
     ask asks[ASKS];
     float *x;          /* a chunk */
@@ -55,11 +58,10 @@ static weft_status open_goal(weft_catch_up *c, uint32_t p) {
     weft_chunks chunks = weft_vault_chunks(c->o.vault, p);
     goal *g = &c->goal[p];
     g->count = weft_chunks_count(chunks);
-    g->from = weft_calloc(g->count, 3);
+    g->from = weft_calloc(g->count, 2);
     if (!g->from) return WEFT_ERR_NOMEM;
-    g->avoid = g->from + g->count;
-    g->state = g->avoid + g->count;
-    memset(g->from, NOBODY, 2 * (size_t)g->count);
+    g->refused = g->from + g->count;
+    memset(g->from, NOBODY, g->count);
     size_t bytes = 2 * sizeof(float) * chunks.chunk;
     if (bytes > c->state_bytes) c->state_bytes = bytes;
     return WEFT_OK;
@@ -141,23 +143,32 @@ void weft_catch_up_idle(weft_catch_up *c) {
 
 /* --- whom to ask --- */
 
-static uint32_t asks_of(const weft_catch_up *c, uint16_t donor) {
-    uint32_t n = 0;
-    for (int i = 0; i < ASKS; i++) n += c->asks[i].used && c->asks[i].donor == donor;
-    return n;
+/* Bytes that a donor was asked for. */
+static size_t asked_of(const weft_catch_up *c, uint16_t donor) {
+    size_t bytes = 0;
+    for (int i = 0; i < ASKS; i++)
+        if (c->asks[i].used && c->asks[i].donor == donor) bytes += c->asks[i].bytes;
+    return bytes;
 }
 
-/* The next donor in turn that has room and is awake, rather not `avoid`; NOBODY if there is none. */
-static uint16_t next_donor(weft_catch_up *c, uint8_t avoid) {
-    weft_site_set others = avoid == NOBODY ? c->donors : c->donors & ~weft_site_bit(avoid);
-    weft_site_set from = others ? others : c->donors;
+/* The next donor in turn that has room for so much more and is awake, rather none that is suspect; NOBODY if there is none. */
+static uint16_t next_donor(weft_catch_up *c, size_t bytes) {
+    weft_site_set from = c->donors & ~c->suspects ? c->donors & ~c->suspects : c->donors;
     for (uint32_t k = 0; k < WEFT_SITE_MEMBERS; k++) {
         uint16_t m = (uint16_t)((c->turn + k) % WEFT_SITE_MEMBERS);
-        if (!weft_site_has(from, m) || c->rest_ns[m] > c->now_ns || asks_of(c, m) >= c->o.window) continue;
+        if (!weft_site_has(from, m) || c->rest_ns[m] > c->now_ns ||
+            asked_of(c, m) + bytes > c->o.window * c->state_bytes)
+            continue;
         c->turn = (uint16_t)((m + 1) % WEFT_SITE_MEMBERS);
         return m;
     }
     return NOBODY;
+}
+
+static void heard(weft_catch_up *c, uint16_t donor) {
+    if (donor >= WEFT_SITE_MEMBERS) return;
+    c->heard_ns[donor] = c->now_ns;
+    c->strikes[donor] = 0;
 }
 
 static void strike(weft_catch_up *c, uint16_t donor) {
@@ -182,9 +193,15 @@ static ask *free_ask(weft_catch_up *c) {
 }
 
 static void expire(weft_catch_up *c) {
+    weft_site_set busy = 0;
+    for (int i = 0; i < ASKS; i++)
+        if (c->asks[i].used && c->asks[i].place) busy |= weft_site_bit(c->asks[i].donor);
     for (int i = 0; i < ASKS; i++) {
         ask *a = &c->asks[i];
-        if (!a->used || a->place || c->now_ns - a->at_ns <= c->o.patience_ns) continue;
+        if (!a->used || a->place) continue;
+        uint64_t since = c->heard_ns[a->donor] > a->at_ns ? c->heard_ns[a->donor] : a->at_ns;
+        int silent = !weft_site_has(busy, a->donor) && c->now_ns - since > c->o.patience_ns;
+        if (!silent && c->now_ns - a->at_ns <= AT_LAST * c->o.patience_ns) continue;
         if (c->rest_ns[a->donor] <= c->now_ns) strike(c, a->donor);
         a->used = 0;
         c->figures.overdue++;
@@ -216,7 +233,7 @@ static int needs_state(const weft_catch_up *c, uint32_t p, uint32_t chunk, uint6
     if (to > weft_exchange_version(x)) to = weft_exchange_version(x);
     for (uint64_t r = at + 1; r <= to; r++) {
         size_t lacking = weft_exchange_lacking(x, r, chunk);
-        if (lacking && c->goal[p].state[chunk]) return 1;
+        if (lacking && c->goal[p].refused[chunk] >= weft_site_count(c->donors)) return 1;
         if (lacking > SIZE_MAX / 2 || (bytes += lacking) > weft_vault_state_bytes(c->o.vault, p, chunk))
             return 1;
     }
@@ -227,9 +244,10 @@ static int needs_state(const weft_catch_up *c, uint32_t p, uint32_t chunk, uint6
 static int put_ask(weft_catch_up *c, uint32_t p, uint32_t chunk, const weft_exchange_chunk *replay,
                    weft_catch_up_ask *out) {
     ask *a = free_ask(c);
-    uint16_t donor = a ? next_donor(c, c->goal[p].avoid[chunk]) : NOBODY;
+    size_t bytes = replay ? replay->bytes : weft_vault_state_bytes(c->o.vault, p, chunk);
+    uint16_t donor = a ? next_donor(c, bytes) : NOBODY;
     if (donor == NOBODY) return 0;
-    *a = (ask){.used = 1, .donor = donor, .fragment = p, .chunk = chunk, .at_ns = c->now_ns};
+    *a = (ask){.used = 1, .donor = donor, .fragment = p, .chunk = chunk, .bytes = bytes, .at_ns = c->now_ns};
     *out = (weft_catch_up_ask){
         .donor = donor, .pull = {.kind = WEFT_PULL_STATE, .key.fragment = p, .first = chunk, .count = 1}};
     if (!replay) return 1;
@@ -318,6 +336,7 @@ void *weft_catch_up_place(weft_catch_up *c, uint16_t donor, uint32_t fragment, u
     ask *a = find_ask(c, fragment, chunk, 0, 0);
     if (!a || a->donor != donor || a->place || !c->slabs) return NULL;
     uint64_t mine = weft_vault_version(c->o.vault, fragment, chunk);
+    heard(c, donor);
     if (bytes != weft_vault_state_bytes(c->o.vault, fragment, chunk) || version == WEFT_VAULT_UNKNOWN ||
         (mine != WEFT_VAULT_UNKNOWN && version <= mine)) {
         if (bytes != weft_vault_state_bytes(c->o.vault, fragment, chunk))
@@ -351,12 +370,11 @@ weft_status weft_catch_up_arrived(weft_catch_up *c, void *at) {
     if (g->wanted) s = weft_vault_import(c->o.vault, a->fragment, a->chunk, a->version, at, bytes);
     if (s == WEFT_OK) {
         g->from[a->chunk] = (uint8_t)a->donor;
-        g->state[a->chunk] = 0;
+        g->refused[a->chunk] = 0;
         c->figures.states++;
         c->figures.bytes += bytes;
     }
-    c->strikes[a->donor] = 0;
-    c->rest_ns[a->donor] = 0;
+    heard(c, a->donor);
     a->used = 0;
     weft_slabs_drop(c->slabs, at);
     return s;
@@ -374,11 +392,8 @@ void weft_catch_up_replayed(weft_catch_up *c, uint16_t donor, uint32_t fragment,
     ask *a = find_ask(c, fragment, chunk->chunk, chunk->round, chunk->src);
     c->figures.replays++;
     c->figures.bytes += chunk->bytes;
-    if (fragment < c->o.fragments && chunk->chunk < c->goal[fragment].count && donor < WEFT_SITE_MEMBERS)
-        c->goal[fragment].from[chunk->chunk] = (uint8_t)donor;
-    if (!a) return;
-    c->strikes[a->donor] = 0;
-    a->used = 0;
+    heard(c, donor);
+    if (a) a->used = 0;
 }
 
 void weft_catch_up_missing(weft_catch_up *c, uint16_t donor, const weft_site_pull *pull) {
@@ -386,12 +401,12 @@ void weft_catch_up_missing(weft_catch_up *c, uint16_t donor, const weft_site_pul
     int state = pull->kind == WEFT_PULL_STATE;
     ask *a = find_ask(c, pull->key.fragment, pull->first, state ? 0 : pull->key.round, pull->src);
     if (!a || a->donor != donor || a->place) return;
+    heard(c, donor);
     a->used = 0;
     c->figures.refused++;
-    if (state)
-        c->rest_ns[donor] = c->now_ns + REST_NS;
-    else
-        c->goal[pull->key.fragment].state[pull->first] = 1;
+    c->rest_ns[donor] = c->now_ns + REST_NS;
+    uint8_t *refused = &c->goal[pull->key.fragment].refused[pull->first];
+    if (!state && *refused < UINT8_MAX) ++*refused;
 }
 
 weft_status weft_catch_up_leaves(weft_catch_up *c, uint32_t fragment, uint64_t version, uint32_t first,
@@ -407,7 +422,9 @@ weft_status weft_catch_up_leaves(weft_catch_up *c, uint32_t fragment, uint64_t v
         WEFT_TRY(weft_vault_leaf(c->o.vault, fragment, first + i, &mine));
         if (weft_sha_equal(&mine, &leaf[i])) continue;
         weft_vault_forget(c->o.vault, fragment, first + i);
-        g->avoid[first + i] = g->from[first + i];
+        if (c->o.exchange[fragment]) weft_exchange_forget_chunk(c->o.exchange[fragment], first + i);
+        if (g->from[first + i] != NOBODY) c->suspects |= weft_site_bit(g->from[first + i]);
+        g->from[first + i] = NOBODY;
         ++*differ;
     }
     return *differ ? weft_catch_up_want(c, fragment, version) : WEFT_OK;

@@ -5,8 +5,9 @@
  * committed since, one after the other, from the bytes that members keep of them (exchange.h, replay); if those are more bytes
  * than the state, or nobody keeps them any more, the state again. So nobody stops, and there is no snapshot.
  *
- * Donors are asked in turn, `window` chunks at a time each. One that does not answer in time gets a rest, twice as long each
- * time, and its chunks are asked of others. A donor's chunk that turned out wrong is not asked of it again.
+ * Donors are asked in turn, for as many bytes at a time as `window` chunks of state have. One from which nothing comes for
+ * `patience` gets a rest, twice as long each time, and what it was asked for is asked of others. One that gave a chunk which
+ * turned out wrong is asked only if there is nobody else.
  *
  * No sockets, no clock of its own; one thread. Its owner says what comes in, sends what it asks for, and calls
  * weft_exchange_commit of every fragment at every COMMIT in the log, caught up or not. Memory at create; buffers for incoming
@@ -26,10 +27,10 @@ typedef struct weft_catch_up_opts {
     weft_vault *vault;        /* borrowed, as the following */
     weft_exchange **exchange; /* one a fragment; an entry may be NULL: then nothing is replayed */
     float mu;                 /* of the outer step */
-    uint32_t window;          /* asks that a donor may have at a time; 0: 4 */
-    uint32_t places;          /* chunks of state that may come at a time; 0: 16 */
-    uint64_t patience_ns;     /* 0: 5 s */
-    int no_replay;            /* tests: always the state */
+    uint32_t window; /* chunks of state, or as many bytes, that a donor may be asked for at a time; 0: 4 */
+    uint32_t places; /* chunks of state that may come at a time; 0: 16 */
+    uint64_t patience_ns; /* 0: 5 s */
+    int no_replay;        /* tests: always the state */
 } weft_catch_up_opts;
 
 typedef struct weft_catch_up_ask {
@@ -78,7 +79,7 @@ void weft_catch_up_replayed(weft_catch_up *c, uint16_t donor, uint32_t fragment,
 /* The donor does not have it. */
 void weft_catch_up_missing(weft_catch_up *c, uint16_t donor, const weft_site_pull *pull);
 /* A donor's leaves at `version` of the chunks from `first` on: those that differ here are forgotten and wanted; whoever
- * gave them is not asked for them again. *differ: how many. */
+ * gave them is suspect. *differ: how many. */
 weft_status weft_catch_up_leaves(weft_catch_up *c, uint32_t fragment, uint64_t version, uint32_t first,
                                  uint32_t count, const weft_site_hash *leaf, uint32_t *differ);
 

@@ -140,7 +140,7 @@ static void count_row(weft_exchange *x, exchange_slot *s, uint32_t row, uint32_t
 static void count_here(weft_exchange *x, exchange_slot *s) {
     uint32_t first, end;
     exchange_part(x, s, x->self, &first, &end);
-    x->early = 0;
+    if (s->round == x->version + 1) x->early = 0;
     for (uint32_t m = 0; m < WEFT_EXCHANGE_MEMBERS; m++) {
         int needed = s->committed ? s->gather && exchange_in(s->set, m) : exchange_in(s->members, m);
         if (!needed && m != x->self) exchange_clear_row(x, s, m);
@@ -450,4 +450,13 @@ void weft_exchange_forget(weft_exchange *x, uint64_t round, uint16_t member) {
     for (uint32_t i = first; i < end; i++)
         empty_cell(x, exchange_cell_of(x, s, s->gather ? member : EXCHANGE_RESULT, i));
     count_here(x, s);
+}
+
+void weft_exchange_forget_chunk(weft_exchange *x, uint32_t chunk) {
+    for (int i = 0; i < EXCHANGE_RING; i++) {
+        exchange_slot *s = &x->slot[i];
+        if (!s->round || !s->committed || chunk >= x->count) continue;
+        for (uint32_t row = 0; row < EXCHANGE_ROWS; row++) empty_cell(x, exchange_cell_of(x, s, row, chunk));
+        count_here(x, s);
+    }
 }

@@ -128,6 +128,9 @@ weft_status weft_exchange_got(weft_exchange *x, uint64_t round, weft_site_hash *
  * it is missing again. */
 void weft_exchange_forget(weft_exchange *x, uint64_t round, uint16_t member);
 
+/* The same of one chunk of all committed rounds: it has led to wrong content. */
+void weft_exchange_forget_chunk(weft_exchange *x, uint32_t chunk);
+
 /* COMMIT: its terms, contributors and weights hold whatever stood here; results of another attempt are forgotten. Also for
  * rounds that this member took no part in. My contribution is forgotten: settle error feedback before. ARG; STATE: not
  * version + 1; NOMEM. */
