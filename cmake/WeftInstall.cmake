@@ -10,7 +10,7 @@ foreach(m ${modules})
 endforeach()
 target_link_options(weft PRIVATE -Wl,--whole-archive ${files} -Wl,--no-whole-archive)
 set_property(TARGET weft PROPERTY LINK_DEPENDS ${files})
-target_link_libraries(weft PRIVATE PkgConfig::fyaml PkgConfig::crypto PkgConfig::ssl PkgConfig::jansson PkgConfig::xxhash PkgConfig::zstd PkgConfig::zlib PkgConfig::hwloc PkgConfig::hdf5
+target_link_libraries(weft PRIVATE PkgConfig::fyaml PkgConfig::crypto PkgConfig::ssl PkgConfig::sqlite3 PkgConfig::jansson PkgConfig::xxhash PkgConfig::zstd PkgConfig::zlib PkgConfig::hwloc PkgConfig::hdf5
   MPI::MPI_C Threads::Threads m)
 if(ucx_FOUND)
   target_link_libraries(weft PRIVATE PkgConfig::ucx)
