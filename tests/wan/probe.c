@@ -26,7 +26,7 @@ static pid_t emulate(wan_net *net, const wan_shape *shape) {
     static wan_forward f;
     const pid_t pid = fork();
     if (pid != 0) return pid;
-    const struct sched_param p = {.sched_priority = 1};
+    const struct sched_param p = {.sched_priority = 20};
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     (void)!sched_setscheduler(0, SCHED_FIFO, &p);
     if (wan_forward_open(&f, net, 7) != WEFT_OK) _exit(1);

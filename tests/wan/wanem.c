@@ -229,7 +229,7 @@ static int carried_out(const options *o, const wan_scenario *scenario) {
         fprintf(stderr, "wanem: %s\n", weft_last_error());
         return s == WEFT_ERR_SERVICE ? EXIT_SKIP : weft_exit_code(s);
     }
-    const struct sched_param p = {.sched_priority = 1};
+    const struct sched_param p = {.sched_priority = 20};
     if (!o->normal) (void)!sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &p);
     const int code = run(o, scenario, &forward);
     wan_forward_close(&forward);
