@@ -42,8 +42,8 @@ static weft_status check(weft_codec c, int given) {
     return given ? WEFT_OK : weft_fail(WEFT_ERR_ARG, "codec %s: no buffer", weft_coder_name(c));
 }
 
-static uint64_t count_nonfinite(const float *x, size_t n) {
-    uint64_t bad = 0;
+static uint32_t count_nonfinite(const float *x, size_t n) {
+    uint32_t bad = 0;
     for (size_t i = 0; i < n; i++) {
         uint32_t bits;
         memcpy(&bits, x + i, sizeof bits);
@@ -57,16 +57,14 @@ weft_status weft_coder_encode(const weft_coder *k, weft_codec c, const float *x,
     WEFT_TRY(check(c, n == 0 || (x && dst)));
     if (c != WEFT_CODEC_F32 && c != WEFT_CODEC_BF16)
         return k->ops->quant(k->exec, c, x, WEFT_F32, n, dst, nonfinite);
-    *nonfinite = count_nonfinite(x, n);
-    if (c == WEFT_CODEC_F32) {
-        memcpy(dst, x, n * sizeof *x);
-        return WEFT_OK;
-    }
-    weft_bf16 tile[TILE];
-    for (size_t at = 0; at < n; at += TILE) {
+    *nonfinite = 0;
+    for (size_t at = 0; at < n; at += TILE) { /* counted while it is in the cache */
         size_t m = n - at < TILE ? n - at : TILE;
-        WEFT_TRY(k->ops->cast(k->exec, WEFT_F32, WEFT_BF16, m, x + at, tile));
-        memcpy((char *)dst + at * sizeof *tile, tile, m * sizeof *tile);
+        weft_bf16 tile[TILE];
+        *nonfinite += count_nonfinite(x + at, m);
+        if (c == WEFT_CODEC_BF16) WEFT_TRY(k->ops->cast(k->exec, WEFT_F32, WEFT_BF16, m, x + at, tile));
+        memcpy((char *)dst + weft_coder_bytes(c, at), c == WEFT_CODEC_F32 ? (const void *)(x + at) : tile,
+               weft_coder_bytes(c, m));
     }
     return WEFT_OK;
 }
