@@ -74,6 +74,10 @@ size_t weft_exchange_memory(const weft_exchange *x) {
     return weft_slabs_bytes(x->ups) + weft_slabs_bytes(x->downs);
 }
 
+size_t weft_exchange_held(const weft_exchange *x) {
+    return weft_slabs_held(x->ups) + weft_slabs_held(x->downs);
+}
+
 uint64_t weft_exchange_version(const weft_exchange *x) {
     return x->version;
 }

@@ -77,6 +77,8 @@ weft_status weft_exchange_create(const weft_exchange_opts *o, weft_exchange **x)
 void weft_exchange_destroy(weft_exchange *x); /* nothing may be on its way in or out */
 /* Bytes of the slabs now, for the memory report. */
 size_t weft_exchange_memory(const weft_exchange *x);
+/* How many of them are in use. */
+size_t weft_exchange_held(const weft_exchange *x);
 /* The last committed round; create: 0. A member that joins says where the log stands (everything kept is forgotten). */
 uint64_t weft_exchange_version(const weft_exchange *x);
 weft_status weft_exchange_start(weft_exchange *x, uint64_t version);

@@ -234,6 +234,65 @@ static void what_does_not_belong_has_no_place(void **state) {
     rounds_end_net(&n);
 }
 
+/* Headers from outside, of any values: they are placed or not, what is placed is whole or lost, calls come in any order; the
+ * memory is bounded, and in the end no slab is lost. (The sanitizers look for what this cannot see.) */
+static void any_header_is_survived(void **state) {
+    rounds_net n;
+    uint64_t seed = test_seed(), bits;
+    weft_site_hash root;
+    void *at[64] = {0};
+    weft_exchange_chunk what[64];
+    (void)state;
+    rounds_begin_net(&n, seed, 4, (weft_chunks){3000, 256}, WEFT_CODEC_INT4B128, WEFT_CODEC_INT8B128);
+    weft_exchange *x = n.x[1];
+    rounds_offer(&n);
+    size_t most = 0;
+    for (int step = 0; step < 60000; step++) {
+        uint64_t round = weft_exchange_version(x) + 1;
+        int i = (int)rounds_below(&n.rng, 64);
+        if (step % 500 == 0) {
+            int gather = rounds_below(&n.rng, 2) != 0;
+            for (int m = 0; m <= WEFT_EXCHANGE_MEMBERS; m++)
+                n.bound[m] = m <= n.id[0] ? 0 : m <= n.id[1] ? 3 : m <= n.id[2] ? 7 : 12;
+            n.terms = (weft_exchange_terms){
+                round, (uint16_t)(step % 1500 / 500), gather, rounds_members(&n), n.bound, 0};
+            (void)weft_exchange_begin(x, &n.terms);
+            if (step % 1500 == 1000) {
+                assert_int_equal(weft_exchange_commit(x, &n.terms, n.terms.members, n.weight), WEFT_OK);
+                assert_int_equal(weft_exchange_offer(x, n.d[1], &bits, &root), WEFT_OK);
+            }
+        }
+        if (at[i]) {
+            if (rounds_below(&n.rng, 2))
+                assert_true(weft_exchange_arrived(x, &what[i], at[i]) >= 0);
+            else
+                weft_exchange_lost(x, &what[i], at[i]);
+            at[i] = NULL;
+            continue;
+        }
+        what[i] = (weft_exchange_chunk){.kind = (weft_exchange_kind)rounds_below(&n.rng, 5),
+                                        .codec = (weft_codec)rounds_below(&n.rng, 6),
+                                        .round = round + rounds_below(&n.rng, 8) - 5,
+                                        .attempt = (uint16_t)rounds_below(&n.rng, 3),
+                                        .src = rounds_below(&n.rng, 3) ? n.id[rounds_below(&n.rng, 4)]
+                                                                       : (uint16_t)rounds_below(&n.rng, 70),
+                                        .chunk = (uint32_t)rounds_below(&n.rng, 14),
+                                        .incarnation = rounds_below(&n.rng, 2)};
+        size_t elements = what[i].chunk < 12 ? weft_chunks_elements(n.chunks, what[i].chunk) : 256;
+        what[i].bytes = (uint32_t)weft_coder_bytes(what[i].codec, elements);
+        at[i] = weft_exchange_place(x, &what[i]);
+        if (at[i]) memset(at[i], step, what[i].bytes);
+        if (step == 3000) most = weft_exchange_memory(x);
+    }
+    for (int i = 0; i < 64; i++)
+        if (at[i]) weft_exchange_lost(x, &what[i], at[i]);
+    print_message("%zu bytes after 2 rounds, %zu after 40\n", most, weft_exchange_memory(x));
+    assert_true(weft_exchange_memory(x) <= 2 * most);
+    assert_int_equal(weft_exchange_start(x, 0), WEFT_OK);
+    assert_int_equal(weft_exchange_held(x), 0);
+    rounds_end_net(&n);
+}
+
 /* Answers of transfers of a voided attempt say nothing about the next one's; a commit of an attempt that this member did not
  * hear of leaves no result of another. */
 static void an_old_attempt_leaves_no_trace(void **state) {
@@ -321,6 +380,7 @@ int main(void) {
         cmocka_unit_test(the_order_of_a_sum_matters),
         cmocka_unit_test(rounds_allocate_nothing),
         cmocka_unit_test(what_does_not_belong_has_no_place),
+        cmocka_unit_test(any_header_is_survived),
         cmocka_unit_test(an_old_attempt_leaves_no_trace),
         cmocka_unit_test(nobody_contributed),
     };
