@@ -427,7 +427,19 @@ weft_status weft_catch_up_leaves(weft_catch_up *c, uint32_t fragment, uint64_t v
         g->from[first + i] = NOBODY;
         ++*differ;
     }
-    return *differ ? weft_catch_up_want(c, fragment, version) : WEFT_OK;
+    return weft_catch_up_want(c, fragment, version);
+}
+
+weft_status weft_catch_up_rollback(weft_catch_up *c, uint32_t fragment, uint64_t version) {
+    if (fragment >= c->o.fragments) return weft_fail(WEFT_ERR_ARG, "no fragment %u", fragment);
+    weft_exchange *x = c->o.exchange[fragment];
+    if (x && weft_exchange_version(x) != version) WEFT_TRY(weft_exchange_start(x, version));
+    for (uint32_t i = 0; i < c->goal[fragment].count; i++) {
+        uint64_t at = weft_vault_version(c->o.vault, fragment, i);
+        if (at != WEFT_VAULT_UNKNOWN && at > version) weft_vault_forget(c->o.vault, fragment, i);
+    }
+    weft_catch_up_cancel(c, fragment);
+    return weft_catch_up_want(c, fragment, version);
 }
 
 void weft_catch_up_look(const weft_catch_up *c, weft_catch_up_figures *f) {

@@ -78,10 +78,13 @@ void weft_catch_up_replayed(weft_catch_up *c, uint16_t donor, uint32_t fragment,
                             const weft_exchange_chunk *chunk);
 /* The donor does not have it. */
 void weft_catch_up_missing(weft_catch_up *c, uint16_t donor, const weft_site_pull *pull);
-/* A donor's leaves at `version` of the chunks from `first` on: those that differ here are forgotten and wanted; whoever
- * gave them is suspect. *differ: how many. */
+/* A donor's leaves at `version` of the chunks from `first` on: those that differ here are forgotten, and whoever gave them is
+ * suspect. The version is wanted, so weft_catch_up_done says when all is well, even if nothing differed. *differ: how many. */
 weft_status weft_catch_up_leaves(weft_catch_up *c, uint32_t fragment, uint64_t version, uint32_t first,
                                  uint32_t count, const weft_site_hash *leaf, uint32_t *differ);
+
+/* The log counts from `version` again (ROLLBACK): what is here of later versions is forgotten, and that version wanted. */
+weft_status weft_catch_up_rollback(weft_catch_up *c, uint32_t fragment, uint64_t version);
 
 void weft_catch_up_look(const weft_catch_up *c, weft_catch_up_figures *f);
 

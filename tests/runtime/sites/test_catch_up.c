@@ -436,12 +436,42 @@ static void unasked_chunks_have_no_place(void **state) {
     close_world();
 }
 
+/* Leaves that agree: it is done at once. A log that counts from an earlier version again: back to that one, from others. */
+static void nothing_differs_and_rollback(void **state) {
+    uint32_t p, differ = 9;
+    uint64_t version, right = 0;
+    (void)state;
+    open_world(8, HONEST, HONEST, HONEST, 0);
+    assert_true(join(0, 60) > 0);
+    const past *k = &w.past[0][6];
+    assert_int_equal(weft_catch_up_leaves(w.c, 0, 6, 0, 40, k->leaf, &differ), WEFT_OK);
+    assert_int_equal(differ, 0);
+    assert_int_equal(weft_catch_up_done(w.c, &p, &version), 1);
+    assert_int_equal(version, 6);
+    weft_site_hash old = w.past[0][6].root;
+    for (uint32_t c = 0; c < weft_chunks_count(weft_vault_chunks(w.joiner.vault, 0)); c++)
+        assert_int_equal(weft_vault_apply(w.joiner.vault, 0, c, 7, NULL, 1, 0),
+                         WEFT_OK); /* one that got lost */
+    assert_int_equal(weft_catch_up_rollback(w.c, 0, 6), WEFT_OK);
+    assert_int_equal(weft_catch_up_done(w.c, &p, &version), 0);
+    weft_catch_up_donors(w.c, 7);
+    for (; !right && w.now < 600000 * MS; w.now += 5 * MS) {
+        deliver();
+        ask();
+        right = weft_catch_up_done(w.c, &p, &version) != 0;
+    }
+    assert_true(right && version == 6);
+    weft_site_hash now;
+    assert_int_equal(weft_vault_root(w.joiner.vault, 0, &version, &now), WEFT_OK);
+    assert_memory_equal(&now, &old, sizeof now);
+    close_world();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(joins_with_the_others_bits),
-        cmocka_unit_test(without_replay_it_never_ends),
-        cmocka_unit_test(takes_what_the_state_takes),
-        cmocka_unit_test(unasked_chunks_have_no_place),
+        cmocka_unit_test(joins_with_the_others_bits),   cmocka_unit_test(without_replay_it_never_ends),
+        cmocka_unit_test(takes_what_the_state_takes),   cmocka_unit_test(unasked_chunks_have_no_place),
+        cmocka_unit_test(nothing_differs_and_rollback),
     };
     return cmocka_run_group_tests(tests, rounds_open, rounds_close);
 }
