@@ -100,15 +100,15 @@ timeout 3 "$member" a.json 5 20 >again.log 2>&1 && fail "a revoked invitation wo
 "$weft" hub invite a --dir h --out a2.json
 target=$(( $("$weft" hub status --dir h --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["fragments"][0]["version"])') + 5 ))
 expect 0 '^content' timeout 60 "$member" a2.json $target 20 # control: it was the certificate
-port_h=$port; port=0
+port_h=$port port=0 first=$hub
 up other
 "$weft" hub invite a --dir other --hub "127.0.0.1:$port_h" --out foreign.json
 kill $hub; ends 0 $hub
 r0=$(refused)
 timeout 3 "$member" foreign.json 5 20 >foreign.log 2>&1 && fail "a certificate of another run works"
 [ "$(seen foreign.log)" = 0 ] && [ "$(refused)" -gt "$r0" ] || fail "a foreign certificate"
-kill "$(cat h/lock)" # SIGTERM: in order
-for _ in $(seq 100); do [ -e h/address ] || break; sleep 0.05; done
+kill $first # SIGTERM: in order
+ends 0 $first
 [ ! -e h/address ] && [ ! -e h/control ] || fail "address or control outlive the hub"
 
 # --- a site that dies is given up by the fence, the other goes on
