@@ -102,7 +102,7 @@ weft_status weft_catch_up_want(weft_catch_up *c, uint32_t fragment, uint64_t ver
     if (fragment >= c->o.fragments) return weft_fail(WEFT_ERR_ARG, "no fragment %u", fragment);
     if (!c->slabs) {
         weft_slabs *slabs = NULL;
-        WEFT_TRY(weft_slabs_create(c->state_bytes, &slabs));
+        WEFT_TRY(weft_slabs_create(c->state_bytes, NULL, &slabs));
         weft_status s = weft_slabs_reserve(slabs, c->o.places);
         if (s < 0) {
             weft_slabs_destroy(slabs);

@@ -20,10 +20,10 @@ static weft_status plan(weft_exchange *x, size_t ups, size_t downs) {
     return weft_slabs_reserve(x->downs, downs + EXCHANGE_SPARE);
 }
 
-static weft_status build(weft_exchange *x) {
+static weft_status build(weft_exchange *x, const char *spool) {
     size_t n = x->chunks.chunk, rows = (size_t)EXCHANGE_ROWS * x->count;
-    WEFT_TRY(weft_slabs_create(weft_coder_bytes(x->up, n), &x->ups));
-    WEFT_TRY(weft_slabs_create(weft_coder_bytes(x->down, n), &x->downs));
+    WEFT_TRY(weft_slabs_create(weft_coder_bytes(x->up, n), spool, &x->ups));
+    WEFT_TRY(weft_slabs_create(weft_coder_bytes(x->down, n), spool, &x->downs));
     x->acc = weft_calloc(n, sizeof *x->acc);
     x->leaves = weft_calloc(x->count, sizeof *x->leaves);
     x->sent = weft_calloc((size_t)SEND_KINDS * WEFT_EXCHANGE_MEMBERS, x->count);
@@ -50,7 +50,7 @@ weft_status weft_exchange_create(const weft_exchange_opts *o, weft_exchange **x)
     made->up = o->up;
     made->down = o->down;
     made->early_most = EXCHANGE_SPARE;
-    weft_status s = build(made);
+    weft_status s = build(made, o->spool);
     if (s < 0) {
         weft_exchange_destroy(made);
         return s;

@@ -48,6 +48,7 @@ typedef struct weft_exchange_opts {
     weft_chunks chunks;
     weft_codec up, down;     /* of contributions, of results */
     const weft_coder *coder; /* borrowed */
+    const char *spool;       /* a directory of a local disk for the bytes of rounds; NULL: memory */
 } weft_exchange_opts;
 
 /* What OPEN and COMMIT say of an attempt. */

@@ -11,9 +11,11 @@
 
 typedef struct weft_slabs weft_slabs;
 
-weft_status weft_slabs_create(size_t bytes, weft_slabs **s);
+/* dir: they lie in files there, which have no name and take their room at once, and the system keeps in memory what is in
+ * use; NULL: in memory. ARG, NOMEM. */
+weft_status weft_slabs_create(size_t bytes, const char *dir, weft_slabs **s);
 void weft_slabs_destroy(weft_slabs *s);
-/* Sees to it that there are `count` slabs in all. NOMEM. */
+/* Sees to it that there are `count` slabs in all. NOMEM; with a directory SPACE, ACCESS, IO. */
 weft_status weft_slabs_reserve(weft_slabs *s, size_t count);
 /* A slab with one hold, 64-byte aligned, its bytes unspecified; NULL if all are held. */
 void *weft_slabs_take(weft_slabs *s);

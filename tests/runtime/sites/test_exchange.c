@@ -234,6 +234,28 @@ static void what_does_not_belong_has_no_place(void **state) {
     rounds_end_net(&n);
 }
 
+static void slabs_lie_in_files(void **state) {
+    weft_slabs *s = NULL;
+    assert_int_equal(weft_slabs_create(5000, *state, &s), WEFT_OK);
+    weft_fault_arm(WEFT_FAULT_WRITE, 1);
+    assert_error(weft_slabs_reserve(s, 8), WEFT_ERR_SPACE, "8 slabs of 5000 bytes: ");
+    assert_null(weft_slabs_take(s));
+    assert_int_equal(weft_slabs_reserve(s, 8), WEFT_OK);
+    assert_int_equal(weft_slabs_reserve(s, 12), WEFT_OK);
+    void *p[12];
+    for (int i = 0; i < 12; i++) {
+        p[i] = weft_slabs_take(s);
+        assert_non_null(p[i]);
+        memset(p[i], i, 5000);
+    }
+    assert_null(weft_slabs_take(s));
+    for (int i = 0; i < 12; i++) assert_int_equal(((unsigned char *)p[i])[4999], i);
+    weft_slabs_destroy(s);
+    assert_int_equal(weft_slabs_create(5000, "/nowhere/at/all", &s), WEFT_OK);
+    assert_error(weft_slabs_reserve(s, 1), WEFT_ERR_ACCESS, "/nowhere/at/all");
+    weft_slabs_destroy(s);
+}
+
 /* Headers from outside, of any values: they are placed or not, what is placed is whole or lost, calls come in any order; the
  * memory is bounded, and in the end no slab is lost. (The sanitizers look for what this cannot see.) */
 static void any_header_is_survived(void **state) {
@@ -351,7 +373,7 @@ static void slabs_are_counted(void **state) {
     weft_slabs *s = NULL;
     void *p[40];
     (void)state;
-    assert_int_equal(weft_slabs_create(100, &s), WEFT_OK);
+    assert_int_equal(weft_slabs_create(100, NULL, &s), WEFT_OK);
     assert_null(weft_slabs_take(s));
     for (size_t n = 1; n <= 40; n++) {
         assert_int_equal(weft_slabs_reserve(s, n), WEFT_OK);
@@ -376,6 +398,7 @@ static void slabs_are_counted(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(slabs_are_counted),
+        cmocka_unit_test_setup_teardown(slabs_lie_in_files, scratch_make, scratch_remove),
         cmocka_unit_test(every_site_gets_the_reference),
         cmocka_unit_test(the_order_of_a_sum_matters),
         cmocka_unit_test(rounds_allocate_nothing),
