@@ -3,28 +3,54 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <errno.h>
+
+#include "base/file.h"
 #include "base/mem.h"
 #include "comm/ctrl.h"
 #include "runtime/cli/cli.h"
+#include "runtime/sites/hub.h"
 #include "runtime/train/trainer.h"
 
-enum { OPT_KEYS = 1000, OPT_LOG, OPT_LOG_JSON };
+enum { OPT_KEYS = 1000, OPT_LOG, OPT_LOG_JSON, OPT_SITE, OPT_HUB, OPT_JOIN, OPT_INVITE };
 
 typedef struct arguments {
     const char *path, *log_level, *log_json;
     const char **sets;
-    size_t nsets;
+    char **made; /* of sets; freed at the end */
+    size_t nsets, nmade;
     int quiet, keys, ranks;
 } arguments;
+
+/* Options that are short for keys of the run file. */
+static const struct {
+    int option;
+    const char *key;
+} short_for[] = {{OPT_SITE, "sites.name"}, {OPT_HUB, "sites.hub"}, {OPT_JOIN, "sites.join"}, {OPT_INVITE, "sites.invite"}};
 
 static const struct argp_option options[] = {
     {"set", 's', "KEY=VALUE", 0, "override a key of the run file (repeatable)", 0},
     {"ranks", 'n', "N", 0, "start N ranks on this machine (instead of writing mpirun -n N)", 0},
+    {"site", OPT_SITE, "NAME", 0, "this job is site NAME of a run of several sites", 0},
+    {"hub", OPT_HUB, "new", 0, "the run begins here: start its hub beside this site", 0},
+    {"join", OPT_JOIN, "HOST:PORT", 0, "the run's hub, if it is not where the invitation says", 0},
+    {"invite", OPT_INVITE, "FILE", 0, "invitation of this site, from `weft hub invite`", 0},
     {"quiet", 'q', 0, 0, "no table and no progress line", 0},
     {"keys", OPT_KEYS, 0, 0, "print every key of a run file with type, default and meaning, and end", 0},
     {"log-level", OPT_LOG, "LEVEL", 0, "error, warn, info (default), debug, off", 0},
     {"log-json", OPT_LOG_JSON, "FILE", 0, "also append the log to FILE, one JSON object a line", 0},
     {0}};
+
+static int set_key(arguments *a, int option, const char *value) {
+    size_t i = 0;
+    while (short_for[i].option != option) i++;
+    const size_t n = strlen(short_for[i].key) + strlen(value) + 2;
+    char *text = weft_calloc(n, 1);
+    if (!text) return -1;
+    snprintf(text, n, "%s=%s", short_for[i].key, value);
+    a->sets[a->nsets++] = a->made[a->nmade++] = text;
+    return 0;
+}
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
@@ -38,6 +64,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case OPT_KEYS: a->keys = 1; return 0;
     case OPT_LOG: a->log_level = arg; return 0;
     case OPT_LOG_JSON: a->log_json = arg; return 0;
+    case OPT_SITE:
+    case OPT_HUB:
+    case OPT_JOIN:
+    case OPT_INVITE: return set_key(a, key, arg) < 0 ? ENOMEM : 0;
     case ARGP_KEY_ARG:
         if (a->path) argp_error(state, "one run file, please: '%s' is a second one", arg);
         a->path = arg;
@@ -57,7 +87,10 @@ static const struct argp argp = {
     "the newest "
     "checkpoint of the run directory if there is one.\v"
     "Examples:\n  weft train run.yaml --ranks 2 --set train.steps=200 --set optim.lr=2e-3\n  mpirun -n 4 "
-    "weft train run.yaml\n\n"
+    "weft train run.yaml\n"
+    "Several sites (docs/sites.md):\n"
+    "  weft train run.yaml --site a --hub new\n  weft hub invite b --dir runs/NAME/hub > b.json\n"
+    "  weft train run.yaml --site b --invite b.json\n\n"
     "Ctrl-C or SIGTERM finishes the step, saves and exits with 85; the same command goes on from there. With "
     "mpirun written by "
     "hand send SIGUSR1 to mpirun instead: at Ctrl-C it gives its ranks two seconds before it kills them. "
@@ -78,15 +111,73 @@ static char *join(int argc, char **argv) {
     return s;
 }
 
+/* The hub that lives beside this job. */
+typedef struct home_hub {
+    int here; /* this process began it */
+    weft_hub_child child;
+    char *invite; /* file */
+} home_hub;
+
+#define HUB_PATIENCE_S 20.0
+
+/* Before MPI is there, by the process that will be rank 0: to fork later is unsafe. What is wrong with the run file all
+ * ranks say together later. */
+static weft_status begin_hub(const arguments *a, home_hub *h) {
+    weft_run_config c;
+    weft_config *config = NULL;
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    memset(h, 0, sizeof *h);
+    if (rank && strcmp(rank, "0") != 0) return WEFT_OK;
+    weft_status s = weft_run_config_load(a->path, a->sets, a->nsets, &c, &config);
+    if (s < 0 || !c.sites.hub || c.sites.lab) {
+        weft_clear_error();
+        weft_config_destroy(config);
+        return WEFT_OK;
+    }
+    char *run = c.run.dir ? weft_strdup(c.run.dir) : weft_path_join("runs", c.run.name);
+    char *dir = run ? weft_path_join(run, "hub") : NULL;
+    if (!c.sites.name)
+        s = weft_fail(WEFT_ERR_CONFIG, "the site where a run begins needs a name: --site NAME");
+    else if (!dir)
+        s = WEFT_ERR_NOMEM;
+    else
+        s = weft_mkdirs(run);
+    if (s >= 0)
+        s = weft_hub_spawn(dir, c.sites.hub_listen, c.run.name, c.sites.name, HUB_PATIENCE_S, &h->child);
+    if (s >= 0) {
+        char name[WEFT_SITE_NAME + 16];
+        snprintf(name, sizeof name, "invite-%s.json", c.sites.name);
+        h->here = 1;
+        h->invite = weft_path_join(dir, name);
+        if (!h->invite) s = WEFT_ERR_NOMEM;
+    }
+    free(dir);
+    free(run);
+    weft_config_destroy(config);
+    return s < 0 ? weft_context(s, "the hub of this run") : s;
+}
+
+static void end_hub(home_hub *h) {
+    if (h->here) (void)weft_hub_reap(&h->child, 5.0);
+    weft_invite_free(&h->child.invite);
+    free(h->invite);
+}
+
 static int run(const arguments *a, const char *command) {
     cli_job job;
     weft_run_config c;
     weft_config *config = NULL;
     weft_trainer *t = NULL;
     int outcome = 0;
+    home_hub hub;
+    const weft_status of_hub = begin_hub(a, &hub);
+    char *why = of_hub < 0 ? weft_strdup(weft_last_error()) : NULL;
     weft_status s = cli_job_begin(&job, a->log_level, a->log_json);
     if (s < 0) return cli_job_end(&job, s, 0, -1);
-    s = weft_ctrl_agree(job.group, weft_run_config_load(a->path, a->sets, a->nsets, &c, &config));
+    s = of_hub < 0 ? weft_fail(of_hub, "%s", why ? why : "out of memory") : WEFT_OK;
+    free(why);
+    if (s >= 0) s = weft_run_config_load(a->path, a->sets, a->nsets, &c, &config);
+    s = weft_ctrl_agree(job.group, s);
     int agreed = 1;
     if (s >= 0) {
         weft_trainer_opts o = {.size = sizeof o,
@@ -95,6 +186,8 @@ static int run(const arguments *a, const char *command) {
                                .sharing = job.sharing,
                                .command = command,
                                .stop = cli_catch_signals(),
+                               .hub = hub.here ? hub.child.address : NULL,
+                               .invite = hub.invite,
                                .quiet = a->quiet};
         s = weft_trainer_create(&o, &c, config, &t);
     }
@@ -107,13 +200,15 @@ static int run(const arguments *a, const char *command) {
     int rc = cli_job_end(&job, s, agreed, outcome == WEFT_TRAIN_STOPPED ? 85 : 0);
     weft_trainer_destroy(t);
     weft_config_destroy(config);
+    end_hub(&hub);
     return rc;
 }
 
 int cli_train(int argc, char **argv) {
-    arguments a = {.sets = weft_calloc((size_t)argc, sizeof(char *))};
+    arguments a = {.sets = weft_calloc((size_t)argc, sizeof(char *)),
+                   .made = weft_calloc((size_t)argc, sizeof(char *))};
     char *command = join(argc, argv);
-    if (!a.sets || !command) return cli_fail(WEFT_ERR_NOMEM);
+    if (!a.sets || !a.made || !command) return cli_fail(WEFT_ERR_NOMEM);
     cli_parse(&argp, argc, argv, &a);
     int rc = 0;
     if (a.keys) {
@@ -127,6 +222,8 @@ int cli_train(int argc, char **argv) {
         rc = run(&a, command);
     }
     free(command);
+    for (size_t i = 0; i < a.nmade; i++) free(a.made[i]);
+    free(a.made);
     free(a.sets);
     return rc;
 }

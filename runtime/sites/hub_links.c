@@ -211,6 +211,15 @@ static void raise_hello(hub_live *h, hub_link *k, weft_hub_chain chain) {
     hubd_settle(h);
 }
 
+/* ":PORT": the member knows no more; its host is where it came from. */
+static void complete_address(const weft_wan_peer *p, char address[WEFT_SITE_ADDRESS]) {
+    char port[WEFT_SITE_ADDRESS];
+    if (address[0] != ':') return;
+    const char *seen = weft_wan_peer_address(p), *end = strrchr(seen, ':');
+    memcpy(port, address, sizeof port);
+    snprintf(address, WEFT_SITE_ADDRESS, "%.*s%.8s", end ? (int)(end - seen) : (int)strlen(seen), seen, port);
+}
+
 static void on_hello(hub_live *h, hub_link *k) {
     const weft_site_hello *hello = &h->in.u.hello;
     char site[WEFT_SITE_NAME], text[WEFT_SITE_TEXT];
@@ -225,6 +234,7 @@ static void on_hello(hub_live *h, hub_link *k) {
         return;
     }
     k->hello = h->in;
+    complete_address(k->peer, k->hello.u.hello.address);
     const weft_status s = weft_hub_log_compare(h->log, hello->seq, hello->chain.b);
     if (s == WEFT_ERR_HUB_STALE) {
         weft_error("hub: %s: %s", site, weft_last_error());

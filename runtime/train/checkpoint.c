@@ -45,9 +45,24 @@ static char *state_text(const weft_saver *s, const weft_train_state *st, const c
                   "data", stream, "config", s->o.config, "guard", "accepted", (json_int_t)st->guard.accepted,
                   "skipped", (json_int_t)st->guard.skipped, "in_a_row", (json_int_t)st->guard.in_a_row,
                   "loss", track(&st->guard.loss), "norm", track(&st->guard.norm));
+    char *sites = s->o.sites ? weft_sites_state(s->o.sites) : NULL;
+    if (sites) json_object_set_new(j, "sites", json_string(sites));
+    free(sites);
     char *text = j ? json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(j);
     return text;
+}
+
+/* What the state says of other sites, once their tensors are loaded. */
+static weft_status restore_sites(const weft_saver *s, const char *text) {
+    json_t *j = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    const char *state = json_string_value(json_object_get(j, "sites"));
+    const weft_status r =
+        state ? weft_sites_restore(s->o.sites, state)
+              : weft_fail(WEFT_ERR_FORMAT, "the checkpoint does not say which rounds its outer "
+                                           "weights have seen");
+    json_decref(j);
+    return r;
 }
 
 static weft_status parse_state(const char *where, const char *text, weft_train_state *st, char **stream) {
@@ -104,17 +119,28 @@ static void free_parts(parts *p) {
     memset(p, 0, sizeof *p);
 }
 
+static void add_sites(parts *p, const weft_sites_array *a, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        char *name = p->name[p->names++];
+        snprintf(name, sizeof *p->name, "%s", a[i].name);
+        p->item[p->n++] = (weft_ckpt_part){
+            .name = name, .dtype = WEFT_F32, .ndim = 1, .shape = {(int64_t)a[i].n}, .ptr = a[i].ptr};
+    }
+}
+
 /* masters: the room of the fp32 masters. weights: also the weights in their own type. copies: also the table that the last
- * stage of a pipeline has of the first one's. */
-static weft_status make_parts(const weft_saver *s, const char *masters, int weights, int copies, parts *p) {
+ * stage of a pipeline has of the first one's. sites: also the outer state. */
+static weft_status make_parts(const weft_saver *s, const char *masters, int weights, int copies, int sites,
+                              parts *p) {
     const weft_params *w = weft_model_params(s->o.model);
     weft_optim_tensor *list = NULL;
-    size_t n = 0, pieces = 0;
+    size_t n = 0, pieces = 0, narrays = 0;
+    const weft_sites_array *arrays = sites && s->o.sites ? weft_sites_arrays(s->o.sites, &narrays) : NULL;
     const weft_piece *q = weft_shards_pieces(s->o.shards, &pieces);
     memset(p, 0, sizeof *p);
     WEFT_TRY(weft_optim_state(s->o.optim, &list, &n));
-    p->item = weft_calloc(WEFT_PIECE_PARTS * (2 * pieces + n), sizeof *p->item);
-    p->name = weft_calloc(2 * pieces + n, sizeof *p->name);
+    p->item = weft_calloc(WEFT_PIECE_PARTS * (2 * pieces + n) + narrays, sizeof *p->item);
+    p->name = weft_calloc(2 * pieces + n + narrays, sizeof *p->name);
     if (!p->item || !p->name) {
         free(list);
         free_parts(p);
@@ -132,6 +158,7 @@ static weft_status make_parts(const weft_saver *s, const char *masters, int weig
         snprintf(room, sizeof room, "optim/%s", list[i].slot);
         add(p, room, list[i].piece, WEFT_F32, list[i].ptr);
     }
+    add_sites(p, arrays, narrays);
     free(list);
     return WEFT_OK;
 }
@@ -157,7 +184,7 @@ weft_status weft_saver_open(weft_group *g, const char *dir, const weft_saver_opt
         s->dir = weft_strdup(dir);
         if (o->tokenizer) s->tokenizer = weft_weights_home(o->tokenizer);
         st = s->dir && (s->tokenizer || !o->tokenizer)
-                 ? make_parts(s, own ? "optim/master" : "model", own, 0, &s->save)
+                 ? make_parts(s, own ? "optim/master" : "model", own, 0, 1, &s->save)
                  : WEFT_ERR_NOMEM;
     }
     st = weft_ctrl_agree(g, st);
@@ -202,8 +229,10 @@ weft_status weft_saver_begin(weft_saver *s, const weft_train_state *st, const ch
 
 /* --- load -------------------------------------------------------------------------------------------------------------- */
 
-/* Does the newest checkpoint keep masters of their own? Told by rank 0. */
-static weft_status has_masters(weft_saver *s, int32_t *has) {
+enum { HAS_MASTERS = 1, HAS_SITES = 2 };
+
+/* Does the newest checkpoint keep masters of their own, and an outer state? Told by rank 0. */
+static weft_status look_into(weft_saver *s, int32_t *has) {
     ckpt_entry *list = NULL;
     size_t n = 0;
     char name[WEFT_CKPT_NAME_MAX];
@@ -212,8 +241,11 @@ static weft_status has_masters(weft_saver *s, int32_t *has) {
     if (weft_group_rank(s->g) == 0 && ckpt_list(s->dir, &list, &n) >= 0 && n && list[0].status >= 0) {
         char *path = weft_path_join(s->dir, list[0].name);
         ckpt_reader *r = NULL;
-        if (path && ckpt_reader_open(path, &r) >= 0)
-            *has = ckpt_table_find(&ckpt_reader_manifest(r)->table, name) != NULL;
+        if (path && ckpt_reader_open(path, &r) >= 0) {
+            const ckpt_table *t = &ckpt_reader_manifest(r)->table;
+            if (ckpt_table_find(t, name)) *has |= HAS_MASTERS;
+            if (ckpt_table_find(t, "sites/theta/0")) *has |= HAS_SITES;
+        }
         ckpt_reader_close(r);
         free(path);
     }
@@ -223,18 +255,20 @@ static weft_status has_masters(weft_saver *s, int32_t *has) {
 
 weft_status weft_saver_load(weft_saver *s, weft_train_state *st, char **stream) {
     parts want = {0};
-    int32_t masters;
+    int32_t has;
     int64_t step = -1;
     char *text = NULL, where[64];
     *stream = NULL;
-    WEFT_TRY(has_masters(s, &masters));
-    weft_status r = weft_ctrl_agree(s->g, make_parts(s, masters ? "optim/master" : "model", 0, 1, &want));
+    WEFT_TRY(look_into(s, &has));
+    weft_status r = weft_ctrl_agree(s->g, make_parts(s, has & HAS_MASTERS ? "optim/master" : "model", 0, 1,
+                                                     (has & HAS_SITES) != 0, &want));
     /* every tensor of the optimiser must be wanted by some rank: AdamW's state is not Muon's */
     weft_ckpt_load_opts o = {.size = sizeof o, .prefix = "optim/"};
     if (r >= 0) r = weft_ckpt_load(s->ckpt, &step, want.item, want.n, &o, &text);
     if (r >= 0) {
         snprintf(where, sizeof where, "checkpoint of step %lld", (long long)step);
         r = parse_state(where, text, st, stream);
+        if (r >= 0 && s->o.sites && has & HAS_SITES) r = restore_sites(s, text);
     }
     if (r >= 0) *weft_optim_updates(s->o.optim) = st->updates;
     free(text);

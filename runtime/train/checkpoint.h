@@ -4,6 +4,7 @@
  *   model/NAME           weights in the compute type; with fp32 these are the masters
  *   optim/master/NAME    fp32 masters, where the compute type is another
  *   optim/adamw/m/NAME   moments, by the optimiser that the tensor belongs to
+ *   sites/theta/N ...    outer weights and velocity of fragment N, in a run of several sites
  *
  * Collective over the group, main thread. */
 #ifndef WEFT_RUNTIME_CHECKPOINT_H
@@ -12,6 +13,7 @@
 #include "runtime/model/model.h"
 #include "runtime/optim/guard.h"
 #include "runtime/optim/optim.h"
+#include "runtime/sites/sites.h"
 #include "weft/ckpt.h"
 
 typedef struct weft_train_state {
@@ -29,6 +31,7 @@ typedef struct weft_saver_opts {
     weft_model *model;
     weft_shards *shards;
     weft_optim *optim;
+    weft_sites *sites;     /* rank 0 of a run of several sites: their outer state goes along; else NULL */
     weft_dtype t;          /* compute type */
     const char *tokenizer; /* directory or file that goes along; NULL: none */
     const char *config;    /* text of the run file; kept as it is */

@@ -15,6 +15,7 @@
 #include "runtime/optim/optim.h"
 #include "runtime/optim/schedule.h"
 #include "runtime/shard/shard.h"
+#include "runtime/sites/sites.h"
 #include "runtime/train/checkpoint.h"
 #include "runtime/train/trainer.h"
 
@@ -24,6 +25,22 @@ enum { PHASE_DATA, PHASE_FORWARD, PHASE_BACKWARD, PHASE_COMM, PHASE_OPTIM, PHASE
 /* What routers of experts did in a step: the two losses, means over tokens and layers; load: that of the busiest expert
  * over the mean. */
 enum { ROUTER_BALANCE, ROUTER_Z, ROUTER_LOAD, ROUTER_FIGURES };
+
+/* What rank 0 wants done with other sites after a step, in the step's statistics: merge fragment [0] - 1 as [1] says; let
+ * fragment [2] - 1 leave; [3]: then wait. */
+enum { TRAINER_OUTER = 4 };
+
+/* Of other sites in the records. */
+enum {
+    SITES_ACTIVE,
+    SITES_COMMITS,
+    SITES_MISSED,
+    SITES_SENT,
+    SITES_RECEIVED,
+    SITES_ROUND,
+    SITES_WAITED,
+    TRAINER_SITES_FIGURES
+};
 
 /* The engine's lanes as the records show them. */
 enum { TRAINER_LANES = 5, TRAINER_LANE_FIGURES = 5 };
@@ -77,6 +94,17 @@ struct weft_trainer {
     double peak_flops;  /* measured, of all ranks */
     double began; /* weft_now() at the first step of this process, less the elapsed time of earlier ones */
     double phase[PHASES];
+
+    struct {               /* other sites; outer.c */
+        int on, alone;     /* alone: rank 0 holds all of the model */
+        weft_sites *sites; /* rank 0 */
+        weft_fragments fragments;
+        float *vector;         /* [largest fragment] */
+        int64_t *left;         /* [fragments]: step after which it left last */
+        weft_sites_work *work; /* [fragments]: since then */
+        double seconds_a_step, waited;
+        uint32_t id[TRAINER_SITES_FIGURES];
+    } outer;
 
     weft_metrics *metrics; /* rank 0 */
     uint32_t id_loss, id_valid, id_bpb, id_rate, id_mfu, id_norm, id_lr, id_phase[PHASES],
@@ -157,13 +185,24 @@ void trainer_watch_close(weft_trainer *t);
 /* saving.c; collective. Errors are those of the group or of the input: a disk that fails costs the save alone. */
 weft_status trainer_saving_open(weft_trainer *t);
 int trainer_save_due(weft_trainer *t);
-weft_status trainer_save(weft_trainer *t);          /* begins, or waits where save.async is off */
+weft_status trainer_save(weft_trainer *t); /* begins, or waits where save.async is off */
+weft_status trainer_staged(weft_trainer *t);
 weft_status trainer_save_progress(weft_trainer *t); /* at every step boundary */
 weft_status trainer_save_now(weft_trainer *t);      /* this step, before it returns; also its own failure */
 /* Takes up the newest checkpoint. NOTFOUND: there is none. */
 weft_status trainer_resume(weft_trainer *t);
 /* After too many skipped steps. DIVERGED: there is nothing (more) to go back to. */
 weft_status trainer_roll_back(weft_trainer *t, const char *why);
+/* outer.c: other sites. open is local and part of the plan of memory; the others are collective and do nothing without
+ * other sites. */
+weft_status trainer_outer_open(weft_trainer *t, const weft_model_desc *d);
+weft_status trainer_outer_join(weft_trainer *t); /* after the initial weights */
+void trainer_outer_plan(weft_trainer *t,
+                        double plan[TRAINER_OUTER]); /* local: before a step's statistics are summed */
+weft_status trainer_outer(weft_trainer *t, const double plan[TRAINER_OUTER], const step_result *r);
+weft_status trainer_outer_finish(weft_trainer *t); /* everything that was learnt here leaves, then the site */
+void trainer_outer_record(weft_trainer *t);        /* rank 0: sets the metrics */
+void trainer_outer_close(weft_trainer *t);
 /* loop.c: an event of rank 0; a run goes on without it. json may be NULL. */
 void trainer_event(weft_trainer *t, const char *name, const char *json);
 /* step.c */

@@ -77,6 +77,7 @@ static weft_status record(weft_trainer *t, const step_result *r, int last) {
     }
     weft_metric_set(t->id_phase[PHASE_OTHER], other > 0 ? other : 0);
     trainer_watch_lanes(t, last);
+    trainer_outer_record(t);
     weft_status s = weft_metrics_emit(t->metrics, t->st.step, t->st.g, t->st.tokens);
     weft_metric_set(t->id_valid, NAN);
     weft_metric_set(t->id_bpb, NAN);
@@ -188,6 +189,7 @@ static void record_evaluation(weft_trainer *t) {
 
 /* The last words of a run that ended well: checkpoint, final evaluation, sample, facts for the report. */
 static weft_status finish(weft_trainer *t, meter *m) {
+    WEFT_TRY(trainer_outer_finish(t));
     weft_status s = trainer_save_now(t);
     WEFT_TRY(evaluate(t, 0, m));
     WEFT_TRY(trainer_bubble(t));

@@ -14,6 +14,8 @@ static const char *const dtypes[] = {"fp32", "bf16", NULL};
 static const char *const recomputes[] = {"none", "layer", "selective", NULL};
 static const char *const packs[] = {"none", "doc", NULL};
 static const char *const optims[] = {"adamw", "muon", NULL};
+static const char *const presets[] = {"sync", "stream", NULL};                      /* weft_sites_preset */
+static const char *const codecs[] = {"f32", "bf16", "int8", "int4", "topk2", NULL}; /* weft_codec */
 static const char *const schedules[] = {"cosine", "linear", "wsd", "constant", NULL};
 
 static const char *const cp_kinds[] = {"auto", "ring", "alltoall", "gather", NULL}; /* weft_cp_kind */
@@ -144,6 +146,46 @@ const weft_config_key weft_run_keys[] = {
     INT("optim.give_up", optim.give_up, "10", 1, 1e6,
         "skipped steps in a row after which the run ends (exit 93)"),
 
+    STRING("sites.name", sites.name, NULL, "name of this site in a run of several (weft train --site)"),
+    STRING(
+        "sites.hub", sites.hub, NULL,
+        "new: the run's hub lives beside this site, in run.dir/hub, and ends with it (weft train --hub new)"),
+    STRING("sites.join", sites.join, NULL,
+           "HOST:PORT of the run's hub; what the invitation says if left out (weft train --join)"),
+    STRING("sites.invite", sites.invite, NULL,
+           "invitation of this site, made by `weft hub invite` (weft train --invite)"),
+    STRING("sites.listen", sites.listen, NULL,
+           "HOST:PORT where other sites reach this one; any port if left out"),
+    STRING("sites.advertise", sites.advertise, NULL,
+           "HOST:PORT of the same as others see it; the address that the hub sees if left out"),
+    STRING("sites.hub_listen", sites.hub_listen, "0.0.0.0:0",
+           "HOST:PORT where the hub that lives here is reached"),
+    ENUM("sites.preset", sites.preset, "stream", presets,
+         "sync: the whole model at once, training waits for it; stream: fragment by fragment, while training "
+         "goes on"),
+    INT("sites.every", sites.every, "100", 1, 1e6,
+        "steps of the fastest site between two departures of a fragment (H)"),
+    ENUM("sites.up", sites.up, "int4", codecs, "how a site's changes travel to those that add them up"),
+    ENUM("sites.down", sites.down, "int8", codecs, "how the sums travel back"),
+    FLOAT("sites.momentum", sites.momentum, "0.9", 0, 1, "momentum of the outer step"),
+    FLOAT(
+        "sites.lr", sites.lr, "0", 0, 10,
+        "learning rate of the outer step; 0: by the number of sites, .4 for 1, .6 for 2 to 4, .8 from 8 on"),
+    INT("sites.chunk", sites.chunk, "1048576", 128, 4194304,
+        "elements that travel, hash and catch up as one; a multiple of 128"),
+    INT("sites.quorum", sites.quorum, "0", 0, 64,
+        "contributions that a round waits for; 0: those of all sites"),
+    INT("sites.least", sites.least, "1", 1, 64, "active sites that it takes to go on"),
+    INT("sites.audit", sites.audit, "8", 0, 1e6,
+        "rounds of a fragment between two comparisons of all sites' bits; 0: only when a site joins"),
+    FLOAT("sites.rate", sites.rate, "0", 0, 1e6, "Mbit/s that this site sends at most; 0: no limit"),
+    INT("sites.delay", sites.delay, "0", 0, 10000, "ms by which what is sent is held back, for demos"),
+    FLOAT("sites.patience", sites.patience, "0", 0, 1e9,
+          "seconds to wait for the hub and for taking part before giving up; 0: no limit"),
+    BOOL("sites.insecure_lab", sites.lab, "false",
+         "no encryption and no certificates: everybody is who he says; addresses of loopback and "
+         "10.77.0.0/16 only"),
+
     INT("eval.every", eval.every, "0", 0, 1e12,
         "steps between evaluations on data.valid; 0: only at the end"),
     INT("eval.windows", eval.windows, "0", 0, 1e12, "windows of each evaluation but the last; 0: all"),
@@ -198,6 +240,22 @@ weft_status weft_run_config_load(const char *path, const char *const *sets, size
     else if (c->data.train.n && c->data.sources.n)
         s = weft_fail(WEFT_ERR_CONFIG, "%s: data.train and data.sources are both given; which is meant?",
                       path ? path : "--set");
+    else if (weft_run_has_sites(c) && !c->sites.invite && !c->sites.hub && !c->sites.lab)
+        s = weft_fail(
+            WEFT_ERR_CONFIG,
+            "%s: a run of several sites needs sites.invite (weft hub invite makes it), or sites.hub: "
+            "new where it begins",
+            path ? path : "--set");
+    else if (c->sites.hub && strcmp(c->sites.hub, "new") != 0)
+        s = weft_fail(WEFT_ERR_CONFIG,
+                      "%s: sites.hub is 'new' or left out; the address of a hub is sites.join",
+                      path ? path : "--set");
+    else if (weft_run_has_sites(c) && (c->data.private || c->sites.chunk % 128))
+        s = weft_fail(WEFT_ERR_CONFIG, "%s: %s", path ? path : "--set",
+                      c->data.private
+                          ? "data.private is for one job on several sites; a run with sites.* keeps every "
+                            "site's data to itself anyway"
+                          : "sites.chunk must be a multiple of 128");
     else if (c->data.private && (c->train.reproducible || !c->data.sources.n))
         s = weft_fail(WEFT_ERR_CONFIG, "%s: data.private %s", path ? path : "--set",
                       c->data.sources.n ? "lets the data decide who computes what, so it cannot go with "

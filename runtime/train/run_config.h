@@ -45,6 +45,12 @@ typedef struct weft_run_config {
         double lr, min_lr, warmup, decay, weight_decay, beta1, beta2, eps, momentum, clip, guard;
         int64_t give_up;
     } optim;
+    struct { /* training across sites: runtime/sites */
+        const char *name, *hub, *join, *invite, *listen, *advertise, *hub_listen;
+        int64_t every, chunk, quorum, least, audit, delay;
+        int preset, up, down, lab;
+        double momentum, lr, rate, patience;
+    } sites;
     struct {
         int64_t every, windows;
     } eval;
@@ -72,5 +78,10 @@ extern const size_t weft_run_nkeys;
 /* Loads and cross-checks a run file. path NULL: defaults and sets only. */
 weft_status weft_run_config_load(const char *path, const char *const *sets, size_t nsets, weft_run_config *c,
                                  weft_config **config);
+
+/* Does the run file speak of other sites? */
+static inline int weft_run_has_sites(const weft_run_config *c) {
+    return c->sites.hub || c->sites.join || c->sites.invite;
+}
 
 #endif

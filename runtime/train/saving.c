@@ -35,6 +35,7 @@ weft_status trainer_saving_open(weft_trainer *t) {
                                .shards = t->shards,
                                .optim = t->optim,
                                .t = c->train.dtype ? WEFT_BF16 : WEFT_F32,
+                               .sites = t->outer.sites,
                                .tokenizer = c->data.tokenizer,
                                .config = weft_config_dump(t->config),
                                .ckpt = {.files = (int)c->save.files,
@@ -85,6 +86,7 @@ static weft_status ended(weft_trainer *t, weft_status s, const char *mode) {
     }
     t->saving.begun = -1;
     t->saving.under_way = 0;
+    if (t->outer.sites) weft_sites_hold(t->outer.sites, 0);
     return WEFT_OK;
 }
 
@@ -102,8 +104,16 @@ int trainer_save_due(weft_trainer *t) {
     return due;
 }
 
+/* What is read by a save under way may change from here on. Collective. */
+weft_status trainer_staged(weft_trainer *t) {
+    WEFT_TRY(weft_ckpt_staged(weft_saver_ckpt(t->saver), -1));
+    if (t->outer.sites) weft_sites_hold(t->outer.sites, 0);
+    return WEFT_OK;
+}
+
 static weft_status begin(weft_trainer *t, int wait) {
     char *stream = NULL;
+    if (t->outer.sites) weft_sites_hold(t->outer.sites, 1);
     weft_status s = t->rank == 0 ? weft_data_state(t->data, &stream) : WEFT_OK;
     s = weft_ctrl_agree(t->o.group, s);
     t->saving.begun = t->st.step;

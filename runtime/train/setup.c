@@ -251,11 +251,13 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     weft_exec_opts xo = {
         .size = sizeof xo, .threads = t->threads, .pin = 0, .scratch = scratch > more ? scratch : more};
     weft_arena_note(&t->memory, "scratch", xo.scratch);
+    WEFT_TRY(trainer_outer_open(t, d));
     if (t->ranks > 1) xo.tick = progress, xo.tick_arg = t, xo.tick_us = TICK_US;
     WEFT_TRY(weft_exec_create(t->backend, &xo, &t->x));
     WEFT_TRY(weft_arena_commit(&t->memory, allocate, release, t));
     WEFT_TRY(trainer_open_feed(t));
-    t->nstats = (size_t)(2 * t->layout.micro_total + 2) + (d->experts ? 2 + (size_t)d->experts : 0);
+    t->nstats = (size_t)(2 * t->layout.micro_total + 2) + (d->experts ? 2 + (size_t)d->experts : 0) +
+                (t->outer.on ? TRAINER_OUTER : 0);
     t->losses = weft_calloc(t->nstats, sizeof *t->losses);
     if (!t->losses) return WEFT_ERR_NOMEM;
     return weft_model_bind(t->model, &t->memory, t->x);
@@ -392,6 +394,12 @@ static void register_metrics(weft_trainer *t) {
     t->id_norm = weft_metric("grad_norm", WEFT_METRIC_GAUGE, "");
     t->id_lr = weft_metric("lr", WEFT_METRIC_GAUGE, "");
     for (int i = 0; i < PHASES; i++) t->id_phase[i] = weft_metric(phases[i], WEFT_METRIC_GAUGE, "s");
+    static const char *const sites[TRAINER_SITES_FIGURES] = {"sites/active", "sites/rounds",   "sites/missed",
+                                                             "sites/sent",   "sites/received", "sites/round",
+                                                             "sites/waited"};
+    static const char *const units[TRAINER_SITES_FIGURES] = {"", "", "", "bytes", "bytes", "s", "s"};
+    for (int i = 0; i < TRAINER_SITES_FIGURES && t->outer.on; i++)
+        t->outer.id[i] = weft_metric(sites[i], WEFT_METRIC_GAUGE, units[i]);
     if (!weft_model_desc_of(t->model)->experts) return;
     t->id_router[ROUTER_BALANCE] = weft_metric("router/balance", WEFT_METRIC_GAUGE, "");
     t->id_router[ROUTER_Z] = weft_metric("router/z", WEFT_METRIC_GAUGE, "");
@@ -423,6 +431,7 @@ static weft_status build(weft_trainer *t) {
     WEFT_TRY(trainer_saving_open(t));
     s = initial_weights(t);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
+    WEFT_TRY(trainer_outer_join(t));
     WEFT_TRY(weft_shards_changed(t->shards, 1));
     t->schedule = (weft_schedule){.kind = (weft_schedule_kind)t->c->optim.schedule,
                                   .lr = t->c->optim.lr,
@@ -463,6 +472,7 @@ void weft_trainer_destroy(weft_trainer *t) {
     trainer_trace_write(t);
     trainer_watch_close(t);
     weft_saver_destroy(t->saver);
+    trainer_outer_close(t);
     if (t->metrics) weft_metrics_close(t->metrics);
     weft_pipeline_destroy(&t->stage.passes);
     weft_links_destroy(t->stage.links);

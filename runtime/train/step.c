@@ -56,6 +56,7 @@ static weft_status sum_over_ranks(weft_trainer *t) {
     WEFT_TRY(weft_shards_sum(t->shards));
     t->losses[2 * n] = t->o.stop && *t->o.stop ? 1 : 0;
     t->losses[2 * n + 1] = t->rank == 0 ? weft_now() - t->began : 0; /* rank 0's clock rules */
+    if (t->outer.on) trainer_outer_plan(t, t->losses + t->nstats - TRAINER_OUTER);
     note_router(t, t->losses + 2 * n + 2);
     WEFT_TRY_CTX(weft_ctrl_allreduce(t->o.group, t->losses, t->nstats, WEFT_F64, WEFT_SUM),
                  "step statistics");
@@ -97,7 +98,7 @@ weft_status trainer_step(weft_trainer *t, step_result *r) {
     WEFT_TRY(weft_optim_norm(t->optim, tokens, &r->norm));
     r->verdict = weft_guard_judge(&t->st.guard, r->loss, r->norm, &r->z);
     if (r->verdict == WEFT_ACCEPT) {
-        WEFT_TRY(weft_ckpt_staged(weft_saver_ckpt(t->saver), -1)); /* what is being saved may change now */
+        WEFT_TRY(trainer_staged(t)); /* what is being saved may change now */
         WEFT_TRY(weft_optim_step(t->optim, tokens, r->norm, r->lr));
         WEFT_TRY(weft_shards_changed(t->shards, 0));
         t->st.updates = *weft_optim_updates(t->optim);
@@ -108,5 +109,5 @@ weft_status trainer_step(weft_trainer *t, step_result *r) {
     trainer_spend(t, PHASE_OPTIM, &since);
     weft_range_pop();
     r->seconds = weft_now() - begin;
-    return WEFT_OK;
+    return t->outer.on ? trainer_outer(t, t->losses + t->nstats - TRAINER_OUTER, r) : WEFT_OK;
 }

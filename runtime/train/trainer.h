@@ -25,6 +25,8 @@ typedef struct weft_trainer_opts {
     const volatile sig_atomic_t
         *stop; /* set by a signal: finish the step, save, end with WEFT_TRAIN_STOPPED */
     int quiet; /* no progress lines */
+    /* the hub that lives beside this job: what it is reached by, and this site's invitation; NULL: none */
+    const char *hub, *invite;
 } weft_trainer_opts;
 
 enum { WEFT_TRAIN_DONE = 0, WEFT_TRAIN_STOPPED = 1 };

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Sites over TLS on loopback, each with its own text. Two train together, a third joins while they do; a site on two ranks
+# that share weights (ZeRO 3) is one of them; one is killed and comes back; who is not invited stays outside. At the end of a
+# round all have the same bits, as the hub's audits say.
+. "$(dirname "$0")/lib.sh"
+for s in a b c; do "$weft" data synth $s.wtok.h5 --vocab 32 --tokens 60000 --seed "$(printf '%d' "'$s")" >/dev/null; done
+cat >run.yaml <<'Y'
+run: {name: far, seed: 3, threads: 1}
+model: {family: llama, layers: 6, hidden: 32, heads: 4, kv_heads: 2, ffn: 64, context: 32}
+data: {train: a.wtok.h5, valid: a.wtok.h5}
+train: {steps: 300, batch: 8, micro_batch: 2}
+optim: {name: adamw, lr: 3e-3, schedule: constant}
+eval: {windows: 16}
+save: {every: 50}
+sites: {every: 20, chunk: 4096, audit: 1, patience: 60}
+Y
+hub=127.0.0.1:$((20000 + $$ % 20000))
+"$weft" hub --dir hub --listen $hub --run far >hub.log 2>&1 &
+hub_pid=$!
+for _ in $(seq 100); do [ -s hub/address ] && break; sleep 0.1; done
+[ -s hub/address ] || { cat hub.log; fail "the hub does not listen"; }
+for s in a b c d; do "$weft" hub invite $s --dir hub >$s.json; done
+"$weft" hub revoke d --dir hub >/dev/null
+
+# site NAME RANKS SETTINGS...
+site() {
+  local name=$1 n=$2
+  shift 2
+  start "$n" "$weft" train run.yaml --site "$name" --invite "$name.json" --set run.dir="$name" --set data.train=["$name.wtok.h5"] "$@" >"$name.log" 2>&1
+}
+rounds() { cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"ev":"outer"' || true; }
+until_rounds() { # SITE N
+  for _ in $(seq 600); do [ "$(rounds "$1")" -ge "$2" ] && return; sleep 0.1; done
+  tail -n 5 ./*.log
+  fail "site $1 has only $(rounds "$1") rounds after a minute"
+}
+site a 1 --set train.steps=3000 &
+a=$!
+site b 2 --set layout.zero=3 --set train.steps=3000 &
+b=$!
+until_rounds a 4
+site c 1 --set train.steps=3000 &
+c=$!
+until_rounds c 3
+until_rounds b 6
+
+expect 76 'closed it' ranks 1 "$weft" train run.yaml --site d --invite d.json --set run.dir=d --set sites.patience=10
+expect 78 'invit' ranks 1 "$weft" train run.yaml --site e --set run.dir=e --join $hub
+
+kill -KILL "$(pgrep -P $a -x weft)" # the site a goes; the others go on
+wait $a && fail "a killed site ended well"
+until_rounds b $(($(rounds b) + 4))
+site a 1 --set train.steps=3000 &
+a=$!
+before=$(rounds a)
+until_rounds a $((before + 3))
+grep -q 'resumed' a.log || fail "site a did not go on from its checkpoint"
+
+for s in a b c; do pkill -TERM -f "^[^ ]*weft train .*run.dir=$s" || fail "site $s is gone: $(tail -n 3 $s.log)"; done
+for p in $a $b $c; do
+  code=0
+  wait "$p" || code=$?
+  [ $code = 85 ] || { tail -n 5 ./*.log; fail "a site that was told to stop ended with $code"; }
+done
+"$weft" hub status --dir hub --json >status.json || fail "no status"
+kill -TERM $hub_pid
+wait $hub_pid || fail "the hub ended with $?"
+"$weft" hub verify-log hub >/dev/null || fail "the log does not verify"
+echo ok
