@@ -6,6 +6,7 @@
  *   eio             it fails once with EIO
  *   enospc          it fails with ENOSPC, and so does every write, fallocate and mkdir from there on: the disk is full
  *   short           a write happens by half and says so; nothing else
+ * WEFT_KILL_PATH=text: only calls on files whose path holds it count (those by name not at all).
  * WEFT_KILL_RANK=r: only in the process of this rank of mpirun. WEFT_KILL_COUNT=path: their number is written there at
  * the end. Files of the terminal and pipes do not count. */
 #include <dlfcn.h>
@@ -35,6 +36,19 @@ static int is_me(void) {
     return !want || !*want || (have && !strcmp(want, have));
 }
 
+/* Does the file (fd < 0: called by its name) count? */
+static int counts(int fd) {
+    static const char *part;
+    char link[64], path[4096];
+    if (!part) part = getenv("WEFT_KILL_PATH") ? getenv("WEFT_KILL_PATH") : "";
+    if (!*part) return 1;
+    if (fd < 0) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    const ssize_t n = readlink(link, path, sizeof path - 1);
+    path[n > 0 ? n : 0] = 0;
+    return strstr(path, part) != NULL;
+}
+
 /* What is to happen to this call; fills: it takes room. */
 static int due(int fills) {
     static long at = -1;
@@ -59,8 +73,8 @@ static void die(void) {
 }
 
 /* For calls that happen as a whole or not at all: 1 if it fails. */
-static int stopped(int fills) {
-    const int what = due(fills);
+static int stopped(int fd, int fills) {
+    const int what = counts(fd) ? due(fills) : NOTHING;
     if (what == KILL) die();
     return what == FAIL;
 }
@@ -72,7 +86,7 @@ static int is_file(int fd) {
 
 EXPORT ssize_t write(int fd, const void *p, size_t n) {
     REAL(write);
-    const int what = is_file(fd) ? due(1) : NOTHING;
+    const int what = is_file(fd) && counts(fd) ? due(1) : NOTHING;
     if (what == FAIL) return -1;
     const ssize_t done = real(fd, p, what == NOTHING || n < 2 ? n : n / 2);
     if (what == KILL) die();
@@ -86,7 +100,7 @@ static size_t half(size_t n) {
 
 EXPORT ssize_t pwrite(int fd, const void *p, size_t n, off_t at) {
     REAL(pwrite);
-    const int what = due(1);
+    const int what = counts(fd) ? due(1) : NOTHING;
     if (what == FAIL) return -1;
     const ssize_t done = real(fd, p, what == NOTHING ? n : half(n), at);
     if (what == KILL) die();
@@ -99,47 +113,47 @@ EXPORT ssize_t pwrite64(int fd, const void *p, size_t n, off_t at) {
 
 EXPORT int fallocate(int fd, int mode, off_t at, off_t n) {
     REAL(fallocate);
-    return stopped(1) ? -1 : real(fd, mode, at, n);
+    return stopped(fd, 1) ? -1 : real(fd, mode, at, n);
 }
 
 EXPORT int fsync(int fd) {
     REAL(fsync);
-    return stopped(0) ? -1 : real(fd);
+    return stopped(fd, 0) ? -1 : real(fd);
 }
 
 EXPORT int fdatasync(int fd) {
     REAL(fdatasync);
-    return stopped(0) ? -1 : real(fd);
+    return stopped(fd, 0) ? -1 : real(fd);
 }
 
 EXPORT int rename(const char *from, const char *to) {
     REAL(rename);
-    return stopped(0) ? -1 : real(from, to);
+    return stopped(-1, 0) ? -1 : real(from, to);
 }
 
 EXPORT int unlink(const char *path) {
     REAL(unlink);
-    return stopped(0) ? -1 : real(path);
+    return stopped(-1, 0) ? -1 : real(path);
 }
 
 EXPORT int unlinkat(int dir, const char *path, int flags) {
     REAL(unlinkat);
-    return stopped(0) ? -1 : real(dir, path, flags);
+    return stopped(-1, 0) ? -1 : real(dir, path, flags);
 }
 
 EXPORT int rmdir(const char *path) {
     REAL(rmdir);
-    return stopped(0) ? -1 : real(path);
+    return stopped(-1, 0) ? -1 : real(path);
 }
 
 EXPORT int ftruncate(int fd, off_t n) {
     REAL(ftruncate);
-    return stopped(0) ? -1 : real(fd, n);
+    return stopped(fd, 0) ? -1 : real(fd, n);
 }
 
 EXPORT int mkdir(const char *path, mode_t mode) {
     REAL(mkdir);
-    return stopped(1) ? -1 : real(path, mode);
+    return stopped(-1, 1) ? -1 : real(path, mode);
 }
 
 __attribute__((destructor)) static void report(void) {

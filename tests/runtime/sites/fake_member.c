@@ -27,6 +27,7 @@ static struct {
     weft_wan *wan;
     weft_wan_peer *hub;
     weft_invite invite;
+    weft_wan_identity *id;
     weft_member_event answer[ANSWERS]; /* to be raised when the step is done */
     int nanswers;
     weft_site_commit seal;
@@ -262,7 +263,6 @@ static void fill_run(weft_site_run *r, const char *name) {
 
 static weft_status begin(int argc, char **argv) {
     weft_member_opts o;
-    weft_wan_identity *id = NULL;
     memset(&o, 0, sizeof o);
     const int lab = argc > 6 && !strcmp(argv[4], "lab");
     weft_wan_opts w = {.insecure_lab = lab, .calls = {.up = on_up, .down = on_down, .message = on_message}};
@@ -274,10 +274,10 @@ static weft_status begin(int argc, char **argv) {
         snprintf(g.invite.site, sizeof g.invite.site, "%.*s", (int)strcspn(argv[5], "/"), argv[5]);
     } else {
         WEFT_TRY(weft_invite_read(argv[1], &g.invite));
-        WEFT_TRY(weft_wan_identity_load(g.invite.ca, g.invite.certificate, g.invite.key, &id));
+        WEFT_TRY(weft_wan_identity_load(g.invite.ca, g.invite.certificate, g.invite.key, &g.id));
         hub_address = g.invite.hub;
     }
-    w.identity = id;
+    w.identity = g.id;
     snprintf(o.site, sizeof o.site, "%s", g.invite.site);
     snprintf(o.address, sizeof o.address, "127.0.0.1:1");
     fill_run(&o.run, g.invite.run);
@@ -293,7 +293,7 @@ int main(int argc, char **argv) {
     weft_log_open(WEFT_LOG_WARN, -1, NULL);
     const uint64_t every = strtoull(argv[3], NULL, 10) * 1000000u;
     uint64_t next_step = 0, next_tick = 0;
-    const double end = weft_now() + 120;
+    const double end = weft_now() + 800;
     weft_status s = begin(argc, argv);
     if (s < 0) fail(s, weft_last_error());
     while (!g.ended && weft_now() < end) {
@@ -304,13 +304,14 @@ int main(int argc, char **argv) {
         s = weft_wan_poll(g.wan, every < 20000000u ? (int64_t)(every / 1000000u) + 1 : 20);
         if (s < 0) fail(s, weft_last_error());
     }
-    if (!g.ended) fail(WEFT_ERR_TIMEOUT, "did not end within 120 s");
+    if (!g.ended) fail(WEFT_ERR_TIMEOUT, "did not end within 800 s");
     if (g.status >= 0) {
         printf("content %llu ", (unsigned long long)g.known);
         for (int i = 0; i < 32; i++) printf("%02x", g.content[g.known].b[i]);
         puts("");
     }
     weft_wan_close(g.wan);
+    weft_wan_identity_free(g.id);
     weft_invite_free(&g.invite);
     free(g.m);
     return g.status < 0 ? weft_exit_code(g.status) : 0;
