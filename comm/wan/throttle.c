@@ -12,8 +12,8 @@
 
 void wan_bucket_set(wan_bucket *b, uint64_t rate, uint64_t now) {
     b->rate = rate;
-    b->burst = (int64_t)(rate / 200);
-    if (b->burst < 16 << 10) b->burst = 16 << 10;
+    b->burst = (int64_t)(rate / 50);
+    if (b->burst < 64 << 10) b->burst = 64 << 10;
     b->tokens = b->burst;
     b->then = now;
 }
@@ -40,7 +40,7 @@ void wan_bucket_take(wan_bucket *b, size_t n) {
 }
 
 uint64_t wan_bucket_next(const wan_bucket *b, uint64_t now) {
-    int64_t want = b->burst / 4; /* not for every byte */
+    int64_t want = b->burst / 8; /* not for every byte */
     if (!b->rate || b->tokens >= want) return 0;
     uint64_t at = b->then + (uint64_t)((double)(want - b->tokens) / (double)b->rate * SECOND) + 1;
     return at > now ? at : 0;

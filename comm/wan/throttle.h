@@ -14,7 +14,7 @@ typedef struct wan_bucket {
     uint64_t then; /* ns of the last refill */
 } wan_bucket;
 
-/* The burst is 5 ms of the rate, at least 16 KiB. */
+/* The burst is 20 ms of the rate, at least 64 KiB: a thread may come late. */
 void wan_bucket_set(wan_bucket *b, uint64_t rate, uint64_t now);
 /* How many of n bytes may go now. */
 size_t wan_bucket_may(wan_bucket *b, size_t n, uint64_t now);

@@ -31,6 +31,7 @@ typedef struct test_end {
     uint64_t seed;
     uint8_t **place;  /* a buffer a chunk, while it is being received */
     int refuse_every; /* chunk_place says NULL for each n-th: 0: never */
+    int two_peers;    /* the same numbers go to two: they come back twice */
     int keep;         /* arrived bytes are not looked at */
     uint8_t *sink;    /* with keep: everything goes here */
     uint8_t revoked[WEFT_WAN_FINGERPRINT];
