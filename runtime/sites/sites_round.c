@@ -115,7 +115,7 @@ static int reduce(weft_sites *s, int p) {
     site_fragment *f = &s->f[p];
     uint32_t left = 0;
     weft_site_hash root;
-    if (!f->reducing) return 0;
+    if (!f->open || !f->reducing) return 0;
     weft_status r = weft_exchange_reduce(s->exchange[p], 1, &left);
     if (r >= 0 && left == 0) r = weft_exchange_part_root(s->exchange[p], s->machine->member, &root);
     if (r < 0) {
@@ -246,7 +246,7 @@ static void apply(weft_sites *s, const weft_member_action *a) {
 static void void_attempt(weft_sites *s, const weft_site_key *k) {
     const uint32_t p = k->fragment;
     site_fragment *f = &s->f[k->fragment];
-    f->open = 0;
+    f->open = f->sealed = f->reducing = 0;
     if (s->exchange[p]) weft_exchange_void(s->exchange[p], k->round, k->attempt);
     for (uint16_t m = 0; m < WEFT_SITE_MEMBERS; m++)
         if (s->peer[m]) weft_wan_drop_chunks(s->peer[m], k->fragment, k->round, k->attempt);

@@ -36,7 +36,8 @@ const char wan_scenario_help[] =
     "MPI rank\n"
     "  wait NAME \"TEXT\" [SECONDS]                        until its log says so (60 s), from the last wait "
     "or mark on\n"
-    "  mark NAME | never NAME \"TEXT\"                     from here on | not once in the whole log\n"
+    "  mark NAME | never NAME \"TEXT\" | alive NAME       from here on | not once in the whole log | it "
+    "still runs\n"
     "  exit NAME [CODE] [SECONDS]                        it ends with this code (0) within that time (60 s)\n"
     "  t=SECONDS | +SECONDS                              waits; the rest of the line may be a statement\n"
     "Settings: rate=500M queue=2M delay=25ms jitter=1ms reorder=yes loss=0.1% burst=ENTER/LEAVE/LOSS "
@@ -464,6 +465,7 @@ static weft_status parse_statement(line *l) {
     if (strcmp(w, "mark") == 0) return parse_on_log(l, WAN_MARK);
     if (strcmp(w, "wait") == 0) return parse_on_log(l, WAN_WAIT);
     if (strcmp(w, "never") == 0) return parse_on_log(l, WAN_NEVER);
+    if (strcmp(w, "alive") == 0) return parse_on_log(l, WAN_ALIVE);
     if (strcmp(w, "exit") == 0) return parse_on_log(l, WAN_EXIT);
     return wrong(l,
                  "unknown statement \"%s\" (mtu seed limit late site link flow run command start kill wait "

@@ -43,6 +43,7 @@ typedef enum wan_verb {
     WAN_MARK,  /* waits look at what the log says from here on */
     WAN_WAIT,  /* for a text in a log */
     WAN_NEVER, /* the whole log is without the text */
+    WAN_ALIVE, /* it still runs */
     WAN_EXIT,  /* the command ends with this code */
 } wan_verb;
 

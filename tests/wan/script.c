@@ -247,6 +247,13 @@ static weft_status never(const wan_script *s, const wan_statement *t) {
                  : WEFT_OK;
 }
 
+static weft_status alive(const wan_script *s, const wan_statement *t) {
+    const wan_child *k = &s->child[t->command];
+    const wan_command *c = &s->scenario->command[t->command];
+    return k->leader ? WEFT_OK
+                     : weft_fail(WEFT_ERR_PEER, "%s has ended with %d (log %s)", c->name, k->code, c->log);
+}
+
 static weft_status ended(wan_script *s, const wan_statement *t) {
     const wan_child *k = &s->child[t->command];
     const wan_command *c = &s->scenario->command[t->command];
@@ -290,13 +297,14 @@ static weft_status step(wan_script *s) {
     case WAN_MARK: return mark(s, t->command);
     case WAN_WAIT: return await(s, t);
     case WAN_NEVER: return never(s, t);
+    case WAN_ALIVE: return alive(s, t);
     default: return ended(s, t);
     }
 }
 
 static void report_statement(const wan_script *s) {
-    static const char *const verbs[] = {"t=",   "+",    "link", "site",  "flow", "start",
-                                        "kill", "mark", "wait", "never", "exit"};
+    static const char *const verbs[] = {"t=",   "+",    "link", "site",  "flow",  "start",
+                                        "kill", "mark", "wait", "never", "alive", "exit"};
     const wan_statement *t = &s->scenario->statement[s->next];
     if (!s->verbose || t->verb == WAN_AT || t->verb == WAN_AFTER) return;
     const int named = t->verb >= WAN_START;
