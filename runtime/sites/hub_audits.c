@@ -35,6 +35,7 @@ void hub_audit_joiner(weft_hub_machine *h, uint32_t m) {
 void hub_audited(weft_hub_machine *h, uint32_t m, const weft_site_audit *r) {
     if (r->fragment >= h->run.nfragments) return;
     weft_hub_audit *a = &h->fragment[r->fragment].audit;
+    h->member[m].versions[r->fragment] = r->version;
     if (!weft_site_has(a->asked, m)) return;
     a->at[m] = r->version;
     a->root[m] = r->root;
@@ -72,8 +73,7 @@ static int settle_joiner(weft_hub_machine *h, uint32_t m) {
         if (weft_site_has(a->got, m)) compare(h, p, m, active);
         if (weft_site_has(a->agreed, m)) continue;
         all = 0;
-        if (weft_site_has(a->asked, m) && h->now_ns - a->asked_ns > ASK_AGAIN)
-            hub_audit_ask(h, p, active | weft_site_bit(m), 0);
+        if (h->now_ns - a->asked_ns > ASK_AGAIN) hub_audit_ask(h, p, active | weft_site_bit(m), 0);
     }
     return all;
 }
@@ -109,8 +109,8 @@ static void settle_regular(weft_hub_machine *h, uint32_t p) {
 void hub_settle_audits(weft_hub_machine *h) {
     weft_site_set joiners = hub_in_state(h, WEFT_MEMBER_AUDITING);
     for (uint32_t m = 0; m < h->nmembers; m++) {
-        if (!weft_site_has(joiners, m)) continue;
-        if (!weft_hub_active(h) || settle_joiner(h, m)) hub_activate(h, m);
+        if (!weft_site_has(joiners, m)) continue; /* if nobody is active, there is nobody to differ from */
+        if (weft_hub_active(h) ? settle_joiner(h, m) : hub_has_all(h, m)) hub_activate(h, m);
     }
     for (uint32_t p = 0; p < h->run.nfragments; p++)
         if (h->fragment[p].audit.regular) settle_regular(h, p);

@@ -37,6 +37,8 @@ void hub_heard(weft_hub_machine *h, uint32_t m, const weft_site_message *msg);
 void hub_admin(weft_hub_machine *h, const weft_site_message *msg);
 /* Logs that m's incarnation is over: `state` is FENCED, OUT or EJECTED. */
 void hub_end_member(weft_hub_machine *h, uint32_t m, uint8_t state, uint8_t reason);
+/* m brought all that the log has. */
+int hub_has_all(const weft_hub_machine *h, uint32_t m);
 void hub_activate(weft_hub_machine *h, uint32_t m);
 void hub_detect(weft_hub_machine *h); /* silence, stalls, loneliness, rates */
 void hub_settle_members(weft_hub_machine *h);

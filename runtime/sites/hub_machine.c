@@ -85,6 +85,7 @@ static void boot(weft_hub_machine *h) {
 }
 
 static void settle(weft_hub_machine *h) {
+    if (!hub_on_disk(h, h->term_seq)) return; /* members that hear of this hub hear of its term first */
     for (int pass = 0; pass < PASSES; pass++) {
         uint64_t seq = h->seq;
         hub_settle_members(h);

@@ -89,6 +89,7 @@ typedef struct weft_hub_member {
     uint8_t connected, live; /* live: welcomed on this connection */
     uint8_t waiting;         /* its training waits on purpose */
     uint8_t due, reason;     /* weft_hub_due; why it is out */
+    uint8_t told;            /* versions are what it told after the last rollback */
     uint64_t incarnation;
     uint64_t after;
     uint64_t heard_ns; /* last message, or its HELLO, or BOOT */
@@ -98,7 +99,7 @@ typedef struct weft_hub_member {
     uint64_t gap[WEFT_HUB_GAPS];             /* between heartbeats, ns */
     uint32_t ngaps;
     uint64_t tokens;                        /* committed */
-    uint64_t versions[WEFT_SITE_FRAGMENTS]; /* what it had at its HELLO */
+    uint64_t versions[WEFT_SITE_FRAGMENTS]; /* what it told last */
     char site[WEFT_SITE_NAME], address[WEFT_SITE_ADDRESS];
 } weft_hub_member;
 
@@ -156,7 +157,7 @@ typedef struct weft_hub_machine {
     uint64_t now_ns;
     uint32_t nmembers;
     weft_site_epoch epoch;
-    uint64_t epoch_seq, epoch_ns, ping_ns;
+    uint64_t term_seq, epoch_seq, epoch_ns, ping_ns;
     uint64_t lonely_ns; /* since when no member is active; 0: not */
     uint32_t shifted;   /* commits in a row that other shares would have made faster */
     uint64_t durations[WEFT_HUB_DURATIONS];

@@ -67,6 +67,13 @@ static void roll_back_to(weft_hub_machine *h, uint32_t m) {
     hub_append(h);
 }
 
+static void take_versions(weft_hub_machine *h, uint32_t m, const weft_site_hello *hello) {
+    memset(h->member[m].versions, 0, sizeof h->member[m].versions);
+    h->member[m].told = 1;
+    if (hello->nversions == h->run.nfragments)
+        memcpy(h->member[m].versions, hello->versions, sizeof h->member[m].versions);
+}
+
 /* A new life of a site: whatever was said in the last one is over. */
 static uint32_t admit(weft_hub_machine *h, int at, const weft_site_hello *hello) {
     int founding = !h->founded;
@@ -84,8 +91,7 @@ static uint32_t admit(weft_hub_machine *h, int at, const weft_site_hello *hello)
     me->steps_per_s = 0;
     me->egress = hello->egress;
     me->ingress = hello->ingress;
-    memset(me->versions, 0, sizeof me->versions);
-    if (hello->nversions == h->run.nfragments) memcpy(me->versions, hello->versions, sizeof me->versions);
+    take_versions(h, m, hello);
     if (founding && any_version(hello)) roll_back_to(h, m);
     return m;
 }
@@ -103,6 +109,7 @@ void hub_hello(weft_hub_machine *h, const weft_hub_event *e) {
     weft_hub_member *me = &h->member[m];
     if (me->state == WEFT_MEMBER_AUDITING) me->state = WEFT_MEMBER_OBSERVER;
     if (me->state == WEFT_MEMBER_SUSPECT) me->state = WEFT_MEMBER_ACTIVE;
+    take_versions(h, m, &msg->u.hello);
     me->heard_ns = me->progress_ns = h->now_ns;
     me->connected = 1;
     me->live = 0;
@@ -137,15 +144,23 @@ static void drain(weft_hub_machine *h, uint32_t m) {
         log_member(h, m, h->member[m].incarnation, WEFT_MEMBER_DRAINING, WEFT_WHY_DRAINED);
 }
 
-static void caught_up(weft_hub_machine *h, uint32_t m) {
+int hub_has_all(const weft_hub_machine *h, uint32_t m) {
+    if (!h->member[m].told) return 0;
+    for (uint32_t p = 0; p < h->run.nfragments; p++)
+        if (h->member[m].versions[p] != h->fragment[p].version) return 0;
+    return 1;
+}
+
+static void caught_up(weft_hub_machine *h, uint32_t m, const weft_site_caught_up *c) {
     weft_hub_member *me = &h->member[m];
+    if (c->nversions != h->run.nfragments) return;
+    memcpy(me->versions, c->versions, sizeof me->versions);
+    me->told = 1;
     if (me->kind == WEFT_SITE_WATCHER) return;
-    if (me->state != WEFT_MEMBER_OBSERVER && me->state != WEFT_MEMBER_AUDITING) return;
+    if (me->state == WEFT_MEMBER_AUDITING) return; /* under way */
+    if (me->state != WEFT_MEMBER_OBSERVER) return;
     me->state = WEFT_MEMBER_AUDITING;
-    if (!weft_hub_active(h))
-        hub_activate(h, m); /* nobody to differ from */
-    else
-        hub_audit_joiner(h, m);
+    if (weft_hub_active(h)) hub_audit_joiner(h, m);
 }
 
 void hub_heard(weft_hub_machine *h, uint32_t m, const weft_site_message *msg) {
@@ -153,7 +168,7 @@ void hub_heard(weft_hub_machine *h, uint32_t m, const weft_site_message *msg) {
     me->heard_ns = h->now_ns;
     if (me->state == WEFT_MEMBER_SUSPECT) me->state = WEFT_MEMBER_ACTIVE;
     if (msg->type == WEFT_SITE_HEARTBEAT) heartbeat(h, me, &msg->u.heartbeat);
-    if (msg->type == WEFT_SITE_CAUGHT_UP) caught_up(h, m);
+    if (msg->type == WEFT_SITE_CAUGHT_UP) caught_up(h, m, &msg->u.caught_up);
     if (msg->type == WEFT_SITE_AUDITED) hub_audited(h, m, &msg->u.audit);
     if (msg->type == WEFT_SITE_DRAIN) drain(h, m);
 }
@@ -255,7 +270,7 @@ static uint64_t brought(const weft_hub_machine *h, uint32_t m) {
 }
 
 static void detect_loneliness(weft_hub_machine *h) {
-    weft_site_set here = hub_in_state(h, WEFT_MEMBER_OBSERVER);
+    weft_site_set here = hub_in_state(h, WEFT_MEMBER_OBSERVER) | hub_in_state(h, WEFT_MEMBER_AUDITING);
     if (!h->founded || weft_hub_active(h) || !here) {
         h->lonely_ns = 0;
         return;
@@ -268,7 +283,7 @@ static void detect_loneliness(weft_hub_machine *h) {
             (best < 0 || brought(h, m) > brought(h, (uint32_t)best)))
             best = (int)m;
     h->lonely_ns = h->now_ns;
-    if (best >= 0) roll_back_to(h, (uint32_t)best);
+    if (best >= 0 && !hub_has_all(h, (uint32_t)best)) roll_back_to(h, (uint32_t)best);
 }
 
 /* --- epochs --- */

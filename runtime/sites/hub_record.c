@@ -137,6 +137,7 @@ static void apply_abort(weft_hub_machine *h, const weft_site_abort *r) {
 }
 
 static void apply_rollback(weft_hub_machine *h, const weft_site_rollback *r) {
+    for (uint32_t m = 0; m < WEFT_SITE_MEMBERS; m++) h->member[m].told = 0;
     for (uint32_t p = 0; p < h->run.nfragments; p++) {
         weft_hub_fragment *f = &h->fragment[p];
         f->version = r->versions[p];
@@ -150,6 +151,7 @@ static void apply_rollback(weft_hub_machine *h, const weft_site_rollback *r) {
 
 static void apply_term(weft_hub_machine *h, uint64_t term) {
     h->term = term;
+    h->term_seq = h->seq;
     for (uint32_t p = 0; p < WEFT_SITE_FRAGMENTS; p++) h->fragment[p].next_attempt = first_attempt(h);
 }
 

@@ -132,8 +132,9 @@ static void fence_all(weft_hub_machine *h, weft_site_set who) {
 static void end_stuck(weft_hub_machine *h, weft_hub_fragment *f, weft_site_set here) {
     weft_site_set done = f->prepared & here, behind = here & ~done;
     f->sealed_ns = h->now_ns;
-    if (weft_site_count(here) < 2) return;
-    if (!f->root_known)
+    if (weft_site_count(here) < 2)
+        abort_attempt(h, f, WEFT_WHY_STUCK);
+    else if (!f->root_known)
         fence_all(h, f->owners & here & ~f->reduced);
     else if (!done)
         hub_end_member(

@@ -36,6 +36,7 @@ void weft_member_init(weft_member_machine *m, const weft_member_opts *opts, cons
     m->run = opts->run;
     if (!m->opts.heartbeat_ns) m->opts.heartbeat_ns = MEMBER_SECOND;
     if (!m->opts.hub_silent_ns) m->opts.hub_silent_ns = 5 * MEMBER_SECOND;
+    if (!m->opts.stranded_ns) m->opts.stranded_ns = 20 * MEMBER_SECOND;
     if (!m->opts.retry_ns) m->opts.retry_ns = 2 * MEMBER_SECOND;
     for (uint32_t p = 0; versions && p < m->run.nfragments; p++) m->fragment[p].version = versions[p];
 }
@@ -70,6 +71,12 @@ weft_site_set weft_member_peers(const weft_member_machine *m) {
 
 /* --- the connection --- */
 
+static uint32_t tell_versions(const weft_member_machine *m, uint64_t versions[WEFT_SITE_FRAGMENTS]) {
+    for (uint32_t p = 0; p < m->run.nfragments; p++)
+        versions[p] = m->fragment[p].lost ? 0 : m->fragment[p].version;
+    return m->run.nfragments;
+}
+
 static void up(weft_member_machine *m) {
     m->connected = 1;
     m->welcomed = 0;
@@ -82,9 +89,7 @@ static void up(weft_member_machine *m) {
     h->egress = m->beat.egress;
     h->ingress = m->beat.ingress;
     h->run = m->opts.run;
-    h->nversions = m->run.nfragments;
-    for (uint32_t p = 0; p < h->nversions; p++)
-        h->versions[p] = m->fragment[p].lost ? 0 : m->fragment[p].version;
+    h->nversions = tell_versions(m, h->versions);
     member_send(m);
 }
 
@@ -112,9 +117,11 @@ static void welcome(weft_member_machine *m, uint64_t incarnation, const weft_sit
     } else {
         m->state = WEFT_MEMBER_OBSERVER;
         m->caught_up_sent = 0;
-        for (uint32_t p = 0; p < m->run.nfragments; p++)
-            if (m->fragment[p].version > m->fragment[p].committed && !m->fragment[p].fetching)
-                m->fragment[p].lost = 1;
+        for (uint32_t p = 0; p < m->run.nfragments; p++) {
+            weft_member_fragment *f = &m->fragment[p];
+            f->reached = 0;
+            if (f->version > f->committed && !f->fetching) f->lost = 1;
+        }
     }
     say(m, WEFT_DO_PEERS);
     if (m->drain) {
@@ -259,8 +266,25 @@ static weft_status record(weft_member_machine *m, const weft_site_record *r) {
 
 /* --- time --- */
 
+/* Active, and behind for long: perhaps those that had the newest version are gone. Whether they come back, or an older
+ * state has to do, is for the hub to say, once nobody poses as active who lacks something. */
+static void check_stranded(weft_member_machine *m) {
+    int behind = 0;
+    uint64_t most = m->opts.stranded_ns * (weft_member_donors(m) ? 3 : 1);
+    for (uint32_t p = 0; p < m->run.nfragments; p++) behind |= m->fragment[p].fetching;
+    if (!member_is_active(m) || !behind)
+        m->stranded_ns = 0;
+    else if (!m->stranded_ns)
+        m->stranded_ns = m->now_ns;
+    else if (m->now_ns - m->stranded_ns >= most && m->welcomed) {
+        m->stranded_ns = 0;
+        over(m, WEFT_MEMBER_FENCED, WEFT_WHY_REPLACED);
+    }
+}
+
 static void tick(weft_member_machine *m, const weft_site_heartbeat *beat) {
     m->beat = *beat;
+    check_stranded(m);
     if (m->welcomed && m->now_ns - m->beat_ns >= m->opts.heartbeat_ns) {
         m->beat_ns = m->now_ns;
         weft_site_heartbeat *b = &member_message(m, WEFT_SITE_HEARTBEAT)->u.heartbeat;
@@ -281,10 +305,14 @@ static void tick(weft_member_machine *m, const weft_site_heartbeat *beat) {
 
 static void settle(weft_member_machine *m) {
     int all = 1;
-    for (uint32_t p = 0; p < m->run.nfragments; p++) all &= member_settle(m, p);
+    for (uint32_t p = 0; p < m->run.nfragments; p++) {
+        if (member_settle(m, p)) m->fragment[p].reached = 1;
+        all &= m->fragment[p].reached && !m->fragment[p].resyncing && !m->fragment[p].lost;
+    }
     if (m->state == WEFT_MEMBER_OBSERVER && m->welcomed && all && !m->caught_up_sent) {
         m->caught_up_sent = 1;
-        member_message(m, WEFT_SITE_CAUGHT_UP);
+        weft_site_caught_up *c = &member_message(m, WEFT_SITE_CAUGHT_UP)->u.caught_up;
+        c->nversions = tell_versions(m, c->versions);
         member_send(m);
     }
 }

@@ -19,8 +19,9 @@
  *   VOID(key)                      the attempt is void; the contribution stays, encoded bytes of others may be kept:
  *                                  they depend on (fragment, round, src and its incarnation), not on the attempt; after
  *                                  a BEGIN of another attempt HAVE is said anew
- * READY is valid for round = version + 1 only (weft_member_may_ready). It may come before or after BEGIN. A member that
- * is not READY in time is not waited for; it gets APPLY(how = LATE) like all others, its work stays in theta.
+ * READY is valid for round = version + 1 only (weft_member_may_ready), else it is answered by DISCARD. It may come before
+ * or after BEGIN. A member that is not READY in time is not waited for; it gets APPLY(how = LATE) like all others, its
+ * work stays in theta.
  *
  * Catching up (join, return, lag): FETCH(p, version) asks the exchange to bring Theta and v of p to at least this
  * version by whatever means: replay of retained results, or a donor's state, which may be newer; then theta := Theta,
@@ -38,6 +39,8 @@ typedef struct weft_member_opts {
     char address[WEFT_SITE_ADDRESS];
     weft_site_run run; /* as this site's run file has it; founds the run, or must agree with it (layout_fp) */
     uint64_t heartbeat_ns, hub_silent_ns; /* 0: 1 s, 5 s */
+    uint64_t
+        stranded_ns;    /* 0: 20 s: active and behind for so long (with donors: three times) it joins again */
     uint64_t retry_ns;  /* 0: 2 s: what was asked of the exchange and not answered is asked again */
     uint32_t drift_max; /* local steps past the last commit; 0: 4 h */
 } weft_member_opts;
@@ -142,6 +145,7 @@ typedef struct weft_member_fragment {
     uint64_t version;   /* applied here */
     uint64_t committed; /* by the log */
     uint8_t lost;       /* what is here belongs to no version of the log */
+    uint8_t reached;    /* has been at the log's version since the last WELCOME as an observer */
     /* the attempt */
     uint8_t stage, offered, reduced, got, root_known, prepared;
     weft_site_commit attempt; /* key, epoch, members, gather, shares; from SEAL on the rest */
@@ -173,6 +177,7 @@ typedef struct weft_member_machine {
     weft_site_run run;    /* the log's; before that this site's */
     weft_site_epoch epoch;
     uint64_t beat_ns, heard_ns;
+    uint64_t stranded_ns; /* since when it is active and behind; 0: not */
     weft_site_heartbeat beat;
     uint64_t commit_step; /* local step at the last commit heard of */
     uint64_t now_ns;

@@ -165,13 +165,13 @@ void member_root(weft_member_machine *m, const weft_site_result *r) {
 }
 
 weft_status member_ready(weft_member_machine *m, const weft_site_ready *r) {
-    if (r->key.fragment >= m->run.nfragments || !weft_member_may_ready(m, r->key.fragment))
-        return weft_fail(WEFT_ERR_STATE, "no contribution to fragment %u is asked for now", r->key.fragment);
+    if (r->key.fragment >= m->run.nfragments)
+        return weft_fail(WEFT_ERR_STATE, "the run has no fragment %u", r->key.fragment);
     weft_member_fragment *f = &m->fragment[r->key.fragment];
-    if (r->key.round != f->version + 1)
-        return weft_fail(WEFT_ERR_STATE, "a contribution for round %llu of fragment %u, round %llu is next",
-                         (unsigned long long)r->key.round, r->key.fragment,
-                         (unsigned long long)f->version + 1);
+    if (!weft_member_may_ready(m, r->key.fragment) || r->key.round != f->version + 1) {
+        say(m, WEFT_DO_DISCARD, &r->key); /* overtaken on its way from the training's thread */
+        return WEFT_OK;
+    }
     f->ready = *r;
     f->ready.key.attempt = 0;
     f->ready_held = 1;
@@ -200,9 +200,10 @@ void member_reduced(weft_member_machine *m, const weft_member_event *e) {
 static void apply(weft_member_machine *m, weft_member_fragment *f) {
     const weft_site_commit *c = &f->attempt;
     uint8_t how = WEFT_APPLY_LATE;
-    if (weft_site_has(c->in, m->member))
+    int in = weft_site_has(c->in, m->member); /* perhaps by what an earlier life gave */
+    if (in && held_for(f, c->key.round))
         how = WEFT_APPLY_MINE;
-    else if (weft_site_has(c->excluded, m->member) || (c->in && ++f->missed >= OVERTAKEN))
+    else if (weft_site_has(c->excluded, m->member) || (c->in && !in && ++f->missed >= OVERTAKEN))
         how = WEFT_APPLY_OVERTAKE;
     if (how != WEFT_APPLY_LATE) f->missed = 0;
     f->ready_held = 0;
@@ -268,12 +269,15 @@ weft_status member_applied(weft_member_machine *m, uint32_t p, uint64_t version)
 /* --- catching up, audits --- */
 
 void member_rollback(weft_member_machine *m, const weft_site_rollback *r) {
+    int mine =
+        m->incarnation && r->member == m->member; /* it counts as it is; if it has moved on, it tells again */
     for (uint32_t p = 0; p < m->run.nfragments && p < r->nversions; p++) {
         weft_member_fragment *f = &m->fragment[p];
         member_void(m, p);
         discard(m, f);
         f->committed = r->versions[p];
-        f->lost = f->version > f->committed;
+        f->lost = !mine && f->version > f->committed;
+        if (mine || f->version == f->committed) f->fetching = 0; /* there was nobody to fetch more from */
     }
     m->caught_up_sent = 0;
 }
@@ -282,7 +286,7 @@ void member_fetched(weft_member_machine *m, uint32_t p, uint64_t version) {
     if (p >= m->run.nfragments) return;
     weft_member_fragment *f = &m->fragment[p];
     if (!f->fetching && !f->resyncing) return;
-    if (f->resyncing) m->caught_up_sent = 0;
+    m->caught_up_sent = 0;
     f->fetching = f->resyncing = f->lost = 0;
     f->version = version;
     f->missed = 0;

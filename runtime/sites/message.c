@@ -341,7 +341,7 @@ static void body(wire *w, weft_site_message *m) {
     case WEFT_SITE_RESYNC:
     case WEFT_SITE_LEAVES_OF: audit_body(w, &m->u.audit); break;
     case WEFT_SITE_FENCE: below8(w, &m->u.fence.reason, WEFT_WHYS); break;
-    case WEFT_SITE_CAUGHT_UP:
+    case WEFT_SITE_CAUGHT_UP: versions(w, &m->u.caught_up.nversions, m->u.caught_up.versions); break;
     case WEFT_SITE_DRAIN: break;
     case WEFT_SITE_PULL:
     case WEFT_SITE_MISSING: pull_body(w, &m->u.pull); break;

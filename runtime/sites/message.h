@@ -45,7 +45,7 @@ typedef enum weft_site_type {
     WEFT_SITE_REDUCED,   /* owner -> hub: my part's result has this root */
     WEFT_SITE_ROOT,      /* hub -> members: the result's root */
     WEFT_SITE_PREPARED,  /* member -> hub: I have the whole result, and it has that root */
-    WEFT_SITE_CAUGHT_UP, /* member -> hub: all my fragments are at the versions of the log */
+    WEFT_SITE_CAUGHT_UP, /* member -> hub: each of my fragments has been at the log's version */
     WEFT_SITE_AUDIT,     /* hub -> member: the root of this fragment, please */
     WEFT_SITE_AUDITED,   /* member -> hub: this is it */
     WEFT_SITE_RESYNC,    /* hub -> member: yours is not the donor's; compare leaves and pull */
@@ -204,6 +204,11 @@ typedef struct weft_site_audit {
     uint16_t donor;      /* RESYNC */
 } weft_site_audit;
 
+typedef struct weft_site_caught_up {
+    uint32_t nversions;
+    uint64_t versions[WEFT_SITE_FRAGMENTS]; /* 0 for what belongs to no version of the log */
+} weft_site_caught_up;
+
 typedef struct weft_site_fence {
     uint8_t reason;
 } weft_site_fence;
@@ -321,6 +326,7 @@ typedef struct weft_site_message {
         weft_site_have have;
         weft_site_result result; /* REDUCED, ROOT, PREPARED */
         weft_site_audit audit;   /* AUDIT, AUDITED, RESYNC, LEAVES_OF */
+        weft_site_caught_up caught_up;
         weft_site_fence fence;
         weft_site_pull pull; /* PULL, MISSING */
         weft_site_leaves leaves;
@@ -335,7 +341,7 @@ typedef struct weft_site_message {
         weft_site_agreed agreed;
         weft_site_admin admin;
         weft_site_rollback rollback;
-    } u; /* CAUGHT_UP, DRAIN: empty */
+    } u; /* DRAIN: empty */
 } weft_site_message;
 
 /* A record of the log as machines see it; the log (log.h) makes and checks the chain. */

@@ -91,6 +91,10 @@ static void fill(uint16_t type, weft_site_message *m) {
     case WEFT_SITE_AUDITED:
     case WEFT_SITE_RESYNC:
     case WEFT_SITE_LEAVES_OF: m->u.audit = (weft_site_audit){255, bits(), h, 63}; break;
+    case WEFT_SITE_CAUGHT_UP:
+        m->u.caught_up.nversions = 17;
+        for (int i = 0; i < 17; i++) m->u.caught_up.versions[i] = bits();
+        break;
     case WEFT_SITE_FENCE: m->u.fence.reason = WEFT_WHY_SILENT; break;
     case WEFT_SITE_PULL:
     case WEFT_SITE_MISSING: m->u.pull = (weft_site_pull){WEFT_PULL_CONTRIB, key, 63, 17, 3}; break;
