@@ -331,6 +331,12 @@ weft_status weft_sites_offer(weft_sites *s, int p, const float *vector, const we
     site_fragment *f = &s->f[p];
     pthread_mutex_lock(&s->lock);
     weft_status r = WEFT_OK;
+    if (!weft_member_may_ready(s->machine, (uint32_t)p) || f->pending || f->tell_applied) {
+        f->carried.tokens += w->tokens; /* a round was committed since this was due */
+        f->carried.steps += w->steps;
+        pthread_mutex_unlock(&s->lock);
+        return WEFT_DROPPED;
+    }
     memset(&f->ready, 0, sizeof f->ready);
     f->ready.key.fragment = (uint32_t)p;
     f->ready.key.round = s->machine->fragment[p].version + 1;

@@ -94,7 +94,7 @@ int weft_sites_due(weft_sites *s, int64_t step, double seconds_a_step);
 int weft_sites_may(weft_sites *s, int p);
 /* Has what left of fragment p come back? */
 int weft_sites_back(weft_sites *s, int p);
-/* Offers the weights of fragment p. */
+/* Offers the weights of fragment p. DROPPED: a round was committed meanwhile; the work goes with the next one. */
 weft_status weft_sites_offer(weft_sites *s, int p, const float *vector, const weft_sites_work *w);
 /* Must training wait (drift exhausted, or a preset that trains nothing meanwhile)? */
 int weft_sites_must_wait(weft_sites *s);

@@ -167,12 +167,26 @@ static void send_some(weft_sites *s, int p) {
     }
 }
 
+/* What was offered is of no use: the work rides in the next contribution. */
+static void discard(weft_sites *s, int p) {
+    site_fragment *f = &s->f[p];
+    if (!f->offered) return;
+    if (s->exchange[p] && !(f->open && f->sealed)) weft_exchange_withdraw(s->exchange[p]);
+    f->carried.tokens += f->work.tokens;
+    f->carried.steps += f->work.steps;
+    f->offered = f->tell_ready = 0;
+}
+
 /* What the training thread has left for the machine. */
 static void tell(weft_sites *s, int p) {
     site_fragment *f = &s->f[p];
     if (f->tell_applied) {
         f->tell_applied = 0;
         site_event(s, &(weft_member_event){.kind = WEFT_MEMBER_APPLIED, .key = f->commit.key});
+    }
+    if (f->tell_ready && (!weft_member_may_ready(s->machine, (uint32_t)p) ||
+                          f->ready.key.round != s->machine->fragment[p].version + 1)) {
+        discard(s, p); /* the round went on while this was encoded */
     }
     if (f->tell_ready) {
         f->tell_ready = 0;
@@ -252,16 +266,6 @@ static void void_attempt(weft_sites *s, const weft_site_key *k) {
         if (s->peer[m]) weft_wan_drop_chunks(s->peer[m], k->fragment, k->round, k->attempt);
 }
 
-static void discard(weft_sites *s, const weft_site_key *k) {
-    const uint32_t p = k->fragment;
-    site_fragment *f = &s->f[k->fragment];
-    if (!f->offered) return;
-    if (s->exchange[p] && !f->sealed) weft_exchange_withdraw(s->exchange[p]);
-    f->carried.tokens += f->work.tokens;
-    f->carried.steps += f->work.steps;
-    f->offered = 0;
-}
-
 static void answer_audit(weft_sites *s, const weft_site_key *k) {
     weft_member_event e = {.kind = WEFT_MEMBER_AUDITED, .key = *k};
     if (weft_vault_root(s->vault, k->fragment, &e.key.round, &e.root) < 0) return; /* asked again */
@@ -300,7 +304,7 @@ void site_act(weft_sites *s, const weft_member_action *a) {
         site_ask(s, p, a->members);
         break;
     case WEFT_DO_VOID: void_attempt(s, &a->key); break;
-    case WEFT_DO_DISCARD: discard(s, &a->key); break;
+    case WEFT_DO_DISCARD: discard(s, p); break;
     case WEFT_DO_APPLY: apply(s, a); break;
     case WEFT_DO_FETCH: site_fetch(s, p, a->key.round); break;
     case WEFT_DO_RESYNC: site_resync(s, p, a->donor); break;

@@ -99,6 +99,7 @@ static void on_down(void *arg, weft_wan_peer *p, weft_status why) {
 static void on_record(weft_sites *s, const weft_site_raw *raw) {
     weft_log_record r;
     weft_site_record known = {0};
+    if (s->machine->ended) return;
     weft_status st = weft_record_parse(raw->data, raw->bytes, &r);
     if (st == WEFT_OK &&
         (r.seq != s->machine->seq + 1 || memcmp(r.prev, s->machine->chain.b, sizeof r.prev) != 0))

@@ -103,6 +103,8 @@ struct weft_trainer {
         int64_t *left;         /* [fragments]: step after which it left last */
         weft_sites_work *work; /* [fragments]: since then */
         double seconds_a_step, waited;
+        int64_t returned; /* rounds merged when it went back to the outer weights last; -1: never */
+        int64_t merged;
         uint32_t id[TRAINER_SITES_FIGURES];
     } outer;
 
@@ -200,6 +202,8 @@ weft_status trainer_outer_join(weft_trainer *t); /* after the initial weights */
 void trainer_outer_plan(weft_trainer *t,
                         double plan[TRAINER_OUTER]); /* local: before a step's statistics are summed */
 weft_status trainer_outer(weft_trainer *t, const double plan[TRAINER_OUTER], const step_result *r);
+/* After too many skipped steps: back to the outer weights. DIVERGED: again, and no round came between. */
+weft_status trainer_outer_return(weft_trainer *t, const char *why);
 weft_status trainer_outer_finish(weft_trainer *t); /* everything that was learnt here leaves, then the site */
 void trainer_outer_record(weft_trainer *t);        /* rank 0: sets the metrics */
 void trainer_outer_close(weft_trainer *t);

@@ -114,6 +114,7 @@ weft_status trainer_outer_open(weft_trainer *t, const weft_model_desc *d) {
     const weft_layout *l = &t->layout;
     if (!weft_run_has_sites(t->c)) return WEFT_OK;
     t->outer.on = 1;
+    t->outer.returned = -1;
     t->outer.alone = !l->zero && l->size[WEFT_AXIS_TP] == 1 && l->size[WEFT_AXIS_PP] == 1 && l->ep == 1;
     WEFT_TRY(weft_fragments_make(d, t->c->sites.preset != WEFT_PRESET_SYNC, &t->outer.fragments));
     const size_t n = (size_t)t->outer.fragments.n;
@@ -202,6 +203,38 @@ static void tell(weft_trainer *t, int p, weft_sites_what what) {
     trainer_event(t, "outer", json);
 }
 
+/* New weights: what the losses of the old ones were says nothing about them. */
+static void forget_losses(weft_trainer *t) {
+    weft_guard *g = &t->st.guard;
+    *g = (weft_guard){.limit = g->limit, .skipped = g->skipped};
+}
+
+weft_status trainer_outer_return(weft_trainer *t, const char *why) {
+    char json[128];
+    if (t->outer.returned == t->outer.merged)
+        return weft_fail(
+            WEFT_ERR_DIVERGED,
+            "%lld steps in a row were skipped (%s), again after going back to the outer weights. Try a "
+            "smaller optim.lr, or a larger optim.guard if the data is to blame",
+            (long long)t->st.guard.in_a_row, why);
+    WEFT_TRY(trainer_staged(t));
+    for (int p = 0; p < t->outer.fragments.n; p++) {
+        if (t->rank == 0)
+            memcpy(t->outer.vector, weft_sites_weights(t->outer.sites, p),
+                   t->outer.fragments.item[p].elements * sizeof *t->outer.vector);
+        WEFT_TRY(put(t, p, PUT_SET));
+    }
+    t->outer.returned = t->outer.merged;
+    if (t->rank == 0) {
+        weft_warn("step %lld: %lld steps in a row were skipped (%s); back to the outer weights",
+                  (long long)t->st.step, (long long)t->st.guard.in_a_row, why);
+        snprintf(json, sizeof json, "\"step\":%lld,\"reason\":\"%s\"", (long long)t->st.step, why);
+        trainer_event(t, "rollback", json);
+    }
+    forget_losses(t);
+    return weft_shards_changed(t->shards, 1);
+}
+
 /* What has come back from the other sites goes into the weights. Collective. */
 static weft_status merge(weft_trainer *t, int p, weft_sites_what what) {
     weft_status s = WEFT_OK;
@@ -211,6 +244,8 @@ static weft_status merge(weft_trainer *t, int p, weft_sites_what what) {
         if (s >= 0) tell(t, p, what);
     }
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
+    t->outer.merged++;
+    if (what == WEFT_SITES_REPLACE) forget_losses(t);
     WEFT_TRY(put(t, p, what == WEFT_SITES_REBASE ? PUT_ADD : overtaken ? PUT_BLEND : PUT_SET));
     return weft_shards_changed(t->shards, 1);
 }

@@ -166,6 +166,7 @@ weft_status trainer_resume(weft_trainer *t) {
 weft_status trainer_roll_back(weft_trainer *t, const char *why) {
     const weft_train_state now = t->st;
     char json[256], *stream = NULL;
+    if (t->outer.on) return trainer_outer_return(t, why);
     if (t->saving.under_way) WEFT_TRY(ended(t, weft_ckpt_wait(weft_saver_ckpt(t->saver), NULL), "async"));
     if (t->saving.saved < 0)
         return weft_fail(WEFT_ERR_DIVERGED,

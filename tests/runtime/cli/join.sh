@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Sites over TLS on loopback, each with its own text. Two train together, a third joins while they do; a site on two ranks
+# Sites over TLS on loopback. Two train together, a third joins while they do; a site on two ranks
 # that share weights (ZeRO 3) is one of them; one is killed and comes back; who is not invited stays outside. At the end of a
 # round all have the same bits, as the hub's audits say.
 . "$(dirname "$0")/lib.sh"
-for s in a b c; do "$weft" data synth $s.wtok.h5 --vocab 32 --tokens 60000 --seed "$(printf '%d' "'$s")" >/dev/null; done
+"$weft" data synth text.wtok.h5 --vocab 32 --tokens 60000 >/dev/null
 cat >run.yaml <<'Y'
 run: {name: far, seed: 3, threads: 1}
 model: {family: llama, layers: 6, hidden: 32, heads: 4, kv_heads: 2, ffn: 64, context: 32}
-data: {train: a.wtok.h5, valid: a.wtok.h5}
+data: {train: text.wtok.h5, valid: text.wtok.h5}
 train: {steps: 300, batch: 8, micro_batch: 2}
 optim: {name: adamw, lr: 3e-3, schedule: constant}
 eval: {windows: 16}
@@ -26,7 +26,7 @@ for s in a b c d; do "$weft" hub invite $s --dir hub >$s.json; done
 site() {
   local name=$1 n=$2
   shift 2
-  start "$n" "$weft" train run.yaml --site "$name" --invite "$name.json" --set run.dir="$name" --set data.train=["$name.wtok.h5"] "$@" >"$name.log" 2>&1
+  start "$n" "$weft" train run.yaml --site "$name" --invite "$name.json" --set run.dir="$name" "$@" >"$name.log" 2>&1
 }
 rounds() { cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"ev":"outer"' || true; }
 until_rounds() { # SITE N
