@@ -206,6 +206,10 @@ int weft_sites_moved(const weft_sites *s, int p) {
     return !s->restored || s->f[p].moved;
 }
 
+uint64_t weft_sites_version(const weft_sites *s, int p) {
+    return weft_vault_fragment_version(s->vault, (uint32_t)p);
+}
+
 /* Waits for a change, or a moment. The lock is held. */
 static void wait_a_little(weft_sites *s) {
     struct timespec t;

@@ -74,6 +74,8 @@ weft_status weft_sites_join(weft_sites *s, int64_t timeout_ms, void (*say)(void 
 int weft_sites_moved(const weft_sites *s, int p);
 /* The outer weights of fragment p. */
 const float *weft_sites_weights(const weft_sites *s, int p);
+/* Rounds that they have seen. */
+uint64_t weft_sites_version(const weft_sites *s, int p);
 
 typedef struct weft_sites_work { /* since this fragment last left */
     uint64_t tokens, steps;

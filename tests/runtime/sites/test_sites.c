@@ -52,7 +52,8 @@ static void *run_hub(void *arg) {
                                .listen = h->address[0] ? h->address : "127.0.0.1:0",
                                .run = "lab",
                                .insecure_lab = 1,
-                               .ready_fd = h->ready};
+                               .ready_fd = h->ready,
+                               .machine = {.suspect_ns = 500000000, .fence_ns = 1500000000}};
     h->result = weft_hub_run(&c, &h->stop);
     if (h->result < 0) fprintf(stderr, "hub: %s\n", weft_last_error());
     return NULL;
@@ -78,12 +79,42 @@ static void stop_hub(live_hub *h) {
     assert_int_equal(h->result, WEFT_OK);
 }
 
+/* --- what all must agree about ----------------------------------------------------------------------------------------- */
+
+/* A number for the outer weights of each fragment at each version: whoever comes first says it, the others must agree. */
+enum { FRAGMENTS = 8, VERSIONS = 4096 };
+static struct {
+    pthread_mutex_t lock;
+    uint64_t print[FRAGMENTS][VERSIONS];
+    int compared, differ;
+} book = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void open_book(void) {
+    memset(book.print, 0, sizeof book.print);
+    book.compared = book.differ = 0;
+}
+
+static void enter(const weft_sites *s, int p) {
+    const uint64_t version = weft_sites_version(s, p);
+    const unsigned char *b = (const unsigned char *)weft_sites_weights(s, p);
+    uint64_t h = 1469598103934665603ull;
+    if (version >= VERSIONS) return;
+    for (size_t i = 0; i < weft_sites_fragments(s)->item[p].elements * sizeof(float); i++)
+        h = (h ^ b[i]) * 1099511628211ull;
+    pthread_mutex_lock(&book.lock);
+    uint64_t *said = &book.print[p][version];
+    if (*said) book.compared++;
+    if (*said && *said != h) book.differ++;
+    *said = h;
+    pthread_mutex_unlock(&book.lock);
+}
+
 /* --- a site ----------------------------------------------------------------------------------------------------------- */
 
 typedef struct live_site {
     const live_hub *hub;
     char name[16];
-    int number, steps, begins; /* begins: with weights of its own seed */
+    int number, steps, begins;  /* begins: with weights of its own seed */
     volatile sig_atomic_t stop; /* killed: it vanishes */
     weft_sites_rules rules;
     pthread_t thread;
@@ -91,10 +122,8 @@ typedef struct live_site {
     weft_status result;
     char why[512];
     const char *doing;
-    uint64_t merged, rebased, replaced;
-    float *weights; /* all fragments at the end */
-    size_t n;
-    int step;
+    volatile uint64_t merged, rebased, replaced;
+    volatile int joined, step;
 } live_site;
 
 static float noise(uint64_t *s) {
@@ -123,13 +152,15 @@ static weft_status take_in(live_site *v, weft_sites *s, weights *w, float *vecto
     v->merged += what == WEFT_SITES_MERGE;
     v->rebased += what == WEFT_SITES_REBASE;
     v->replaced += what == WEFT_SITES_REPLACE;
+    enter(s, p);
     for (size_t i = 0; i < w->f->item[p].elements; i++)
         w->of[p][i] = what == WEFT_SITES_REBASE ? w->of[p][i] + vector[i] : vector[i];
     return WEFT_OK;
 }
 
 static weft_status train(live_site *v, weft_sites *s, weights *w, float *vector) {
-    const weft_sites_work work = {.tokens = 1000 + 100 * (uint64_t)v->number, .steps = v->rules.every, .loss = 2};
+    const weft_sites_work work = {
+        .tokens = 1000 + 100 * (uint64_t)v->number, .steps = v->rules.every, .loss = 2};
     for (v->step = 1; v->step <= v->steps && !v->stop; v->step++) {
         v->doing = "training";
         for (int p = 0; p < w->f->n; p++)
@@ -180,14 +211,13 @@ static weft_status live(live_site *v, weft_sites *s) {
     }
     v->doing = "joining";
     weft_status r = weft_sites_join(s, (int64_t)(DEADLINE * 1e3), NULL, NULL);
-    for (int p = 0; r >= 0 && p < w.f->n; p++)
+    for (int p = 0; r >= 0 && p < w.f->n; p++) {
         memcpy(w.of[p], weft_sites_weights(s, p), w.f->item[p].elements * sizeof **w.of);
+        enter(s, p);
+    }
+    v->joined = r >= 0;
     if (r >= 0) r = train(v, s, &w, vector);
     if (r >= 0 && !v->stop) r = last_words(v, s, &w, vector);
-    for (int p = 0; p < w.f->n; p++) v->n += w.f->item[p].elements;
-    v->weights = calloc(v->n, sizeof *v->weights);
-    for (int p = 0, at = 0; p < w.f->n; at += (int)w.f->item[p].elements, p++)
-        memcpy(v->weights + at, weft_sites_weights(s, p), w.f->item[p].elements * sizeof *v->weights);
     for (int p = 0; p < w.f->n; p++) free(w.of[p]);
     free(w.of);
     free(vector);
@@ -224,8 +254,10 @@ static weft_sites_rules rules(weft_sites_preset preset, weft_codec up, weft_code
                               .audit_every = 2};
 }
 
-static void start_site(live_site *v, const live_hub *h, int number, int steps, weft_sites_rules r) {
+static void start_site(live_site *v, const live_hub *h, int number, int steps, weft_sites_rules r,
+                       int begins) {
     memset(v, 0, sizeof *v);
+    v->begins = begins;
     v->hub = h;
     v->number = number;
     v->steps = steps;
@@ -243,22 +275,38 @@ static void end_site(live_site *v) {
 
 /* --- tests ------------------------------------------------------------------------------------------------------------ */
 
+static void begin(void **dir, live_hub *h) {
+    memset(h, 0, sizeof *h);
+    open_book();
+    assert_int_equal(scratch_make(dir), 0);
+    snprintf(h->dir, sizeof h->dir, "%s/hub", (char *)*dir);
+    start_hub(h);
+}
+
+static void end(void **dir, live_hub *h, int others) {
+    stop_hub(h);
+    printf("  %d versions of fragments compared, %d differ\n", book.compared, book.differ);
+    assert_int_equal(book.differ, 0);
+    assert_true(!others || book.compared > 0);
+    assert_int_equal(scratch_remove(dir), 0);
+}
+
+static void until_merged(const live_site *v, uint64_t rounds) {
+    for (const double until = weft_now() + DEADLINE; v->merged < rounds; pause_ms(5))
+        if (weft_now() > until)
+            fail_msg("%s has %llu rounds, not %llu; it is %s at step %d", v->name,
+                     (unsigned long long)v->merged, (unsigned long long)rounds, v->doing, v->step);
+}
+
 static void agree(weft_sites_rules r, int n, int steps) {
-    live_hub h = {0};
-    live_site v[SITES];
     void *dir = NULL;
-    assert_int_equal(scratch_make(&dir), 0);
-    snprintf(h.dir, sizeof h.dir, "%s/hub", (char *)dir);
-    start_hub(&h);
-    for (int i = 0; i < n; i++) start_site(&v[i], &h, i, steps, r);
+    live_hub h;
+    live_site v[SITES];
+    begin(&dir, &h);
+    for (int i = 0; i < n; i++) start_site(&v[i], &h, i, steps, r, 1);
     for (int i = 0; i < n; i++) end_site(&v[i]);
-    stop_hub(&h);
-    /* who leaves last has seen rounds that the others have not: all who left together have the same */
-    for (int i = 0; i < n; i++) {
-        assert_true(v[i].merged > 0);
-        free(v[i].weights);
-    }
-    assert_int_equal(scratch_remove(&dir), 0);
+    for (int i = 0; i < n; i++) assert_true(v[i].merged > 0);
+    end(&dir, &h, n > 1);
 }
 
 static void one_site(void **state) {
@@ -279,11 +327,56 @@ static void four_sites(void **state) {
     agree(rules(WEFT_PRESET_SYNC, WEFT_CODEC_TOPK2, WEFT_CODEC_F32), 4, 100);
 }
 
+/* A site with weights of its own comes when rounds have been; another one vanishes and comes back with nothing. */
+static void come_and_go(void **state) {
+    const weft_sites_rules r = rules(WEFT_PRESET_STREAM, WEFT_CODEC_INT4B128, WEFT_CODEC_INT8B128);
+    void *dir = NULL;
+    live_hub h;
+    live_site v[SITES];
+    (void)state;
+    begin(&dir, &h);
+    start_site(&v[0], &h, 0, 1000000, r, 1);
+    start_site(&v[1], &h, 1, 1000000, r, 1);
+    until_merged(&v[0], 6);
+    start_site(&v[2], &h, 2, 1000000, r, 77);
+    until_merged(&v[2], 4);
+    v[1].stop = 1;
+    end_site(&v[1]);
+    until_merged(&v[0], v[0].merged + 4);
+    start_site(&v[1], &h, 1, 1000000, r, 78);
+    until_merged(&v[1], 4);
+    until_merged(&v[2], v[2].merged + 4);
+    for (int i = 0; i < 3; i++) v[i].stop = 1;
+    for (int i = 0; i < 3; i++) end_site(&v[i]);
+    end(&dir, &h, 1);
+}
+
+/* The hub ends and comes back: nobody has to join again, and rounds go on. */
+static void hub_comes_back(void **state) {
+    const weft_sites_rules r = rules(WEFT_PRESET_STREAM, WEFT_CODEC_INT8B128, WEFT_CODEC_INT8B128);
+    void *dir = NULL;
+    live_hub h;
+    live_site v[2];
+    (void)state;
+    begin(&dir, &h);
+    for (int i = 0; i < 2; i++) start_site(&v[i], &h, i, 1000000, r, 1);
+    for (int k = 0; k < 3; k++) {
+        until_merged(&v[0], v[0].merged + 3);
+        stop_hub(&h);
+        pause_ms(500);
+        start_hub(&h);
+        for (int i = 0; i < 2; i++) until_merged(&v[i], v[i].merged + 3);
+    }
+    for (int i = 0; i < 2; i++) assert_int_equal(v[i].replaced, 0);
+    for (int i = 0; i < 2; i++) v[i].stop = 1;
+    for (int i = 0; i < 2; i++) end_site(&v[i]);
+    end(&dir, &h, 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_site),
-        cmocka_unit_test(two_sites),
-        cmocka_unit_test(four_sites),
+        cmocka_unit_test(one_site),    cmocka_unit_test(two_sites),      cmocka_unit_test(four_sites),
+        cmocka_unit_test(come_and_go), cmocka_unit_test(hub_comes_back),
     };
     (void)weft_log_open(WEFT_LOG_INFO, -1, NULL);
     setvbuf(stdout, NULL, _IOLBF, 0);
