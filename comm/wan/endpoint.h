@@ -20,6 +20,8 @@ enum {
     WAN_ACKS = 512,          /* numbers in one CREDIT */
     WAN_TURN = 1 << 20,      /* bytes a connection may move before others have their turn */
     WAN_WHY = 192,
+    WAN_LOWAT = 256 << 10, /* bytes that the kernel takes beyond what it can send, at first and at least */
+    WAN_LOWAT_MOST = 2 << 20,
 };
 #define WAN_MS 1000000u /* ns */
 
@@ -80,7 +82,10 @@ typedef struct wan_conn {
     uint8_t *say;
     size_t say_size, say_from, say_to;
     wan_tx tx;
-    uint64_t stirred; /* ns when the kernel's count of acknowledged bytes last changed */
+    uint64_t wire_then; /* wire_out at the last tick */
+    double rate;        /* bytes/s that it carries */
+    int lowat;          /* TCP_NOTSENT_LOWAT as set */
+    uint64_t stirred;   /* ns when the kernel's count of acknowledged bytes last changed */
     uint64_t kernel_acked;
     uint64_t looked;
 } wan_conn;
@@ -193,6 +198,7 @@ wan_conn *wan_conn_open(weft_wan *w, int fd, int accept, int data, const wan_add
 void wan_conn_detach(wan_conn *c); /* from epoll, before its descriptor is closed */
 /* A non-blocking socket that dials a; -1: an error is set. */
 int wan_dial_socket(const wan_address *a);
+void wan_socket_lowat(int fd, int bytes);
 uint64_t wan_socket_acked(int fd); /* bytes that the other kernel has acknowledged */
 double wan_dice(weft_wan *w);      /* uniform in [0, 1) */
 

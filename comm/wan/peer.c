@@ -515,6 +515,19 @@ static void see_to_stall(wan_conn *c) {
     wan_conn_end(c, WEFT_ERR_TIMEOUT);
 }
 
+/* What the kernel holds beyond what it can send should last until this thread comes by again, which on a busy machine may be
+ * late: a tenth of a second of what the stream carries. More would bind chunks too early. */
+static void see_to_lowat(wan_conn *c, double dt) {
+    double rate = (double)(c->link.wire_out - c->wire_then) / dt, want;
+    c->wire_then = c->link.wire_out;
+    c->rate = rate > c->rate ? rate : 0.8 * c->rate + 0.2 * rate;
+    want = c->rate * 0.1;
+    want = want < WAN_LOWAT ? WAN_LOWAT : want > WAN_LOWAT_MOST ? WAN_LOWAT_MOST : want;
+    if (want < 1.3 * c->lowat && want > 0.7 * c->lowat) return;
+    c->lowat = (int)want;
+    wan_socket_lowat(c->link.fd, c->lowat);
+}
+
 static void ping(weft_wan_peer *p) {
     uint8_t body[8];
     if (p->w->now < p->ping_at) return;
@@ -542,9 +555,13 @@ void wan_peer_tick(weft_wan_peer *p) {
         wan_conn_end(p->control, WEFT_ERR_TIMEOUT);
         return;
     }
+    double dt = (double)(w->now - p->tick_at) * 1e-9;
     ping(p);
     if (p->control) see_to_streams(p);
     measure(p);
-    for (int i = 0; i < WAN_STREAMS; i++)
-        if (p->stream[i] && p->stream[i]->phase == WAN_READY) see_to_stall(p->stream[i]);
+    for (int i = 0; i < WAN_STREAMS; i++) {
+        if (!p->stream[i] || p->stream[i]->phase != WAN_READY) continue;
+        if (dt > 0 && dt < 10) see_to_lowat(p->stream[i], dt);
+        see_to_stall(p->stream[i]);
+    }
 }

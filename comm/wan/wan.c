@@ -22,7 +22,6 @@
 #include "comm/wan/endpoint.h"
 
 enum { TICK_MS = 50, LATE_MS = 5, EVENTS = 64, ACCEPTS = 16, BACKLOG = 64, USER_TIMEOUT_MS = 15000 };
-#define NOTSENT (256 << 10) /* bytes that the kernel takes beyond what it can send: late binding of chunks */
 
 /* ---- sockets ---- */
 
@@ -31,10 +30,14 @@ static void set_int(int fd, int level, int name, int value) {
                      sizeof value); /* wishes: a kernel that knows them not does without */
 }
 
+void wan_socket_lowat(int fd, int bytes) {
+    set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes);
+}
+
 static void prepare_socket(int fd) {
     set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
     set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, USER_TIMEOUT_MS);
-    set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT);
+    wan_socket_lowat(fd, WAN_LOWAT);
     (void)setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "bbr", 3);
 }
 
