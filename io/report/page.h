@@ -31,6 +31,7 @@ void page_head(page *p, const char *dir);
 weft_status page_figures(page *p);
 weft_status page_pictures(page *p);
 weft_status page_saves(page *p);
+weft_status page_sites(page *p);
 weft_status page_events(page *p);
 void page_engine(page *p);
 void page_samples(page *p);

@@ -96,6 +96,7 @@ static weft_status write_body(FILE *f, void *arg) {
     fputs("<main>\n", p->f);
     WEFT_TRY(page_figures(p));
     WEFT_TRY(page_pictures(p));
+    WEFT_TRY(page_sites(p));
     WEFT_TRY(page_saves(p));
     WEFT_TRY(page_events(p));
     page_engine(p);

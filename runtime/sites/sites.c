@@ -504,3 +504,9 @@ void weft_sites_look(weft_sites *s, weft_sites_info *i) {
     i->sites = weft_site_count(s->machine->epoch.active);
     pthread_mutex_unlock(&s->lock);
 }
+
+void weft_sites_accounts(weft_sites *s, weft_ledger *l) {
+    pthread_mutex_lock(&s->lock);
+    *l = s->ledger;
+    pthread_mutex_unlock(&s->lock);
+}

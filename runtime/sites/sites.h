@@ -16,6 +16,7 @@
 
 #include "runtime/sites/codec.h"
 #include "runtime/sites/fragment.h"
+#include "runtime/sites/ledger.h"
 
 typedef struct weft_sites weft_sites;
 
@@ -137,5 +138,7 @@ typedef struct weft_sites_info {
     int64_t behind;           /* steps since the last commit of the fragment that waits longest */
 } weft_sites_info;
 void weft_sites_look(weft_sites *s, weft_sites_info *i);
+/* The accounts of all sites, as far as the log has come here. */
+void weft_sites_accounts(weft_sites *s, weft_ledger *l);
 
 #endif

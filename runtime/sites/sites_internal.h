@@ -72,6 +72,7 @@ struct weft_sites {
     uint8_t waiting;
     double steps_per_s;
     weft_sites_info info;
+    weft_ledger ledger;
     weft_exchange **exchange; /* [fragments]: from WELCOME on */
     weft_catch_up *catch_up;
     struct site_pull *pull;

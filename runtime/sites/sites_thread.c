@@ -116,6 +116,7 @@ static void on_record(weft_sites *s, const weft_site_raw *raw) {
     known.term = r.term;
     known.unix_ns = r.unix_ns;
     memcpy(known.chain.b, r.chain, sizeof known.chain.b);
+    weft_ledger_apply(&s->ledger, &known);
     if (known.body.type == WEFT_SITE_COMMIT) site_committed(s, &known.body.u.commit);
     site_event(s, &(weft_member_event){.kind = WEFT_MEMBER_RECORD, .record = &known});
 }

@@ -106,6 +106,8 @@ struct weft_trainer {
         int64_t returned; /* rounds merged when it went back to the outer weights last; -1: never */
         int64_t merged;
         uint32_t id[TRAINER_SITES_FIGURES];
+        uint64_t told;    /* changes of the ledger that were recorded; accounts.c */
+        double tell_next; /* weft_now() at which all sites are recorded again */
     } outer;
 
     weft_metrics *metrics; /* rank 0 */
@@ -207,6 +209,8 @@ weft_status trainer_outer_return(weft_trainer *t, const char *why);
 weft_status trainer_outer_finish(weft_trainer *t); /* everything that was learnt here leaves, then the site */
 void trainer_outer_record(weft_trainer *t);        /* rank 0: sets the metrics */
 void trainer_outer_close(weft_trainer *t);
+/* Rank 0: events about all sites, when one joined or left, a minute has passed, or `now`. */
+void trainer_accounts(weft_trainer *t, int now);
 /* loop.c: an event of rank 0; a run goes on without it. json may be NULL. */
 void trainer_event(weft_trainer *t, const char *name, const char *json);
 /* step.c */

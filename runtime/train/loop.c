@@ -199,6 +199,7 @@ static weft_status finish(weft_trainer *t, meter *m) {
     char *sample = sample_text(t);
     if (sample && !t->o.quiet) printf("\n%s\n\n", sample);
     record_evaluation(t);
+    trainer_accounts(t, 1);
     trainer_event(t, "end", s >= 0 ? "\"reason\":\"done\"" : "\"reason\":\"unsaved\"");
     if (trainer_write_run_json(t, sample) < 0) weft_warn("run.json: %s", weft_last_error());
     free(sample);
@@ -216,6 +217,7 @@ static void end_early(weft_trainer *t, const char *reason) {
     if (t->rank != 0) return;
     char json[64];
     snprintf(json, sizeof json, "\"reason\":\"%s\"", reason);
+    trainer_accounts(t, 1);
     trainer_event(t, "end", json);
     if (trainer_write_run_json(t, NULL) < 0) weft_warn("run.json: %s", weft_last_error());
     write_report(t);

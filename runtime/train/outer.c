@@ -389,6 +389,7 @@ void trainer_outer_record(weft_trainer *t) {
     weft_sites_info i;
     if (!t->outer.sites) return;
     weft_sites_look(t->outer.sites, &i);
+    trainer_accounts(t, 0);
     const double v[TRAINER_SITES_FIGURES] = {i.sites,        (double)i.commits,  (double)i.missed,
                                              (double)i.sent, (double)i.received, i.round_s,
                                              t->outer.waited};
