@@ -263,6 +263,7 @@ static void certificates_decide(void **state) {
     assert_ok(weft_wan_identity_load(world.run.ca_cert, cert, key, &old));
     assert_true(is_let_in(right));
     assert_true(is_let_in(old));
+    assert_false(is_let_in(world.b.id)); /* whoever has the name of the one he calls */
     weft_wan_stats before = counts();
     assert_false(is_let_in(wrong)); /* another authority for a run of the same name */
     /* The same with our authority's certificate beside it: it would trust us, we do not trust it. */

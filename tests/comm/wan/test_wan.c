@@ -63,10 +63,11 @@ static void both_may_dial(void **state) {
     test_end a, b;
     test_end *both[2] = {&a, &b};
     (void)state;
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 6; i++) {
         char at_a[32], at_b[32];
         weft_wan_peer *pa = NULL, *pb = NULL;
-        two(&r, &a, &b, NULL);
+        weft_wan_opts o = {.delay_ms = i % 2 ? 20 : 0}; /* with a delay the greetings cross */
+        two(&r, &a, &b, &o);
         end_address(&a, at_a);
         end_address(&b, at_b);
         assert_ok(weft_wan_dial(a.w, at_b, "b/member", &pa));
