@@ -139,7 +139,8 @@ typedef struct weft_hub_fragment {
     weft_site_hash root, part_root[WEFT_SITE_MEMBERS];
     /* contributions for round version + 1, whatever the attempt */
     weft_site_set ready, unfit; /* unfit: of ready, not to be counted */
-    weft_site_set regular;      /* have been READY since they became active: they are waited for */
+    weft_site_set
+        regular; /* have been READY since they became active, or seen a round: they are waited for */
     weft_site_ready info[WEFT_SITE_MEMBERS];
     weft_hub_norms norms[WEFT_SITE_MEMBERS];
     weft_hub_audit audit;

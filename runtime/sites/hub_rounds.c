@@ -6,8 +6,9 @@
  *   SEALED      owners reduce; when all have, the root of the result goes out; members that have it are prepared
  *   COMMITTING  the record is on its way to the disk
  *
- * Waited for is who has been ready for this fragment since it became active: a joiner counts from its first whole
- * contribution. A contribution that is not finite, or far larger than its site's last ones, is complete but unfit.
+ * Waited for is who has been ready for this fragment since it became active, or has seen a round of it: nobody waits for a
+ * joiner that came in the middle, and it counts from its first whole contribution. A contribution that is not finite, or
+ * far larger than its site's last ones, is complete but unfit.
  *
  * What cannot be completed ends by deadlines: an attempt whose owner is gone is void; members that exchange with the
  * fewest others, or do not get the result, are fenced, the smaller side first; those that are left open the next
@@ -314,6 +315,7 @@ static void commit(weft_hub_machine *h, weft_hub_fragment *f) {
             weft_hub_norms *n = &f->norms[m];
             n->last[n->n++ % WEFT_HUB_NORMS] = (float)f->info[m].norm;
         }
+    f->regular |= present(h, f);
     h->durations[h->ndurations++ % WEFT_HUB_DURATIONS] = h->now_ns - f->opened_ns;
     h->xi_sync += 0.2 * (1e-9 * (double)(h->now_ns - f->sealed_ns) - h->xi_sync);
     weft_site_commit *c = &hub_message(h, WEFT_SITE_COMMIT)->u.commit;

@@ -9,6 +9,7 @@
 #include "runtime/sites/member_internal.h"
 
 #define DRIFT_ROUNDS 4
+#define NEXT_STEP    UINT64_MAX
 
 void member_emit(weft_member_machine *m, const weft_member_action *a) {
     m->out->emit(m->out->arg, a);
@@ -93,14 +94,17 @@ static void up(weft_member_machine *m) {
     member_send(m);
 }
 
+static void resume(weft_member_machine *m) {
+    if (!m->paused) return;
+    m->paused = 0;
+    say(m, WEFT_DO_RESUME);
+}
+
 static void joined(weft_member_machine *m) {
     m->state = WEFT_MEMBER_ACTIVE;
-    m->commit_step = m->beat.step;
+    m->commit_step = NEXT_STEP;
     say(m, WEFT_DO_JOINED);
-    if (m->paused) {
-        m->paused = 0;
-        say(m, WEFT_DO_RESUME);
-    }
+    resume(m);
 }
 
 static void welcome(weft_member_machine *m, uint64_t incarnation, const weft_site_welcome *w) {
@@ -215,11 +219,8 @@ static void param_record(weft_member_machine *m, const weft_site_param *r) {
 }
 
 static void commit_record(weft_member_machine *m, const weft_site_commit *c) {
-    m->commit_step = m->beat.step;
-    if (m->paused) {
-        m->paused = 0;
-        say(m, WEFT_DO_RESUME);
-    }
+    if (m->commit_step != NEXT_STEP) m->commit_step = m->beat.step;
+    resume(m);
     member_committed(m, c);
 }
 
@@ -282,6 +283,21 @@ static void check_stranded(weft_member_machine *m) {
     }
 }
 
+/* Beyond the drift only if something of its own waits: otherwise the next sync point is what helps. */
+static void check_drift(weft_member_machine *m) {
+    uint64_t most = m->opts.drift_max ? m->opts.drift_max : DRIFT_ROUNDS * (uint64_t)weft_member_h(m);
+    int waits = 0;
+    for (uint32_t p = 0; p < m->run.nfragments; p++) waits |= !weft_member_may_ready(m, p);
+    if (m->commit_step == NEXT_STEP || (m->paused && !waits)) {
+        m->commit_step = m->beat.step;
+        resume(m);
+    }
+    if (member_is_active(m) && waits && !m->paused && m->beat.step - m->commit_step >= most) {
+        m->paused = 1;
+        say(m, WEFT_DO_PAUSE);
+    }
+}
+
 static void tick(weft_member_machine *m, const weft_site_heartbeat *beat) {
     m->beat = *beat;
     check_stranded(m);
@@ -296,11 +312,7 @@ static void tick(weft_member_machine *m, const weft_site_heartbeat *beat) {
         m->heard_ns = m->now_ns;
         say(m, WEFT_DO_REDIAL);
     }
-    uint64_t most = m->opts.drift_max ? m->opts.drift_max : DRIFT_ROUNDS * (uint64_t)weft_member_h(m);
-    if (member_is_active(m) && !m->paused && beat->step - m->commit_step >= most) {
-        m->paused = 1;
-        say(m, WEFT_DO_PAUSE);
-    }
+    check_drift(m);
 }
 
 static void settle(weft_member_machine *m) {

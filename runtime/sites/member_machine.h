@@ -179,7 +179,7 @@ typedef struct weft_member_machine {
     uint64_t beat_ns, heard_ns;
     uint64_t stranded_ns; /* since when it is active and behind; 0: not */
     weft_site_heartbeat beat;
-    uint64_t commit_step; /* local step at the last commit heard of */
+    uint64_t commit_step; /* local step at the last commit heard of; NEXT_STEP: that of the next tick */
     uint64_t now_ns;
     weft_member_peer peer[WEFT_SITE_MEMBERS];
     weft_member_fragment fragment[WEFT_SITE_FRAGMENTS];

@@ -195,6 +195,7 @@ typedef struct sim_world {
     uint64_t sealed_incarnation[SIM_FRAGMENTS][WEFT_SITE_MEMBERS];
     uint64_t sealed_open[SIM_FRAGMENTS];
     weft_site_set active;
+    int since[SIM_FRAGMENTS]; /* commits with all sites after the last fault */
     uint64_t counted_to[SIM_SITES][SIM_FRAGMENTS];
 } sim_world;
 
@@ -240,6 +241,7 @@ void sim_oracle_apply(sim_world *w, uint32_t s, const weft_site_commit *c);
 void sim_oracle_content(sim_world *w, uint32_t s, uint32_t p);
 void sim_oracle_given(sim_world *w, uint32_t s, const weft_site_ready *r, uint64_t content, uint64_t from,
                       uint64_t to);
+int sim_oracle_settled(const sim_world *w);
 void sim_oracle_end(sim_world *w);
 
 #endif

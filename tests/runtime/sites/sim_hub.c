@@ -20,6 +20,11 @@ static void to_site(sim_world *w, uint64_t c, const weft_site_message *m, uint64
     if (m) e->bytes = sim_pack(w, m);
 }
 
+/* Synced records that a connection has not got yet. */
+static void stream(sim_world *w, uint64_t c, uint64_t from, uint64_t to) {
+    for (uint64_t seq = from; seq <= to; seq++) to_site(w, c, NULL, seq);
+}
+
 static void append(sim_world *w, const weft_hub_action *a) {
     w->log = sim_grow(w->log, &w->log_cap, w->nlog + 1, sizeof *w->log);
     sim_record *r = &w->log[w->nlog++];
@@ -121,11 +126,6 @@ void sim_hub_kill(sim_world *w, uint64_t for_ms) {
     for (size_t c = 1; c < w->nconn; c++)
         if (w->conn[c].hub_life == w->hub.life) sim_close(w, c);
     sim_later(w, for_ms * MS, EV_START, SIM_HUB);
-}
-
-/* Synced records that a connection has not got yet. */
-static void stream(sim_world *w, uint64_t c, uint64_t from, uint64_t to) {
-    for (uint64_t seq = from; seq <= to; seq++) to_site(w, c, NULL, seq);
 }
 
 static void synced(sim_world *w, uint64_t seq) {

@@ -307,7 +307,7 @@ int sim_run(const sim_schedule *s, sim_report *r, FILE *trace) {
     w->trace = trace;
     prepare(w);
     r->heal_ms = w->heal / MS;
-    while (w->nheap && !r->violation[0] && w->now < w->end) {
+    while (w->nheap && !r->violation[0] && w->now < w->end && !sim_oracle_settled(w)) {
         sim_event e = pop(w);
         w->now = e.at;
         dispatch(w, &e);
