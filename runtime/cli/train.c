@@ -26,7 +26,8 @@ typedef struct arguments {
 static const struct {
     int option;
     const char *key;
-} short_for[] = {{OPT_SITE, "sites.name"}, {OPT_HUB, "sites.hub"}, {OPT_JOIN, "sites.join"}, {OPT_INVITE, "sites.invite"}};
+} short_for[] = {
+    {OPT_SITE, "sites.name"}, {OPT_HUB, "sites.hub"}, {OPT_JOIN, "sites.join"}, {OPT_INVITE, "sites.invite"}};
 
 static const struct argp_option options[] = {
     {"set", 's', "KEY=VALUE", 0, "override a key of the run file (repeatable)", 0},

@@ -30,7 +30,8 @@ static void checksums_match_published_values(void **state) {
     (void)state;
     memset(ones, 0xff, 32);
     for (int i = 0; i < 32; i++) ascending[i] = (unsigned char)i;
-    assert_int_equal(weft_crc32c(0, "123456789", 9), 0xe3069283u); /* RFC 3720, B.4, and the usual check value */
+    assert_int_equal(weft_crc32c(0, "123456789", 9),
+                     0xe3069283u); /* RFC 3720, B.4, and the usual check value */
     assert_int_equal(weft_crc32c(0, zeros, 32), 0x8a9136aau);
     assert_int_equal(weft_crc32c(0, ones, 32), 0x62a8ab43u);
     assert_int_equal(weft_crc32c(0, ascending, 32), 0x46dd794eu);
