@@ -221,7 +221,7 @@ static uint64_t median(uint64_t *v, uint32_t n) {
 
 uint64_t weft_hub_fence_ns(const weft_hub_machine *h, uint32_t member) {
     const weft_hub_member *m = &h->member[member];
-    uint64_t gap[WEFT_HUB_GAPS], away[WEFT_HUB_GAPS];
+    uint64_t gap[WEFT_HUB_GAPS], away[WEFT_HUB_GAPS] = {0};
     uint32_t n = m->ngaps < WEFT_HUB_GAPS ? m->ngaps : WEFT_HUB_GAPS;
     memcpy(gap, m->gap, sizeof gap);
     uint64_t mid = median(gap, n);

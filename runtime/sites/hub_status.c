@@ -57,11 +57,12 @@ static json_t *site(const hub_live *h, uint32_t i) {
 static void add_history(json_t *sites, json_t *history) {
     size_t i = 0, k = 0;
     json_t *s, *x;
-    json_array_foreach(sites, i, s) json_array_foreach(history, k, x) {
-        const char *a = json_string_value(json_object_get(s, "site")),
-                   *b = json_string_value(json_object_get(x, "site"));
-        if (!a || !b || strcmp(a, b) != 0) continue;
-        json_object_update_missing(s, x);
+    json_array_foreach(sites, i, s) {
+        const char *a = json_string_value(json_object_get(s, "site"));
+        json_array_foreach(history, k, x) {
+            const char *b = json_string_value(json_object_get(x, "site"));
+            if (a && b && !strcmp(a, b)) json_object_update_missing(s, x);
+        }
     }
     json_decref(history);
 }

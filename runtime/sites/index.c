@@ -479,8 +479,9 @@ json_t *weft_hub_index_totals(weft_hub_index *x) {
     size_t i;
     for (size_t k = 0; k < sizeof names / sizeof *names; k++)
         json_object_set_new(out, names[k], json_integer(0));
-    json_array_foreach(all, i, row)
+    json_array_foreach(all, i, row) {
         json_object_set(out, json_string_value(json_object_get(row, "name")), json_object_get(row, "value"));
+    }
     json_decref(all);
     return out;
 }

@@ -145,7 +145,9 @@ static weft_status roster_of(const json_t *j, weft_roster *r) {
         return weft_fail(WEFT_ERR_FORMAT, "a roster without the name of its run");
     memcpy(r->run, run, strlen(run) + 1);
     WEFT_TRY(cert_of(json_object_get(j, "hub"), &r->hub));
-    json_array_foreach(sites, i, one) WEFT_TRY(site_of(one, r));
+    json_array_foreach(sites, i, one) {
+        WEFT_TRY(site_of(one, r));
+    }
     return WEFT_OK;
 }
 
