@@ -158,6 +158,16 @@ static int due(uint64_t *at, uint64_t every) {
     return 1;
 }
 
+/* Utilisation, by what the sites' heartbeats say, since this hub began. */
+static void look_at_sites(hub_live *h) {
+    const weft_site_set active = weft_hub_active(h->machine);
+    for (uint32_t m = 0; m < h->machine->nmembers; m++) {
+        if (!weft_site_has(active, m)) continue;
+        h->looks[m]++;
+        h->busy[m] += h->machine->member[m].state != WEFT_MEMBER_SUSPECT && !h->machine->member[m].waiting;
+    }
+}
+
 static void loop(hub_live *h, const volatile sig_atomic_t *stop) {
     uint64_t tick = 0, show = 0, index = 0;
     while (!*stop && h->fatal >= 0) {
@@ -171,6 +181,7 @@ static void loop(hub_live *h, const volatile sig_atomic_t *stop) {
         if (due(&tick, TICK_NS)) {
             if (weft_hub_log_lease(h->log) < 0) hubd_fatal(h, WEFT_ERR_STATE);
             hubd_raise(h, &(weft_hub_event){.kind = WEFT_HUB_TICK});
+            look_at_sites(h);
         }
         hubd_settle(h);
         hubd_serve_links(h);

@@ -55,6 +55,8 @@ typedef struct hub_live {
     char why[512];
     char address[WEFT_SITE_ADDRESS];
     hub_link link[HUB_LINKS];
+    /* looks at a site while it took part, and of them those at which its training did not wait for other sites */
+    uint64_t looks[WEFT_SITE_MEMBERS], busy[WEFT_SITE_MEMBERS];
     int control; /* listening UNIX socket */
     hub_client client[HUB_CLIENTS];
     uint8_t body[WEFT_SITE_BODY_MAX]; /* of what is being sent */

@@ -56,6 +56,8 @@ char *hub_metrics_text(const json_t *status) {
     per_site(f, sites, "site_steps_per_second", "gauge", "Inner steps per second.", "steps_per_s");
     per_site(f, sites, "site_rtt_seconds", "gauge", "Round trip to the hub.", "rtt");
     per_site(f, sites, "site_share", "gauge", "Share of the parts that it reduces.", "share");
+    per_site(f, sites, "site_utilisation", "gauge",
+             "Part of its time in which it did not wait for other sites.", "utilisation");
     fputs("# EOF\n", f);
     if (fclose(f) != 0) {
         free(text);

@@ -53,17 +53,16 @@ static void sites(FILE *f, const json_t *status) {
         fprintf(f, "\nno site has joined yet (weft hub invite SITE)\n");
         return;
     }
-    fprintf(f, "\n%-16s %-10s %-4s %8s %8s %8s %8s %7s %6s %6s %5s %6s\n", "site", "state", "link", "commits",
-            "tokens", "bytes", "steps/s", "loss", "rtt ms", "share", "joins", "leaves");
+    fprintf(f, "\n%-16s %-10s %-4s %8s %8s %8s %8s %7s %6s %6s %6s %5s %6s\n", "site", "state", "link",
+            "commits", "tokens", "bytes", "steps/s", "loss", "rtt ms", "share", "busy", "joins", "leaves");
     json_array_foreach(all, i, s) {
         char a[32], b[32], c[32], d[32], e[32], g[32];
-        fprintf(f, "%-16s %-10s %-4s %8.0f %8s %8s %8s %7s %6s %5.0f%% %5.0f %6.0f\n", text(s, "site"),
+        fprintf(f, "%-16s %-10s %-4s %8.0f %8s %8s %8s %7s %6s %5.0f%% %6s %5.0f %6.0f\n", text(s, "site"),
                 text(s, "state"), json_is_true(json_object_get(s, "connected")) ? "up" : "-",
                 num(s, "commits"), amount(num(s, "tokens"), a), amount(num(s, "bytes"), b),
                 optional(s, "steps_per_s", "%.2f", 1, c), optional(s, "loss", "%.4f", 1, d),
-                optional(s, "rtt", "%.1f", 1000, e), num(s, "share") * 100, num(s, "joins"),
-                num(s, "leaves"));
-        (void)g;
+                optional(s, "rtt", "%.1f", 1000, e), num(s, "share") * 100,
+                optional(s, "utilisation", "%.1f%%", 100, g), num(s, "joins"), num(s, "leaves"));
     }
 }
 

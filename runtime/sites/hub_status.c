@@ -49,6 +49,8 @@ static json_t *site(const hub_live *h, uint32_t i) {
     json_object_set_new(j, "silent", active ? number(seconds_since(x->heard_ns)) : json_null());
     json_object_set_new(j, "share", number(active ? (double)m->epoch.shares[i] / (double)WEFT_PARTS_ONE : 0));
     json_object_set_new(j, "h", json_integer(active ? m->epoch.h[i] : 0));
+    json_object_set_new(j, "utilisation",
+                        h->looks[i] ? number((double)h->busy[i] / (double)h->looks[i]) : json_null());
     add_link(h, i, j);
     return j;
 }

@@ -161,7 +161,8 @@ static weft_status apply_member(weft_hub_index *x, const moment *t, const weft_s
     put_num(x, ADD_MEMBER, 4, t->time);
     put_text(x, ADD_MEMBER, 5, r->address);
     WEFT_TRY(done(x, ADD_MEMBER));
-    return add_event(x, t, r->site, weft_site_state_name(r->state), weft_site_reason_name(r->reason));
+    return add_event(x, t, r->site, weft_site_state_name(r->state),
+                     r->reason == WEFT_WHY_NONE ? "" : weft_site_reason_name(r->reason));
 }
 
 /* Who is active by one epoch and not by the one before has joined, and the other way round. */

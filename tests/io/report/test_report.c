@@ -173,6 +173,37 @@ static void saves_stalls_and_lanes_are_shown(void **state) {
     assert_page_lacks("Other metrics");
 }
 
+/* Rounds by what became of them, and of every site the newest account; what is no account is left out. */
+static void sites_are_accounted_for(void **state) {
+    static const char text[] =
+        "{\"v\":1,\"t\":1000,\"ev\":\"start\"}\n"
+        "{\"v\":1,\"t\":1010,\"site\":\"s\",\"step\":5,\"g\":5,\"tokens\":50,\"k\":{\"loss/train\":3,"
+        "\"sites/waited\":6}}\n"
+        "{\"v\":1,\"t\":1020,\"site\":\"s\",\"step\":6,\"g\":6,\"tokens\":60,\"k\":{\"loss/train\":3,"
+        "\"sites/waited\":4}}\n" /* started again: 6 + 4 s of 100 */
+        "{\"v\":1,\"t\":1020,\"ev\":\"outer\",\"step\":5,\"fragment\":0,\"mode\":\"merge\",\"seconds\":2}\n"
+        "{\"v\":1,\"t\":1030,\"ev\":\"outer\",\"step\":6,\"fragment\":0,\"mode\":\"rebase\",\"seconds\":-5}\n"
+        "{\"v\":1,\"t\":1040,\"ev\":\"outer\"}\n"
+        "{\"v\":1,\"t\":1050,\"ev\":\"site\",\"site\":\"<b>\",\"active\":true,\"joins\":1,\"leaves\":0,"
+        "\"presence\":0.5,\"rounds\":7,\"tokens\":1,\"steps\":1,\"bytes\":1,\"loss\":null}\n"
+        "{\"v\":1,\"t\":1060,\"ev\":\"site\",\"site\":\"<b>\",\"active\":false,\"joins\":3,\"leaves\":3,"
+        "\"presence\":0.25,\"rounds\":8,\"tokens\":300,\"steps\":30,\"bytes\":4000,\"loss\":2.5}\n"
+        "{\"v\":1,\"t\":1070,\"ev\":\"site\",\"site\":\"a\",\"active\":true,\"tokens\":100,\"joins\":\"x\"}\n"
+        "{\"v\":1,\"t\":1100,\"ev\":\"site\"}\n";
+    write_file(*state, "metrics.jsonl", text);
+    assert_report(*state);
+    assert_page("<figcaption><b>Rounds with other sites</b>");
+    assert_page("1 merged, 1 without this site, 0 replaced");
+    assert_page("utilisation 90");
+    assert_int_equal(count("<th>&#60;b&#62;</th>"), 1);
+    assert_page("<th>&#60;b&#62;</th><td>away</td><td class=\"n\">3</td><td class=\"n\">3</td>");
+    assert_page("<th>a</th><td>active</td><td class=\"n\"></td>");
+    assert_page("<td class=\"n\">300</td><td class=\"n\">75");
+    write_file(*state, "metrics.jsonl", "{\"v\":1,\"t\":5,\"ev\":\"start\"}\n");
+    assert_report(*state);
+    assert_page_lacks("Rounds with other sites"); /* a run of one site says nothing about it */
+}
+
 static void what_is_missing_is_said(void **state) {
     write_file(*state, "metrics.jsonl",
                "{\"v\":1,\"t\":5,\"site\":\"\",\"step\":1,\"g\":1,\"tokens\":0,\"k\":{\"loss/train\":3}}\n");
@@ -329,10 +360,15 @@ static int drop_page(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_strict_reader_sees_mistakes), in_scratch(a_whole_run_is_shown),
-        in_scratch(saves_stalls_and_lanes_are_shown),      in_scratch(what_is_missing_is_said),
-        in_scratch(broken_inputs_are_told_not_fatal),      in_scratch(odd_numbers_draw),
-        in_scratch(many_of_everything_is_bounded),         in_scratch(failures_leave_the_old_report),
+        cmocka_unit_test(the_strict_reader_sees_mistakes),
+        in_scratch(a_whole_run_is_shown),
+        in_scratch(sites_are_accounted_for),
+        in_scratch(saves_stalls_and_lanes_are_shown),
+        in_scratch(what_is_missing_is_said),
+        in_scratch(broken_inputs_are_told_not_fatal),
+        in_scratch(odd_numbers_draw),
+        in_scratch(many_of_everything_is_bounded),
+        in_scratch(failures_leave_the_old_report),
     };
     const struct CMUnitTest slow[] = {in_scratch(a_long_run_stays_small)};
     if (argc > 1 && !strcmp(argv[1], "long")) return cmocka_run_group_tests(slow, NULL, drop_page);
