@@ -95,6 +95,18 @@ static void on_down(void *arg, weft_wan_peer *p, weft_status why) {
     pthread_mutex_unlock(&s->lock);
 }
 
+/* The log counts from earlier versions again, because nobody had the newer ones any more: what was being fetched is not to be
+ * had, and what was committed since does not count. */
+static void roll_back(weft_sites *s, const weft_site_rollback *r) {
+    for (uint32_t p = 0; p < (uint32_t)s->fragments.n && p < r->nversions; p++) {
+        site_fragment *f = &s->f[p];
+        f->pending = f->tell_applied = f->open = 0;
+        f->fetching = 1;
+        if (weft_catch_up_rollback(s->catch_up, p, r->versions[p]) < 0)
+            site_fail(s, WEFT_ERR_INTERNAL, weft_last_error());
+    }
+}
+
 /* A record of the log, verbatim: it must be the one after the last. */
 static void on_record(weft_sites *s, const weft_site_raw *raw) {
     weft_log_record r;
@@ -119,6 +131,7 @@ static void on_record(weft_sites *s, const weft_site_raw *raw) {
     weft_ledger_apply(&s->ledger, &known);
     if (known.body.type == WEFT_SITE_COMMIT) site_committed(s, &known.body.u.commit);
     site_event(s, &(weft_member_event){.kind = WEFT_MEMBER_RECORD, .record = &known});
+    if (known.body.type == WEFT_SITE_ROLLBACK) roll_back(s, &known.body.u.rollback);
 }
 
 static void on_message(void *arg, weft_wan_peer *p, uint16_t type, const void *body, size_t n) {
