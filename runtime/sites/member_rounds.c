@@ -59,14 +59,20 @@ static void send_result(weft_member_machine *m, uint16_t type, const weft_member
     member_send(m);
 }
 
+/* Not before the last commit is merged: this one could not follow it, and the site's work would be lost. */
+static void say_prepared(weft_member_machine *m, const weft_member_fragment *f) {
+    if (f->stage == WEFT_STAGE_SEALED && f->prepared && !f->pending)
+        send_result(m, WEFT_SITE_PREPARED, f, &f->root);
+}
+
 void member_repeat(weft_member_machine *m) {
     for (uint32_t p = 0; p < m->run.nfragments; p++) {
         const weft_member_fragment *f = &m->fragment[p];
         if (held_for(f, f->committed + 1)) send_ready(m, f);
-        if (f->stage == WEFT_STAGE_NONE || f->pending) continue;
+        if (f->stage == WEFT_STAGE_NONE || f->pending == WEFT_PENDING_RESULT) continue;
         if (f->have) send_have(m, f);
         if (f->reduced) send_result(m, WEFT_SITE_REDUCED, f, &f->part_root);
-        if (f->prepared) send_result(m, WEFT_SITE_PREPARED, f, &f->root);
+        say_prepared(m, f);
     }
 }
 
@@ -122,6 +128,12 @@ void member_open(weft_member_machine *m, const weft_site_open *o) {
     offer(m, f);
 }
 
+static void pull(weft_member_machine *m, const weft_member_fragment *f, uint8_t wrong) {
+    const weft_site_commit *a = &f->attempt;
+    member_emit(
+        m, &(weft_member_action){.kind = WEFT_DO_PULL, .key = a->key, .members = a->members, .wrong = wrong});
+}
+
 /* Everything is here, and it is what it should be? */
 static void check_result(weft_member_machine *m, weft_member_fragment *f) {
     if (f->stage != WEFT_STAGE_SEALED || !f->root_known || f->prepared) return;
@@ -130,12 +142,12 @@ static void check_result(weft_member_machine *m, weft_member_fragment *f) {
         if (memcmp(&f->got_root, &f->root, sizeof f->root) != 0) {
             f->got = 0;
             f->asked_ns = m->now_ns;
-            member_emit(m, &(weft_member_action){.kind = WEFT_DO_PULL, .key = f->attempt.key, .wrong = 1});
+            pull(m, f, 1);
             return;
         }
     }
     f->prepared = 1;
-    if (!f->pending) send_result(m, WEFT_SITE_PREPARED, f, &f->root);
+    say_prepared(m, f);
 }
 
 void member_sealed(weft_member_machine *m, const weft_site_commit *c) {
@@ -250,7 +262,7 @@ void member_committed(weft_member_machine *m, const weft_site_commit *c) {
     if (!f->root_known) {
         f->root = c->root;
         f->root_known = 1;
-        if (!f->got && c->in) say(m, WEFT_DO_PULL, &c->key);
+        if (!f->got && c->in) pull(m, f, 0);
         check_result(m, f);
     }
     apply_if_here(m, f);
@@ -263,6 +275,7 @@ weft_status member_applied(weft_member_machine *m, uint32_t p, uint64_t version)
                          (unsigned long long)version, p);
     m->fragment[p].pending = WEFT_PENDING_NONE;
     m->fragment[p].version = version;
+    say_prepared(m, &m->fragment[p]);
     return WEFT_OK;
 }
 
@@ -343,8 +356,7 @@ int member_settle(weft_member_machine *m, uint32_t p) {
         if (is_due(m, &f->fetch_ns)) ask(m, WEFT_DO_FETCH, p, f->committed);
     }
     int waits = f->pending == WEFT_PENDING_RESULT || (f->stage == WEFT_STAGE_SEALED && f->root_known);
-    if (waits && !f->prepared && f->attempt.in && is_due(m, &f->asked_ns))
-        say(m, WEFT_DO_PULL, &f->attempt.key);
+    if (waits && !f->prepared && f->attempt.in && is_due(m, &f->asked_ns)) pull(m, f, 0);
     if (f->audit == 1 || (f->audit == 2 && m->now_ns - f->audit_ns >= m->opts.retry_ns)) {
         if (!behind && !f->fetching && f->version >= f->audit_version) {
             f->audit = 2;
