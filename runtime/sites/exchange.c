@@ -223,7 +223,10 @@ int weft_exchange_offered(const weft_exchange *x) {
 
 void weft_exchange_withdraw(weft_exchange *x) {
     exchange_slot *s = exchange_slot_of(x, x->version + 1);
-    if (s && !s->sealed) exchange_clear_row(x, s, x->self);
+    if (!s) return;
+    exchange_clear_row(x, s, x->self);
+    memset(exchange_sent_at(x, SEND_CONTRIB, 0), SENT_NOT, (size_t)WEFT_EXCHANGE_MEMBERS * x->count);
+    memset(x->hint[SEND_CONTRIB], 0, sizeof x->hint[SEND_CONTRIB]);
 }
 
 weft_status weft_exchange_own(weft_exchange *x, uint32_t chunk, float *values) {

@@ -91,7 +91,8 @@ weft_status weft_exchange_start(weft_exchange *x, uint64_t version);
 weft_status weft_exchange_offer(weft_exchange *x, const float *d, uint64_t *nonfinite, weft_site_hash *root);
 /* Is it there? */
 int weft_exchange_offered(const weft_exchange *x);
-/* Forgets it (a resync made it void); only before it was sealed. */
+/* Forgets it: this member was given up, or has fetched newer weights. What is offered next is another content, so this
+ * member must have a new incarnation if anybody may have got chunks of it. */
 void weft_exchange_withdraw(weft_exchange *x);
 /* The values of my contribution to the open round, chunk i, as the others decode them (for error feedback). STATE. */
 weft_status weft_exchange_own(weft_exchange *x, uint32_t chunk, float *values);
