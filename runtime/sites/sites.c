@@ -325,6 +325,7 @@ static weft_status encode(weft_sites *s, int p, const float *vector, weft_site_r
     WEFT_TRY(weft_vault_delta(s->vault, (uint32_t)p, vector, s->delta));
     WEFT_TRY(s->coder.ops->sumsq(s->exec, n, s->delta, &sum));
     if (s->o.rules.up == WEFT_CODEC_TOPK2) WEFT_TRY(weft_vault_gather(s->vault, (uint32_t)p, BETA, s->delta));
+    if (weft_exchange_offered(s->exchange[p])) weft_exchange_withdraw(s->exchange[p]); /* of an attempt that is void */
     WEFT_TRY(weft_exchange_offer(s->exchange[p], s->delta, &e->nonfinite, &e->root));
     e->norm = sqrt(sum);
     e->bytes = weft_coder_bytes(s->o.rules.up, n);
