@@ -86,6 +86,36 @@ static void send_to(hub_live *h, uint32_t member, const weft_site_message *m) {
 
 /* ---- actions ---- */
 
+/* What a person who reads the hub's output wants to know of a record. */
+static void say_record(const hub_live *h, const weft_site_message *m) {
+    const weft_site_member *x = &m->u.member;
+    switch (m->type) {
+    case WEFT_SITE_MEMBER:
+        weft_info("hub: site %s: %s%s%s", x->site, weft_site_state_name(x->state),
+                  x->reason == WEFT_WHY_NONE ? "" : ", ",
+                  x->reason == WEFT_WHY_NONE ? "" : weft_site_reason_name(x->reason));
+        break;
+    case WEFT_SITE_EPOCH:
+        weft_info("hub: epoch %u: %d site%s active", m->u.epoch.epoch, weft_site_count(m->u.epoch.active),
+                  weft_site_count(m->u.epoch.active) == 1 ? "" : "s");
+        break;
+    case WEFT_SITE_ROLLBACK:
+        weft_warn("hub: ROLLBACK: no site that has the newest versions came back in time; the run goes on "
+                  "from what site "
+                  "%s holds",
+                  h->machine->member[m->u.rollback.member].site);
+        break;
+    case WEFT_SITE_AGREED:
+        if (m->u.agreed.differ)
+            weft_warn("hub: AUDIT: %d sites hold another content of fragment %u at version %llu; they fetch "
+                      "it again",
+                      weft_site_count(m->u.agreed.differ), m->u.agreed.fragment,
+                      (unsigned long long)m->u.agreed.version);
+        break;
+    default: break;
+    }
+}
+
 static void append(hub_live *h, const weft_hub_action *a) {
     size_t n = 0;
     struct timespec t;
@@ -98,6 +128,7 @@ static void append(hub_live *h, const weft_hub_action *a) {
         s = weft_fail(WEFT_ERR_INTERNAL, "the hub's machine wrote record %llu, the log %llu",
                       (unsigned long long)a->seq, (unsigned long long)h->log->seq);
     if (s < 0) hubd_fatal(h, s);
+    if (s >= 0) say_record(h, a->message);
 }
 
 static void bind_link(hub_live *h, const weft_hub_action *a) {
