@@ -25,6 +25,7 @@ enum {
     OPT_PARENT,
     OPT_READY,
     OPT_FENCE,
+    OPT_RESTORE,
     OPT_JSON,
     OPT_OUT,
     OPT_ROLE,
@@ -54,6 +55,11 @@ static const struct argp_option hub_options[] = {
      0},
     {"fence", OPT_FENCE, "S", 0, "seconds of silence after which a site is given up, at least (default 10)",
      0},
+    {"restore", OPT_RESTORE, "S", 0,
+     "without any active site: seconds to wait for one that has the newest weights before the run goes on "
+     "from older ones "
+     "(default 30)",
+     0},
     {"recover", OPT_RECOVER, 0, 0, "cut a damaged log at the damage instead of refusing", 0},
     {"insecure-lab", OPT_LAB, 0, 0, "no TLS; loopback and 10.77.0.0/16 only", 0},
     {"parent", OPT_PARENT, 0, 0, "end with the process that started it (weft train --hub new)", 0},
@@ -70,6 +76,9 @@ static error_t parse_hub(int key, char *arg, struct argp_state *state) {
     case OPT_PAGE: a->config.page = arg; return 0;
     case OPT_FENCE:
         a->config.machine.fence_ns = (uint64_t)(cli_float(state, "--fence", arg, 1, 86400) * 1e9);
+        return 0;
+    case OPT_RESTORE:
+        a->config.machine.restore_ns = (uint64_t)(cli_float(state, "--restore", arg, 1, 31536000) * 1e9);
         return 0;
     case OPT_RECOVER: a->config.recover = 1; return 0;
     case OPT_LAB: a->config.insecure_lab = 1; return 0;
