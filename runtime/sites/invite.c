@@ -33,7 +33,7 @@ static weft_status text_of(const char *name, const json_t *j, const char *key, c
 }
 
 static weft_status short_text(const char *name, const json_t *j, const char *key, char *out, size_t cap) {
-    const char *text = NULL;
+    const char *text = "";
     WEFT_TRY(text_of(name, j, key, &text));
     if (strlen(text) >= cap)
         return weft_fail(WEFT_ERR_FORMAT, "%s: \"%s\" is longer than %zu bytes", name, key, cap - 1);
@@ -42,7 +42,7 @@ static weft_status short_text(const char *name, const json_t *j, const char *key
 }
 
 static weft_status long_text(const char *name, const json_t *j, const char *key, char **out) {
-    const char *text = NULL;
+    const char *text = "";
     WEFT_TRY(text_of(name, j, key, &text));
     *out = weft_strdup(text);
     return *out ? WEFT_OK : WEFT_ERR_NOMEM;

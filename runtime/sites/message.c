@@ -373,6 +373,7 @@ static void body(wire *w, weft_site_message *m) {
 
 weft_status weft_site_pack(const weft_site_message *m, uint8_t *out, size_t cap, size_t *n) {
     *n = 0;
+    if (!out) return weft_fail(WEFT_ERR_ARG, "nowhere to pack a message of sites to");
     if (cap > WEFT_SITE_BODY_MAX) cap = WEFT_SITE_BODY_MAX;
     wire w = {.out = out, .end = cap};
     uint16_t version = WEFT_SITE_VERSION;

@@ -103,7 +103,7 @@ void weft_parts_solve(int n, const weft_parts_site *site, double up, double down
 }
 
 void weft_parts_fix(int n, const double *share, uint32_t *fixed) {
-    double rest[WEFT_SITE_MEMBERS];
+    double rest[WEFT_SITE_MEMBERS] = {0};
     uint32_t left = WEFT_PARTS_ONE;
     for (int i = 0; i < n; i++) {
         double want = fmin(fmax(share[i], 0), 1) * WEFT_PARTS_ONE;

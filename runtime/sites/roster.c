@@ -123,6 +123,7 @@ static weft_status site_of(const json_t *j, weft_roster *r) {
         return weft_fail(WEFT_ERR_FORMAT, "a site without a name, role or data_weight");
     if (weft_roster_find(r, name)) return weft_fail(WEFT_ERR_FORMAT, "site %s stands in it twice", name);
     WEFT_TRY(add_site(r, name, &s));
+    if (!s) return WEFT_ERR_INTERNAL;
     s->kind = (uint8_t)kind;
     s->pi = pi;
     json_array_foreach(certs, i, one) {

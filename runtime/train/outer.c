@@ -378,9 +378,9 @@ static weft_status last_rounds(weft_trainer *t) {
 weft_status trainer_outer_finish(weft_trainer *t) {
     if (!t->outer.on) return WEFT_OK;
     WEFT_TRY(trainer_staged(t));
-    weft_status s = last_rounds(t);
+    const weft_status s = last_rounds(t);
     if (s != WEFT_OK) return s < 0 ? s : WEFT_OK; /* what is here is saved, and can go on */
-    if (t->rank == 0 && (s = weft_sites_leave(t->outer.sites, LEAVE_MS)) < 0)
+    if (t->rank == 0 && weft_sites_leave(t->outer.sites, LEAVE_MS) < 0)
         weft_warn("leaving the other sites: %s", weft_last_error());
     return WEFT_OK;
 }
