@@ -231,7 +231,7 @@ static void streams_double_while_it_pays(void **state) {
     assert_int_equal(settles(1e9, 1e6, 10), 10);
     assert_int_equal(settles(1e9, 1e6, 1), 1);
     wan_grow_start(&g, 62.5e6, 0.15, 64);
-    assert_int_equal(g.n, 3);
+    assert_int_equal(g.n, 9);
     wan_grow_start(&g, 1e10, 0.15, 64);
     assert_int_equal(g.n, 16);
     /* Pauses do not count as poor windows. */
