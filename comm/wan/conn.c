@@ -53,7 +53,8 @@ static weft_status on_head(wan_conn *c) {
         next_stage(c, WAN_CHUNK_HEAD);
         return WEFT_OK;
     }
-    if (c->phase == WAN_READY && c->data)
+    int answer = f->type == WEFT_WAN_BOUND && !c->accepted && !c->bound && !f->body;
+    if (c->phase == WAN_READY && c->data && !answer)
         return weft_fail(WEFT_ERR_FORMAT, "a frame of type %u on a data stream", f->type);
     if (f->body > c->body_size) {
         uint8_t *more = weft_reallocarray(c->body, f->body, 1);

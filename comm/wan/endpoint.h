@@ -63,6 +63,7 @@ typedef struct wan_conn {
     int accepted, data, index;
     int more;    /* there may be bytes inside TLS that the socket does not announce */
     int counted; /* among the guard's strangers */
+    int bound;   /* a stream that we dialled: it was taken */
     int quiet;   /* its end is nobody's fault */
     unsigned events;
     uint64_t deadline; /* ns, until READY */
@@ -108,7 +109,8 @@ struct weft_wan_peer {
     char at[WAN_ADDRESS_TEXT];
     uint8_t key[WAN_KEY], fingerprint[WEFT_WAN_FINGERPRINT];
     uint64_t ping_at;
-    double rtt, rtt_min;
+    double rtt, rtt_min; /* s */
+    int guessed;         /* by the kernel, not yet measured by a ping */
     /* streams */
     wan_conn *stream[WAN_STREAMS];
     uint64_t stream_at[WAN_STREAMS];
@@ -198,6 +200,7 @@ wan_conn *wan_conn_open(weft_wan *w, int fd, int accept, int data, const wan_add
 void wan_conn_detach(wan_conn *c); /* from epoll, before its descriptor is closed */
 /* A non-blocking socket that dials a; -1: an error is set. */
 int wan_dial_socket(const wan_address *a);
+double wan_socket_rtt(int fd); /* s, as the kernel measured it; 0: unknown */
 void wan_socket_lowat(int fd, int bytes);
 uint64_t wan_socket_acked(int fd); /* bytes that the other kernel has acknowledged */
 double wan_dice(weft_wan *w);      /* uniform in [0, 1) */

@@ -218,6 +218,14 @@ static weft_status who_is_there(wan_conn *c) {
     return WEFT_OK;
 }
 
+/* Chunks may go. Who dialled does not wait for BOUND: if the stream is not taken, they go again on another one. */
+static void stream_ready(wan_conn *c) {
+    c->phase = WAN_READY;
+    c->link.pays_later = 0;
+    c->link.sent = c->link.heard = c->w->now;
+    wan_bucket_set(&c->link.own, c->w->slow[c->index], c->w->now);
+}
+
 void wan_peer_shake(wan_conn *c) {
     weft_status s = wan_link_shake(&c->link, c->w->now);
     if (s == WEFT_IN_PROGRESS) return;
@@ -226,7 +234,8 @@ void wan_peer_shake(wan_conn *c) {
         c->link.pays_later = !c->data;
         c->phase = WAN_GREETING;
         c->more = 1;
-        if (!c->accepted) s = c->data ? bind_stream(c) : greet(c);
+        if (!c->accepted && !c->data) s = greet(c);
+        if (!c->accepted && c->data && (s = bind_stream(c)) >= 0) stream_ready(c);
     }
     if (s < 0) wan_conn_end(c, s);
 }
@@ -261,6 +270,8 @@ static weft_status session_up(weft_wan_peer *p, wan_conn *c) {
     wan_address_print(&c->address, 0, p->at);
     p->tries = 0;
     p->ping_at = 0;
+    p->guessed = p->rtt_min <= 0 || p->guessed;
+    if (p->guessed) p->rtt = p->rtt_min = wan_socket_rtt(c->link.fd); /* until a ping says better */
     p->stats.sessions++;
     c->phase = WAN_READY;
     c->link.heard = p->w->now;
@@ -346,19 +357,9 @@ static weft_status on_bind(wan_conn *c, const uint8_t *body) {
     c->index = index;
     WEFT_TRY(wan_conn_say(c, WEFT_WAN_BOUND, NULL, 0));
     p->stream[index] = c;
-    c->phase = WAN_READY;
-    c->link.pays_later = 0;
-    c->link.sent = c->link.heard = w->now;
-    wan_bucket_set(&c->link.own, w->slow[index], w->now);
+    stream_ready(c);
     stop_being_a_stranger(c);
     return WEFT_OK;
-}
-
-static void on_bound(wan_conn *c) {
-    c->phase = WAN_READY;
-    c->peer->stream_tries[c->index] = 0;
-    c->link.sent = c->link.heard = c->w->now;
-    wan_bucket_set(&c->link.own, c->w->slow[c->index], c->w->now);
 }
 
 /* ---- frames ---- */
@@ -367,10 +368,6 @@ static weft_status on_greeting(wan_conn *c, const uint8_t *body) {
     uint16_t type = c->frame.type;
     if (type == WEFT_WAN_SESSION) return on_session(c, body);
     if (type == WEFT_WAN_BIND && c->accepted) return on_bind(c, body);
-    if (type == WEFT_WAN_BOUND && !c->accepted && c->data) {
-        on_bound(c);
-        return WEFT_OK;
-    }
     if (type == WEFT_WAN_REFUSED && !c->accepted && !c->data) {
         c->quiet = 1;
         return weft_fail(WEFT_ERR_LINK, "the other side has a session already");
@@ -381,6 +378,8 @@ static weft_status on_greeting(wan_conn *c, const uint8_t *body) {
 static void on_pong(weft_wan_peer *p, const uint8_t *body) {
     double rtt = (double)(p->w->now - weft_get_u64(body)) * 1e-9;
     if (!(rtt >= 0 && rtt < 3600)) return;
+    if (p->guessed) p->rtt = p->rtt_min = 0;
+    p->guessed = 0;
     p->rtt = p->rtt > 0 ? 0.875 * p->rtt + 0.125 * rtt : rtt;
     if (p->rtt_min <= 0 || rtt < p->rtt_min) p->rtt_min = rtt;
 }
@@ -390,6 +389,11 @@ weft_status wan_peer_frame(wan_conn *c, const uint8_t *body) {
     weft_wan_calls *calls = &c->w->o.calls;
     const weft_wan_frame *f = &c->frame;
     if (c->phase != WAN_READY) return on_greeting(c, body);
+    if (c->data) { /* conn.c lets only BOUND through */
+        p->stream_tries[c->index] = 0;
+        c->bound = 1;
+        return WEFT_OK;
+    }
     if (f->type < WEFT_WAN_OWN) {
         c->w->called = 1;
         if (calls->message) calls->message(c->w->o.arg, p, f->type, body, f->body);

@@ -54,11 +54,20 @@ int wan_dial_socket(const wan_address *a) {
     return -1;
 }
 
-uint64_t wan_socket_acked(int fd) {
+static struct tcp_info kernels_view(int fd) {
     struct tcp_info t;
     socklen_t n = sizeof t;
     memset(&t, 0, sizeof t);
-    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &t, &n) ? 0 : t.tcpi_bytes_acked;
+    (void)getsockopt(fd, IPPROTO_TCP, TCP_INFO, &t, &n); /* zeros where it is no TCP */
+    return t;
+}
+
+uint64_t wan_socket_acked(int fd) {
+    return kernels_view(fd).tcpi_bytes_acked;
+}
+
+double wan_socket_rtt(int fd) {
+    return 1e-6 * kernels_view(fd).tcpi_rtt;
 }
 
 double wan_dice(weft_wan *w) {

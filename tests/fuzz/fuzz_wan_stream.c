@@ -68,12 +68,14 @@ static void put(int fd, const uint8_t *p, size_t n) {
     }
 }
 
+static uint32_t spoil; /* what the check sum of the next frame is xored with */
+
 static void put_frame(int fd, uint16_t type, uint64_t req, const uint8_t *body, size_t n) {
     uint8_t p[WEFT_WAN_FRAME + PIECE + WEFT_WAN_CRC];
     weft_wan_frame f = {WEFT_WAN_MAJOR, WEFT_WAN_MINOR, type, 0, (uint32_t)n, req, 0};
     weft_wan_frame_pack(&f, p);
     if (n) memcpy(p + WEFT_WAN_FRAME, body, n);
-    weft_put_u32(p + WEFT_WAN_FRAME + n, weft_crc32c(0, p, WEFT_WAN_FRAME + n));
+    weft_put_u32(p + WEFT_WAN_FRAME + n, weft_crc32c(0, p, WEFT_WAN_FRAME + n) ^ spoil);
     put(fd, p, WEFT_WAN_FRAME + n + WEFT_WAN_CRC);
 }
 
@@ -117,7 +119,9 @@ static void put_chunk(int fd, const uint8_t *p, size_t n) {
     weft_wan_chunk_pack(&h, body);
     if (p[3] == 254) body[18] = p[4];
     if (payload) memcpy(body + WEFT_WAN_CHUNK, p + 6, payload);
+    spoil = p[3] == 253 ? UINT32_MAX : p[3] == 252; /* given up by its sender, or wrong */
     put_frame(fd, WEFT_WAN_CHUNK_FRAME, p[5], body, WEFT_WAN_CHUNK + payload);
+    spoil = 0;
 }
 
 static void play(int fd, int mode, const uint8_t *p, size_t n) {
