@@ -126,7 +126,18 @@ typedef struct live_site {
     const char *doing;
     volatile uint64_t merged, rebased, replaced;
     volatile int joined, step;
+    volatile int flip; /* a bit of its outer weights is to fall over */
 } live_site;
+
+/* As of a broken memory. */
+static void flip(live_site *v, weft_sites *s) {
+    size_t n = 0;
+    const weft_sites_array *a = weft_sites_arrays(s, &n);
+    weft_sites_hold(s, 1);
+    ((unsigned char *)(a[0].ptr + 100))[2] ^= 1;
+    weft_sites_hold(s, 0);
+    v->flip = 0;
+}
 
 static float noise(uint64_t *s) {
     *s = *s * 6364136223846793005ull + 1442695040888963407ull;
@@ -168,6 +179,7 @@ static weft_status train(live_site *v, weft_sites *s, weights *w, float *vector)
         for (int p = 0; p < w->f->n; p++)
             for (size_t i = 0; i < w->f->item[p].used; i++) w->of[p][i] += 1e-3f * noise(&w->rng);
         pause_ms(2);
+        if (v->flip) flip(v, s);
         WEFT_TRY(take_in(v, s, w, vector));
         const int p = weft_sites_due(s, v->step, 0.002);
         if (p >= 0) WEFT_TRY(weft_sites_offer(s, p, w->of[p], &work));
@@ -307,6 +319,7 @@ static void end(void **dir, live_hub *h, int others) {
     stop_hub(h);
     const double pause = longest_pause(h);
     printf("  %.1f s at most between two commits\n", pause);
+    assert_true(pause < 9.5);
     printf("  %d versions of fragments compared, %d differ\n", book.compared, book.differ);
     assert_int_equal(book.differ, 0);
     assert_true(!others || book.compared > 0);
@@ -397,10 +410,48 @@ static void hub_comes_back(void **state) {
     end(&dir, &h, 1);
 }
 
+/* A bit of one of three falls over. Audits: it is found, and the site gets the others' bits again. Without them nobody
+ * knows. */
+static void a_bit_falls_over(int audits) {
+    weft_sites_rules r = rules(WEFT_PRESET_STREAM, WEFT_CODEC_INT4B128, WEFT_CODEC_INT8B128);
+    void *dir = NULL;
+    live_hub h;
+    live_site v[3];
+    r.every =
+        150; /* commits far enough apart for who comes back to be compared with the others at one version */
+    r.audit_every = audits ? 2 : 0;
+    begin(&dir, &h);
+    for (int i = 0; i < 3; i++) start_site(&v[i], &h, i, 1000000, r, 1);
+    for (int i = 0; i < 3; i++) until_merged(&v[i], 6);
+    const uint64_t replaced = v[1].replaced;
+    v[1].flip = 1;
+    for (const double until = weft_now() + DEADLINE; audits && v[1].replaced == replaced; pause_ms(5))
+        if (weft_now() > until) fail_msg("the audits find nothing");
+    if (!audits) until_merged(&v[0], v[0].merged + 9);
+    assert_true(book.differ > 0); /* until it was found */
+    if (audits) {
+        until_merged(&v[1], v[1].merged + 3);
+        open_book();
+    }
+    until_merged(&v[0], v[0].merged + 9);
+    assert_int_equal(v[1].replaced > replaced, audits);
+    if (!audits) assert_true(book.differ > 3);
+    if (!audits) book.differ = 0;
+    for (int i = 0; i < 3; i++) v[i].stop = 1;
+    for (int i = 0; i < 3; i++) end_site(&v[i]);
+    end(&dir, &h, 1);
+}
+
+static void audits_find_a_bit(void **state) {
+    (void)state;
+    a_bit_falls_over(1);
+    a_bit_falls_over(0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_site),    cmocka_unit_test(two_sites),      cmocka_unit_test(four_sites),
-        cmocka_unit_test(come_and_go), cmocka_unit_test(hub_comes_back),
+        cmocka_unit_test(come_and_go), cmocka_unit_test(hub_comes_back), cmocka_unit_test(audits_find_a_bit),
     };
     (void)weft_log_open(WEFT_LOG_INFO, -1, NULL);
     setvbuf(stdout, NULL, _IOLBF, 0);
