@@ -21,7 +21,7 @@
 #define TICK_NS    200000000ull
 #define PUBLISH_NS 500000000ull
 #define INDEX_NS   100000000ull
-enum { WAIT_MS = 50 };
+enum { WAIT_MS = 50, INDEX_AT_ONCE = 500 }; /* an index that is far behind must not keep sites waiting */
 
 static void digest(const void *data, size_t n, weft_site_hash *out) {
     SHA256(data, n, out->b);
@@ -65,7 +65,7 @@ static weft_status replay(hub_live *h) {
 
 static void open_index(hub_live *h) {
     char *path = weft_path_join(h->config->dir, "index.db");
-    if (!path || weft_hub_index_open(path, h->log, &h->index) < 0)
+    if (!path || weft_hub_index_open(path, h->log, INDEX_AT_ONCE, &h->index) < 0)
         weft_warn("hub: goes on without an index: %s", weft_last_error());
     free(path);
 }
@@ -136,8 +136,7 @@ static weft_status open_all(hub_live *h) {
 /* ---- the loop ---- */
 
 void hubd_follow_index(hub_live *h) {
-    uint64_t n = 0;
-    if (!h->index || weft_hub_index_follow(h->index, h->log, &n) >= 0) return;
+    if (!h->index || weft_hub_index_follow(h->index, h->log, INDEX_AT_ONCE) >= 0) return;
     weft_warn("hub: goes on without its index, which a restart makes anew: %s", weft_last_error());
     weft_hub_index_close(h->index);
     h->index = NULL;

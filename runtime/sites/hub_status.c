@@ -112,6 +112,7 @@ json_t *hubd_status(hub_live *h) {
         "fragments", fragments, "connections", "accepted", (json_int_t)w.accepted, "refused",
         (json_int_t)w.refused, "not_authenticated", (json_int_t)w.auth);
     if (!j || !h->index) return j;
+    json_object_set_new(j, "indexed", json_integer((json_int_t)weft_hub_index_seq(h->index)));
     json_object_set_new(j, "totals", weft_hub_index_totals(h->index));
     json_object_set_new(j, "rounds", weft_hub_index_rounds(h->index, ROUNDS_SHOWN));
     json_object_set_new(j, "events", weft_hub_index_events(h->index, EVENTS_SHOWN));

@@ -303,10 +303,10 @@ static weft_status apply_batch(weft_hub_index *x, weft_hub_log *l, uint64_t last
     return note_applied(x);
 }
 
-weft_status weft_hub_index_follow(weft_hub_index *x, weft_hub_log *l, uint64_t *n) {
-    const uint64_t first = x->seq;
-    while (x->seq < l->synced) {
-        const uint64_t left = l->synced - x->seq, before = x->seq;
+weft_status weft_hub_index_follow(weft_hub_index *x, weft_hub_log *l, uint64_t most) {
+    const uint64_t last = most && l->synced > x->seq && l->synced - x->seq > most ? x->seq + most : l->synced;
+    while (x->seq < last) {
+        const uint64_t left = last - x->seq, before = x->seq;
         const weft_site_set active = x->active;
         uint8_t chain[WEFT_CHAIN_BYTES];
         memcpy(chain, x->chain, sizeof chain);
@@ -322,7 +322,6 @@ weft_status weft_hub_index_follow(weft_hub_index *x, weft_hub_log *l, uint64_t *
             return s;
         }
     }
-    if (n) *n = x->seq - first;
     return WEFT_OK;
 }
 
@@ -399,19 +398,19 @@ static weft_status set_aside(const char *path) {
     return WEFT_OK;
 }
 
-weft_status weft_hub_index_open(const char *path, weft_hub_log *l, weft_hub_index **out) {
+weft_status weft_hub_index_open(const char *path, weft_hub_log *l, uint64_t most, weft_hub_index **out) {
     *out = NULL;
     weft_hub_index *x = weft_calloc(1, sizeof *x);
     if (!x) return WEFT_ERR_NOMEM;
     x->path = weft_strdup(path);
     weft_status s = x->path ? open_db(x, l) : WEFT_ERR_NOMEM;
-    if (s >= 0) s = weft_hub_index_follow(x, l, NULL);
+    if (s >= 0) s = weft_hub_index_follow(x, l, most);
     if (s == WEFT_ERR_CORRUPT || s == WEFT_ERR_IO) {
         weft_warn("hub: the index is made anew from the log: %s", weft_last_error());
         close_db(x);
         s = set_aside(path);
         if (s >= 0) s = open_db(x, l);
-        if (s >= 0) s = weft_hub_index_follow(x, l, NULL);
+        if (s >= 0) s = weft_hub_index_follow(x, l, most);
     }
     if (s < 0) {
         weft_hub_index_close(x);

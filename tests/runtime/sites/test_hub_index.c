@@ -160,7 +160,7 @@ static void check(weft_hub_index *x, const sums *want) {
 
 static void open_and_check(weft_hub_log *l, const sums *want) {
     weft_hub_index *x = NULL;
-    if (weft_hub_index_open(db, l, &x) < 0) fail_msg("%s", weft_last_error());
+    if (weft_hub_index_open(db, l, 0, &x) < 0) fail_msg("%s", weft_last_error());
     assert_int_equal(weft_hub_index_seq(x), l->seq);
     check(x, want);
     weft_hub_index_close(x);
@@ -174,6 +174,16 @@ static void says_what_the_log_says(void **state) {
     open_and_check(l, &want); /* again: nothing is counted twice */
     assert_int_equal(unlink(db), 0);
     open_and_check(l, &want); /* lost: made anew */
+    assert_int_equal(unlink(db), 0);
+    weft_hub_index *x = NULL; /* piece by piece */
+    assert_int_equal(weft_hub_index_open(db, l, 7, &x), WEFT_OK);
+    for (uint64_t at = 7; at < l->seq; at += 7) {
+        assert_int_equal(weft_hub_index_seq(x), at);
+        assert_int_equal(weft_hub_index_follow(x, l, 7), WEFT_OK);
+    }
+    assert_int_equal(weft_hub_index_seq(x), l->seq);
+    check(x, &want);
+    weft_hub_index_close(x);
     weft_hub_log_close(l);
 }
 
@@ -225,7 +235,7 @@ static void killed_while_it_follows(void **state) {
             assert_true(pid >= 0);
             if (pid == 0) {
                 weft_hub_index *x = NULL;
-                _exit(weft_hub_index_open(db, l, &x) < 0);
+                _exit(weft_hub_index_open(db, l, 0, &x) < 0);
             }
             usleep((useconds_t)(weft_rng_u64(seed, (uint64_t)trial, (uint64_t)again) % 12000));
             kill(pid, SIGKILL);
