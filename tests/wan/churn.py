@@ -6,13 +6,15 @@
 Sites are killed, stopped, cut off from all or in one direction; the hub is killed; links get slow. Each trouble ends by itself
 after a while, several may last at once, but one site is always left alone. At the end all is well for long enough
 that everybody takes part again. The check: every site that ever held a version of a fragment held the same bits (each
-worker says which after every merge), and the last commits are everybody's."""
+worker says which after every merge). If so much dies that nobody has the newest versions, the hub's log rolls back, and
+versions after that are others (--index: the hub's index, which says when)."""
 import argparse
 import collections
 import json
 import pathlib
 import random
 import re
+import sqlite3
 import sys
 
 NAMES = "abcdefghijklmno"
@@ -128,10 +130,14 @@ def check(o):
     bits = collections.defaultdict(dict)
     counts = collections.Counter()
     last = {}
+    rollbacks = []
+    if o.index:
+        index = sqlite3.connect(f"file:{o.index}?mode=ro", uri=True)
+        rollbacks = [t for t, in index.execute("select time from events where what = 'rollback' order by seq")]
     for n in NAMES[:o.sites]:
         text = pathlib.Path(o.dir, n + ".log").read_text(errors="replace")
-        for p, v, d in re.findall(r"^bits fragment=(\d+) version=(\d+) digest=(\w+)", text, re.M):
-            bits[int(p), int(v)].setdefault(d, set()).add(n)
+        for p, v, d, t in re.findall(r"^bits fragment=(\d+) version=(\d+) digest=(\w+) at=([\d.]+)", text, re.M):
+            bits[sum(r < float(t) for r in rollbacks), int(p), int(v)].setdefault(d, set()).add(n)
             last[int(p)] = max(last.get(int(p), 0), int(v))
         for word in ("merge", "rebase", "replace", "joined"):
             counts[word] += len(re.findall(f"^{word} ", text, re.M))
@@ -141,9 +147,10 @@ def check(o):
         counts["steps"] += json.loads(done[-1])["steps"]
     differ = {k: v for k, v in bits.items() if len(v) > 1}
     shared = sum(len(set().union(*v.values())) > 1 for v in bits.values())
-    print(f"{len(bits)} versions of {len(last)} fragments, {shared} of them seen by several sites, {len(differ)} with unequal bits; {dict(counts)}")
+    print(f"{len(bits)} versions of {len(last)} fragments, {shared} of them seen by several sites, {len(differ)} with unequal bits; "
+          f"{len(rollbacks)} rollbacks; {dict(counts)}")
     for k, v in sorted(differ.items())[:20]:
-        print(f"fragment {k[0]} version {k[1]}: {v}")
+        print(f"fragment {k[1]} version {k[2]}: {v}")
     if differ or shared < len(last) or not counts["merge"]:
         sys.exit("the sites do not agree")
 
@@ -162,6 +169,7 @@ def main():
     s.set_defaults(run=scenario)
     s = sub.add_parser("check")
     s.add_argument("--sites", type=int, default=4)
+    s.add_argument("--index")
     s.add_argument("dir")
     s.set_defaults(run=check)
     o = p.parse_args()

@@ -16,5 +16,5 @@ case $code in
   0 | 76) ;; # a busy machine: times are not what is tested here
   *) tail -n 5 "$dir/err" >&2; echo "FAILED: exit $code; see $dir" >&2; exit 1 ;;
 esac
-python3 "$here/churn.py" check --sites "$sites" "$dir/out" || { echo "FAILED: see $dir" >&2; exit 1; }
+python3 "$here/churn.py" check --sites "$sites" --index "$dir/hub/index.db" "$dir/out" || { echo "FAILED: see $dir" >&2; exit 1; }
 rm -rf "$dir"

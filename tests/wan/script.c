@@ -166,7 +166,7 @@ static int signal_session(pid_t leader, int signal, int rank) {
 }
 
 static void kill_all_of(wan_script *s, pid_t leader) {
-    if (!s->own_proc) kill(-leader, SIGKILL);
+    kill(s->own_proc ? leader : -leader, SIGKILL); /* by its number: it may not have begun its session yet */
     for (int i = 0; s->own_proc && i < KILL_TURNS && signal_session(leader, SIGKILL, -1); i++) continue;
 }
 

@@ -146,7 +146,8 @@ static void print_bits(const worker *w, int p) {
     const int64_t before = version_of(w, p);
     const uint64_t d = digest(weft_sites_weights(w->site, p), w->f->item[p].elements);
     if (before >= 0 && version_of(w, p) == before)
-        printf("bits fragment=%d version=%lld digest=%016llx\n", p, (long long)before, (unsigned long long)d);
+        printf("bits fragment=%d version=%lld digest=%016llx at=%.3f\n", p, (long long)before,
+               (unsigned long long)d, weft_wall());
 }
 
 static const char *const names[] = {"nothing", "merge", "rebase", "replace", "lost"};
