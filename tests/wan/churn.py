@@ -37,7 +37,7 @@ def scenario(o):
     out.append("exit keys 0 30")
     for i, n in enumerate(names):
         out.append(f"run {n} in {n}: exec {o.worker} --invite {o.dir}/{n}.json --hub $WAN_h:7700 --listen $WAN_{n}:7701 --seed {i + 1} "
-                   f"--step-ms 20 --every 20 --audit 2")
+                   f"--step-ms 20 --every 50 --audit 2")
         out.append(f'wait {n} "joined" 60')
     ends = []  # (time, statements) that undo a trouble
     busy = {}  # what is in trouble: site or "hub", until when

@@ -34,7 +34,7 @@ sites: {every: 20, chunk: 4096, audit: 1}
 Y
 
 site() { # NAME RANKS EXTRA
-  echo "exec ${mpirun[*]} -n $2 $bin/weft train run.yaml --site $1 --join \$WAN_h:7700 $3 --set run.dir=$1 --set data.train=$1-data/train.wtok.h5 --set sites.listen=\$WAN_ADDRESS:7701 --set sites.advertise=\$WAN_ADDRESS:7701"
+  echo "exec ${mpirun[*]} -n $2 $bin/weft train run.yaml --site $1 --join \$WAN_h:7700 $3 --set run.dir=at-$1 --set data.train=$1-data/train.wtok.h5 --set sites.listen=\$WAN_ADDRESS:7701 --set sites.advertise=\$WAN_ADDRESS:7701"
 }
 scenario() { # HUB-OPTION EXTRA-OF-a EXTRA-OF-b
   cat <<END
@@ -50,7 +50,7 @@ run keys in h: for n in a b; do $bin/weft hub invite \$n --dir hub --out \$n.jso
 exit keys 0 20
 run a in a: $(site a 4 "$2")
 run b in b: $(site b 1 "$3")
-run look in h: touch b/metrics.jsonl a/metrics.jsonl; exec tail -q -n +1 -F b/metrics.jsonl | grep --line-buffered outer | tr -d '"'
+run look in h: touch at-b/metrics.jsonl; exec tail -q -n +1 -F at-b/metrics.jsonl | grep --line-buffered outer | tr -d '"'
 wait look "sites:2" 60
 wait look "sites:2" 60
 END
@@ -61,7 +61,7 @@ carried() {
   [ $code != 77 ] || { cat "$dir/err" >&2; rm -rf "$dir"; exit 77; }
   [ $code = 0 ] || [ $code = 76 ] || { tail -n 3 "$dir/err" >&2; tail -n 5 "$dir"/logs-*/*.log >&2; fail "$1: $code"; }
 }
-mkdir a b
+mkdir at-a at-b
 {
   scenario "" "--invite a.json" "--invite b.json"
   cat <<END
@@ -75,8 +75,8 @@ alive b
 END
 } >tls
 carried tls
-rm -rf hub a b a.json b.json
-mkdir a b
+rm -rf hub at-a at-b a.json b.json
+mkdir at-a at-b
 scenario "--insecure-lab" "--set sites.insecure_lab=true" "--set sites.insecure_lab=true" >plain
 carried plain
 python3 "$here/private.py" plain.pcap tls.pcap a.txt a-data/train.wtok.h5 b.txt b-data/train.wtok.h5 || fail "private"
