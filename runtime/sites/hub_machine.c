@@ -91,7 +91,7 @@ static void settle(weft_hub_machine *h) {
         hub_settle_members(h);
         for (uint32_t p = 0; p < h->run.nfragments; p++) hub_settle_round(h, p);
         hub_settle_audits(h);
-        if (h->seq == seq) break;
+        if (pass && h->seq == seq) break; /* what ended without a record shows in the second pass */
     }
 }
 

@@ -118,6 +118,7 @@ typedef struct weft_hub_norms {
 /* One inquiry about the roots of a fragment at a time. */
 typedef struct weft_hub_audit {
     uint8_t regular; /* every so many commits: all active members; else for joiners */
+    uint8_t asks;    /* for joiners, so far */
     uint64_t version, asked_ns;
     weft_site_set asked, got;
     weft_site_set agreed;           /* joiners whose root was right */

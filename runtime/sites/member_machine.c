@@ -272,7 +272,8 @@ static weft_status record(weft_member_machine *m, const weft_site_record *r) {
 static void check_stranded(weft_member_machine *m) {
     int behind = 0;
     uint64_t most = m->opts.stranded_ns * (weft_member_donors(m) ? 3 : 1);
-    for (uint32_t p = 0; p < m->run.nfragments; p++) behind |= m->fragment[p].fetching;
+    for (uint32_t p = 0; p < m->run.nfragments; p++)
+        behind |= m->fragment[p].fetching || m->fragment[p].pending == WEFT_PENDING_RESULT;
     if (!member_is_active(m) || !behind)
         m->stranded_ns = 0;
     else if (!m->stranded_ns)

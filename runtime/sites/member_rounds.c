@@ -289,7 +289,8 @@ void member_rollback(weft_member_machine *m, const weft_site_rollback *r) {
         member_void(m, p);
         discard(m, f);
         f->committed = r->versions[p];
-        f->lost = !mine && f->version > f->committed;
+        /* What a checkpoint holds may be of after the rollback: then the audit of joiners tells. */
+        f->lost = m->incarnation && !mine && f->version > f->committed;
         if (mine || f->version == f->committed) f->fetching = 0; /* there was nobody to fetch more from */
     }
     m->caught_up_sent = 0;

@@ -1,3 +1,5 @@
+weft_test(site_parts SOURCES test_parts.c DEPS weft_sites weft_base m LABELS sanitize)
+weft_test(hub_machine SOURCES test_hub_machine.c DEPS weft_sites weft_base m LABELS sanitize)
 # Faults at random against the machines of hub and member, in virtual time.
 set(sim sim_world.c sim_hub.c sim_site.c sim_plane.c sim_oracle.c)
 add_library(site_sim STATIC ${sim} fuzz_rounds.c)
@@ -56,6 +58,5 @@ site_mutant(joiner_counted runtime/sites/hub_rounds.c
   "weft_site_set fit = had & ~f->unfit;" "weft_site_set fit = (had | (here & ~f->regular)) & ~f->unfit;")
 site_mutant(joiner_not_audited runtime/sites/hub_audits.c
   "        if (same_root(a, m, k)) {" "        if (1) {")
-site_mutant(attempt_again runtime/sites/hub_rounds.c "f->next_attempt++" "f->next_attempt")
 site_mutant(term_not_on_disk runtime/sites/hub_machine.c "    if (!hub_on_disk(h, h->term_seq)) return;" "")
 site_mutant(last_life runtime/sites/member_rounds.c "if (in && held_for(f, c->key.round))" "if (in)")
