@@ -203,7 +203,10 @@ void *site_pull_place(weft_sites *s, weft_wan_peer *p, const weft_wan_chunk *h) 
 
 int site_pull_arrived(weft_sites *s, const weft_wan_chunk *h, void *at) {
     if (h->kind != WEFT_WAN_STATE) return 0;
-    (void)weft_catch_up_arrived(s->catch_up, at);
+    if (s->hold) /* somebody reads what it would change: it is asked for again */
+        weft_catch_up_lost(s->catch_up, at);
+    else
+        (void)weft_catch_up_arrived(s->catch_up, at);
     return 1;
 }
 

@@ -96,13 +96,16 @@ static void open_book(void) {
     book.compared = book.differ = 0;
 }
 
-static void enter(const weft_sites *s, int p) {
+static void enter(weft_sites *s, int p) {
+    weft_sites_hold(s, 1); /* a site that is behind goes on catching up */
     const uint64_t version = weft_sites_version(s, p);
     const unsigned char *b = (const unsigned char *)weft_sites_weights(s, p);
     uint64_t h = 1469598103934665603ull;
-    if (version >= VERSIONS) return;
-    for (size_t i = 0; i < weft_sites_fragments(s)->item[p].elements * sizeof(float); i++)
+    for (size_t i = 0; version < VERSIONS && i < weft_sites_fragments(s)->item[p].elements * sizeof(float);
+         i++)
         h = (h ^ b[i]) * 1099511628211ull;
+    weft_sites_hold(s, 0);
+    if (version >= VERSIONS) return;
     pthread_mutex_lock(&book.lock);
     uint64_t *said = &book.print[p][version];
     if (*said) book.compared++;
