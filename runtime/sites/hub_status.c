@@ -39,12 +39,12 @@ static json_t *site(const hub_live *h, uint32_t i) {
     const weft_hub_machine *m = h->machine;
     const weft_hub_member *x = &m->member[i];
     const int active = weft_site_has(weft_hub_active(m), i);
-    json_t *j = json_pack("{s:s, s:i, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:o, s:o, s:o}", "site", x->site,
-                          "member", (int)i, "state", weft_site_state_name(x->state), "role",
-                          x->kind < 3 ? kinds[x->kind] : "?", "address", x->address, "data_weight",
-                          number(x->pi), "incarnation", (json_int_t)x->incarnation, "tokens",
-                          (json_int_t)x->tokens, "step", (json_int_t)x->step, "steps_per_s",
-                          number(x->steps_per_s), "egress", number(x->egress), "ingress", number(x->ingress));
+    json_t *j = json_pack(
+        "{s:s, s:i, s:s, s:s, s:s, s:o, s:I, s:I, s:I, s:o, s:o, s:o}", "site", x->site, "member", (int)i,
+        "state", weft_site_state_name(x->state), "role", x->kind < 3 ? kinds[x->kind] : "?", "address",
+        x->address, "data_weight", number(x->pi), "incarnation", (json_int_t)x->incarnation, "tokens",
+        (json_int_t)(x->tokens / (m->run.nfragments ? m->run.nfragments : 1)), "step", (json_int_t)x->step,
+        "steps_per_s", number(x->steps_per_s), "egress", number(x->egress), "ingress", number(x->ingress));
     if (!j) return NULL;
     json_object_set_new(j, "silent", active ? number(seconds_since(x->heard_ns)) : json_null());
     json_object_set_new(j, "share", number(active ? (double)m->epoch.shares[i] / (double)WEFT_PARTS_ONE : 0));
@@ -63,7 +63,9 @@ static void add_history(json_t *sites, json_t *history) {
         const char *a = json_string_value(json_object_get(s, "site"));
         json_array_foreach(history, k, x) {
             const char *b = json_string_value(json_object_get(x, "site"));
-            if (a && b && !strcmp(a, b)) json_object_update_missing(s, x);
+            if (!a || !b || strcmp(a, b) != 0) continue;
+            json_object_update_missing(s, x);
+            json_object_set(s, "tokens", json_object_get(x, "tokens")); /* the exact count */
         }
     }
     json_decref(history);

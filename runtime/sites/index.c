@@ -194,8 +194,9 @@ static weft_status apply_share(weft_hub_index *x, const moment *t, const weft_si
     put_num(x, ADD_SHARE, 7, c->loss[m]);
     WEFT_TRY(done(x, ADD_SHARE));
     put_int(x, COUNT_SHARE, 1, m);
-    put_int(x, COUNT_SHARE, 2, c->tokens[m]);
-    put_int(x, COUNT_SHARE, 3, c->steps[m]);
+    /* the commits of the first fragment carry all work once, those of the others the same again */
+    put_int(x, COUNT_SHARE, 2, c->key.fragment ? 0 : c->tokens[m]);
+    put_int(x, COUNT_SHARE, 3, c->key.fragment ? 0 : c->steps[m]);
     put_int(x, COUNT_SHARE, 4, c->bytes[m]);
     put_num(x, COUNT_SHARE, 5, t->time);
     put_num(x, COUNT_SHARE, 6, c->loss[m]);
@@ -227,7 +228,7 @@ static weft_status apply_commit(weft_hub_index *x, const moment *t, const weft_s
     put_int(x, ADD_ROUND, 12, c->gather);
     WEFT_TRY(done(x, ADD_ROUND));
     WEFT_TRY(add_total(x, "commits", 1));
-    WEFT_TRY(add_total(x, "tokens", tokens));
+    WEFT_TRY(add_total(x, "tokens", c->key.fragment ? 0 : tokens));
     return add_total(x, "bytes", bytes);
 }
 

@@ -24,17 +24,19 @@ static void apply_epoch(weft_ledger *l, const weft_site_epoch *e) {
     l->active = e->active;
 }
 
+/* Every fragment's commit carries the work since that fragment left last: the first one's add up to all work, once. */
 static void apply_commit(weft_ledger *l, const weft_site_commit *c) {
+    const uint64_t once = c->key.fragment == 0;
     l->commits++;
     for (uint32_t m = 0; m < WEFT_SITE_MEMBERS; m++) {
         weft_ledger_site *s = &l->site[m];
         if (!weft_site_has(c->in, m)) continue;
         s->commits++;
-        s->tokens += c->tokens[m];
-        s->steps += c->steps[m];
+        s->tokens += once * c->tokens[m];
+        s->steps += once * c->steps[m];
         s->bytes += c->bytes[m];
         s->loss = c->loss[m];
-        l->tokens += c->tokens[m];
+        l->tokens += once * c->tokens[m];
         l->bytes += c->bytes[m];
     }
 }

@@ -11,9 +11,10 @@ typedef struct weft_ledger_site {
     char site[WEFT_SITE_NAME]; /* "": no such member */
     uint8_t active, reason;    /* reason: of its last MEMBER record (weft_site_reason) */
     uint32_t joins, leaves;
-    uint64_t commits, tokens, steps, bytes;
-    double loss;            /* at its last commit */
-    double active_s, since; /* seconds active before `since` (unix); since: when it became active */
+    uint64_t commits, bytes; /* of all fragments */
+    uint64_t tokens, steps;  /* whose work is in the run: of the first fragment's commits */
+    double loss;             /* at its last commit */
+    double active_s, since;  /* seconds active before `since` (unix); since: when it became active */
 } weft_ledger_site;
 
 typedef struct weft_ledger_change {

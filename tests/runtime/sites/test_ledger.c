@@ -66,9 +66,16 @@ static void adds_up(void **state) {
     epoch(1060, 3);
     epoch(1060, 3); /* the numbers changed, not who is in */
     round_of(1100, WEFT_SITE_COMMIT, 2);
-    assert_int_equal(l.commits, 3);
+    at(1100, WEFT_SITE_COMMIT); /* of another fragment: the same work once more */
+    r.body.u.commit.key.fragment = 1;
+    r.body.u.commit.tokens[0] = 7777;
+    r.body.u.commit.steps[0] = 77;
+    r.body.u.commit.in = 1;
+    weft_ledger_apply(&l, &r);
+    assert_int_equal(l.site[0].steps, 20);
+    assert_int_equal(l.commits, 4);
     assert_int_equal(l.aborts, 1);
-    assert_int_equal(l.site[0].commits, 2);
+    assert_int_equal(l.site[0].commits, 3);
     assert_int_equal(l.site[1].commits, 2);
     assert_int_equal(l.site[0].tokens, 200);
     assert_int_equal(l.site[1].tokens, 400);
