@@ -58,5 +58,4 @@ site_mutant(joiner_counted runtime/sites/hub_rounds.c
   "weft_site_set fit = had & ~f->unfit;" "weft_site_set fit = (had | (here & ~f->regular)) & ~f->unfit;")
 site_mutant(joiner_not_audited runtime/sites/hub_audits.c
   "        if (same_root(a, m, k)) {" "        if (1) {")
-site_mutant(term_not_on_disk runtime/sites/hub_machine.c "    if (!hub_on_disk(h, h->term_seq)) return;" "")
 site_mutant(last_life runtime/sites/member_rounds.c "if (in && held_for(f, c->key.round))" "if (in)")
