@@ -108,9 +108,12 @@ static weft_status read_invite(weft_sites *s) {
                          "then --invite FILE");
     weft_status r = weft_invite_read(s->o.invite, &i);
     if (r >= 0) {
+        if (s->o.lab_name && strcmp(s->o.lab_name, i.site) != 0)
+            r = weft_fail(WEFT_ERR_CONFIG, "it is for site %s, but this is to be site %s (--site)", i.site,
+                          s->o.lab_name);
         snprintf(s->name, sizeof s->name, "%s", i.site);
         snprintf(s->hub_address, sizeof s->hub_address, "%s", s->o.hub ? s->o.hub : i.hub);
-        r = weft_wan_identity_load(i.ca, i.certificate, i.key, &s->identity);
+        if (r >= 0) r = weft_wan_identity_load(i.ca, i.certificate, i.key, &s->identity);
     }
     weft_invite_free(&i);
     return weft_context(r, "invitation %s", s->o.invite);
@@ -336,7 +339,8 @@ weft_status weft_sites_offer(weft_sites *s, int p, const float *vector, const we
     site_fragment *f = &s->f[p];
     pthread_mutex_lock(&s->lock);
     weft_status r = WEFT_OK;
-    if (!weft_member_may_ready(s->machine, (uint32_t)p) || f->pending || f->tell_applied) {
+    if (!weft_member_may_ready(s->machine, (uint32_t)p) || f->pending || f->tell_applied || f->fetching ||
+        f->replaced) {
         f->carried.tokens += w->tokens; /* a round was committed since this was due */
         f->carried.steps += w->steps;
         pthread_mutex_unlock(&s->lock);

@@ -38,9 +38,10 @@ typedef struct weft_sites_rules {
 
 typedef struct weft_sites_opts {
     uint32_t size;
-    const char *hub;       /* HOST:PORT; NULL: as the invitation says */
-    const char *invite;    /* file (invite.h): who this site is and whom it trusts; NULL with insecure_lab */
-    const char *lab_name;  /* with insecure_lab: the site's name */
+    const char *hub;    /* HOST:PORT; NULL: as the invitation says */
+    const char *invite; /* file (invite.h): who this site is and whom it trusts; NULL with insecure_lab */
+    const char
+        *lab_name; /* the site's name; NULL with an invitation: the one it is for, else it must be that */
     const char *listen;    /* HOST:PORT that other sites reach; NULL: any port of every interface */
     const char *advertise; /* the same as others see it; NULL: the address that the hub sees, and the port */
     double rate;           /* bytes/s that this site may send; 0: no limit */

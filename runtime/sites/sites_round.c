@@ -170,11 +170,12 @@ static void send_some(weft_sites *s, int p) {
 /* What was offered is of no use: the work rides in the next contribution. */
 static void discard(weft_sites *s, int p) {
     site_fragment *f = &s->f[p];
-    if (!f->offered) return;
     if (s->exchange[p] && !(f->open && f->sealed)) weft_exchange_withdraw(s->exchange[p]);
+    f->tell_ready = 0;
+    if (!f->offered) return; /* merged meanwhile */
     f->carried.tokens += f->work.tokens;
     f->carried.steps += f->work.steps;
-    f->offered = f->tell_ready = 0;
+    f->offered = 0;
 }
 
 /* What the training thread has left for the machine. */
@@ -286,6 +287,20 @@ static void rejoin(weft_sites *s, uint8_t reason) {
     site_redial(s);
 }
 
+/* What the hub means when it will have nothing more to do with this site. */
+static const char *final_words(weft_status s) {
+    switch (s) {
+    case WEFT_ERR_LAYOUT:
+        return "the run has another model, preset, codec or chunk than this site's run file (model.*, "
+               "sites.preset, .up, .down, .chunk)";
+    case WEFT_ERR_HUB_STALE:
+        return "the hub's log lacks what this site has seen of it: an old copy was brought back; bring back "
+               "the newer one";
+    case WEFT_ERR_AUTH: return "the hub takes this site no more: its invitation was revoked";
+    default: return "the hub refuses this site";
+    }
+}
+
 void site_act(weft_sites *s, const weft_member_action *a) {
     const int p = (int)a->key.fragment;
     switch ((weft_member_action_kind)a->kind) {
@@ -315,7 +330,7 @@ void site_act(weft_sites *s, const weft_member_action *a) {
     case WEFT_DO_REDIAL: site_redial(s); break;
     case WEFT_DO_REJOIN: rejoin(s, a->reason); break;
     case WEFT_DO_LEFT: s->left = 1; break;
-    case WEFT_DO_FAIL: site_fail(s, a->status, weft_last_error()); break;
+    case WEFT_DO_FAIL: site_fail(s, a->status, final_words(a->status)); break;
     }
     pthread_cond_broadcast(&s->changed);
 }

@@ -460,8 +460,10 @@ weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_confi
     t->resident = trainer_resident();
     weft_status s = build(t);
     if (s < 0) {
+        char why[2048]; /* connections that are closed leave words of their own */
+        snprintf(why, sizeof why, "%s", weft_last_error());
         weft_trainer_destroy(t);
-        return s;
+        return weft_fail(s, "%s", why);
     }
     *out = t;
     return WEFT_OK;

@@ -47,6 +47,10 @@ until_rounds b 6
 expect 76 'closed it' ranks 1 "$weft" train run.yaml --site d --invite d.json --set run.dir=d --set sites.patience=10
 expect 78 'invit' ranks 1 "$weft" train run.yaml --site e --set run.dir=e --join $hub
 
+expect 78 'for site d, but .* site e' ranks 1 "$weft" train run.yaml --site e --invite d.json --set run.dir=e
+"$weft" hub invite f --dir hub >f.json
+expect 75 'another model' ranks 1 "$weft" train run.yaml --site f --invite f.json --set run.dir=f --set model.hidden=64
+
 kill -KILL "$(pgrep -P $a -x weft)" # the site a goes; the others go on
 wait $a && fail "a killed site ended well"
 until_rounds b $(($(rounds b) + 4))
