@@ -126,7 +126,9 @@ typedef struct home_hub {
 static weft_status begin_hub(const arguments *a, home_hub *h) {
     weft_run_config c;
     weft_config *config = NULL;
-    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+    const char *rank = NULL;
+    for (size_t i = 0; !rank && i < sizeof names / sizeof *names; i++) rank = getenv(names[i]);
     memset(h, 0, sizeof *h);
     if (rank && strcmp(rank, "0") != 0) return WEFT_OK;
     weft_status s = weft_run_config_load(a->path, a->sets, a->nsets, &c, &config);

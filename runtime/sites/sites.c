@@ -29,8 +29,8 @@ static void layout_print(const weft_sites *s, weft_site_hash *out) {
     char text[96];
     uint8_t both[sizeof s->fragments.print + sizeof text];
     memset(text, 0, sizeof text);
-    snprintf(text, sizeof text, "preset %d up %d down %d chunk %u", (int)r->preset, (int)r->up, (int)r->down,
-             r->chunk);
+    snprintf(text, sizeof text, "preset %d up %d down %d chunk %u momentum %a", (int)r->preset, (int)r->up,
+             (int)r->down, r->chunk, (double)r->mu);
     memcpy(both, s->fragments.print, sizeof s->fragments.print);
     memcpy(both + sizeof s->fragments.print, text, sizeof text);
     EVP_Digest(both, sizeof both, out->b, NULL, EVP_sha256(), NULL);
@@ -328,7 +328,8 @@ static weft_status encode(weft_sites *s, int p, const float *vector, weft_site_r
     WEFT_TRY(weft_vault_delta(s->vault, (uint32_t)p, vector, s->delta));
     WEFT_TRY(s->coder.ops->sumsq(s->exec, n, s->delta, &sum));
     if (s->o.rules.up == WEFT_CODEC_TOPK2) WEFT_TRY(weft_vault_gather(s->vault, (uint32_t)p, BETA, s->delta));
-    if (weft_exchange_offered(s->exchange[p])) weft_exchange_withdraw(s->exchange[p]); /* of an attempt that is void */
+    if (weft_exchange_offered(s->exchange[p]))
+        weft_exchange_withdraw(s->exchange[p]); /* of an attempt that is void */
     WEFT_TRY(weft_exchange_offer(s->exchange[p], s->delta, &e->nonfinite, &e->root));
     e->norm = sqrt(sum);
     e->bytes = weft_coder_bytes(s->o.rules.up, n);
@@ -375,6 +376,19 @@ int weft_sites_must_wait(weft_sites *s) {
     s->progress++;
     pthread_mutex_unlock(&s->lock);
     return wait;
+}
+
+void weft_sites_busy(weft_sites *s, int on) {
+    pthread_mutex_lock(&s->lock);
+    s->busy = (uint8_t)on;
+    pthread_mutex_unlock(&s->lock);
+}
+
+int weft_sites_owes(weft_sites *s, int p) {
+    pthread_mutex_lock(&s->lock);
+    const int owes = s->f[p].carried.steps > 0;
+    pthread_mutex_unlock(&s->lock);
+    return owes;
 }
 
 weft_sites_what weft_sites_news(weft_sites *s, int *p) {
@@ -505,6 +519,7 @@ void weft_sites_look(weft_sites *s, weft_sites_info *i) {
     pthread_mutex_lock(&s->lock);
     *i = s->info;
     snprintf(i->phase, sizeof i->phase, "%s", weft_site_state_name(s->machine->state));
+    i->hub = s->hub && weft_wan_peer_up(s->hub);
     i->epoch = s->machine->epoch.epoch;
     i->sites = weft_site_count(s->machine->epoch.active);
     pthread_mutex_unlock(&s->lock);

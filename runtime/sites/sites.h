@@ -102,6 +102,10 @@ int weft_sites_back(weft_sites *s, int p);
 weft_status weft_sites_offer(weft_sites *s, int p, const float *vector, const weft_sites_work *w);
 /* Must training wait (drift exhausted, or a preset that trains nothing meanwhile)? */
 int weft_sites_must_wait(weft_sites *s);
+/* On: training does something else for long (an evaluation): the others need not take it for dead. */
+void weft_sites_busy(weft_sites *s, int on);
+/* Is there work of this site in fragment p that no round has had yet, beside what is done since it last left? */
+int weft_sites_owes(weft_sites *s, int p);
 /* What has come back, and of which fragment. Local, quick. */
 weft_sites_what weft_sites_news(weft_sites *s, int *p);
 /* The outer step of p. vector: the new outer weights; after REBASE: what is to be added to the local ones. */
@@ -129,6 +133,7 @@ weft_status weft_sites_restore(weft_sites *s, const char *state);
 /* --- figures ---------------------------------------------------------------------------------------------------------- */
 
 typedef struct weft_sites_info {
+    int hub;        /* is connected */
     char phase[32]; /* of its membership, in words */
     uint64_t epoch, commits, missed;
     int sites;                /* that are active */

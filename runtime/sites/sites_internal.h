@@ -69,7 +69,7 @@ struct weft_sites {
     char why[512];
     uint64_t tick_ns, began_ns;
     uint64_t step, progress; /* of the training: its steps, and a counter that moves while it lives */
-    uint8_t waiting;
+    uint8_t waiting, busy;
     double steps_per_s;
     weft_sites_info info;
     weft_ledger ledger;

@@ -281,6 +281,10 @@ void site_redial(weft_sites *s) {
 }
 
 static void rejoin(weft_sites *s, uint8_t reason) {
+    if (reason == WEFT_WHY_ADMIN) {
+        site_fail(s, WEFT_ERR_AUTH, "somebody has put this site out of the run (weft hub revoke)");
+        return;
+    }
     weft_warn("the hub has given this site up (%s); joining again", weft_site_reason_name(reason));
     s->joined = 0;
     for (int p = 0; p < s->fragments.n; p++) s->f[p].open = 0;
@@ -291,8 +295,9 @@ static void rejoin(weft_sites *s, uint8_t reason) {
 static const char *final_words(weft_status s) {
     switch (s) {
     case WEFT_ERR_LAYOUT:
-        return "the run has another model, preset, codec or chunk than this site's run file (model.*, "
-               "sites.preset, .up, .down, .chunk)";
+        return "the run has another model, preset, codec, chunk or momentum than this site's run file "
+               "(model.*, "
+               "sites.preset, .up, .down, .chunk, .momentum)";
     case WEFT_ERR_HUB_STALE:
         return "the hub's log lacks what this site has seen of it: an old copy was brought back; bring back "
                "the newer one";

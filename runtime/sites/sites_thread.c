@@ -245,6 +245,7 @@ weft_status site_connect(weft_sites *s) {
 }
 
 static void tick(weft_sites *s) {
+    s->progress += s->busy;
     const weft_site_heartbeat beat = {
         .step = s->step, .progress = s->progress, .steps_per_s = s->steps_per_s, .waiting = s->waiting};
     site_event(s, &(weft_member_event){.kind = WEFT_MEMBER_TICK, .beat = &beat});

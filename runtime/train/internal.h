@@ -206,6 +206,7 @@ void trainer_outer_plan(weft_trainer *t,
 weft_status trainer_outer(weft_trainer *t, const double plan[TRAINER_OUTER], const step_result *r);
 /* After too many skipped steps: back to the outer weights. DIVERGED: again, and no round came between. */
 weft_status trainer_outer_return(weft_trainer *t, const char *why);
+/* DROPPED: asked to stop before that was done. */
 weft_status trainer_outer_finish(weft_trainer *t); /* everything that was learnt here leaves, then the site */
 void trainer_outer_record(weft_trainer *t);        /* rank 0: sets the metrics */
 void trainer_outer_close(weft_trainer *t);

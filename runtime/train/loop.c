@@ -89,7 +89,7 @@ void trainer_event(weft_trainer *t, const char *name, const char *json) {
         weft_warn("event not written: %s", weft_last_error());
 }
 
-static weft_status evaluate(weft_trainer *t, int64_t windows, meter *m) {
+static weft_status measure(weft_trainer *t, int64_t windows, meter *m) {
     if (!t->valid) return WEFT_OK;
     weft_evaluation e;
     const weft_layout *l = &t->layout;
@@ -114,6 +114,14 @@ static weft_status evaluate(weft_trainer *t, int64_t windows, meter *m) {
         fflush(stdout);
     }
     return WEFT_OK;
+}
+
+/* It may take longer than other sites wait for a step. */
+static weft_status evaluate(weft_trainer *t, int64_t windows, meter *m) {
+    if (t->outer.sites) weft_sites_busy(t->outer.sites, 1);
+    const weft_status s = measure(t, windows, m);
+    if (t->outer.sites) weft_sites_busy(t->outer.sites, 0);
+    return s;
 }
 
 static weft_status guard_report(weft_trainer *t, const step_result *r) {
@@ -189,8 +197,9 @@ static void record_evaluation(weft_trainer *t) {
 
 /* The last words of a run that ended well: checkpoint, final evaluation, sample, facts for the report. */
 static weft_status finish(weft_trainer *t, meter *m) {
-    WEFT_TRY(trainer_outer_finish(t));
-    weft_status s = trainer_save_now(t);
+    weft_status s = trainer_outer_finish(t);
+    if (s != WEFT_OK) return s;
+    s = trainer_save_now(t);
     WEFT_TRY(evaluate(t, 0, m));
     WEFT_TRY(trainer_bubble(t));
     WEFT_TRY(trainer_measure_memory(t));
@@ -260,6 +269,12 @@ static weft_status run_steps(weft_trainer *t, int *outcome) {
         if (trainer_save_due(t) && !finished(t)) WEFT_TRY(trainer_save(t));
     }
     weft_status s = finish(t, &m);
+    if (s == WEFT_DROPPED) {
+        WEFT_TRY(trainer_save_now(t));
+        end_early(t, "signal");
+        *outcome = WEFT_TRAIN_STOPPED;
+        return WEFT_OK;
+    }
     if (t->rank == 0) write_report(t);
     return s;
 }

@@ -17,10 +17,11 @@
 #include "runtime/sites/sites.h"
 #include "runtime/train/internal.h"
 
-#define LOOK_NS   20000000 /* between two looks while a step waits */
-#define SAY_S     30.0     /* of waiting before a word about it */
-#define OVERTAKEN 0.5f     /* of the local weights stays when training has gone on since they left */
-#define LEAVE_MS  60000
+#define LOOK_NS    20000000 /* between two looks while a step waits */
+#define SAY_S      30.0     /* of waiting before a word about it */
+#define OVERTAKEN  0.5f     /* of the local weights stays when training has gone on since they left */
+#define LAST_TRIES 3
+#define LEAVE_MS   60000
 
 enum { PUT_SET, PUT_BLEND, PUT_ADD };
 
@@ -245,6 +246,7 @@ static weft_status merge(weft_trainer *t, int p, weft_sites_what what) {
     }
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
     t->outer.merged++;
+    if (t->saving.saved == t->st.step) t->saving.saved = -1; /* that checkpoint has other weights */
     if (what == WEFT_SITES_REPLACE) forget_losses(t);
     WEFT_TRY(put(t, p, what == WEFT_SITES_REBASE ? PUT_ADD : overtaken ? PUT_BLEND : PUT_SET));
     return weft_shards_changed(t->shards, 1);
@@ -299,8 +301,10 @@ static weft_status wait_for_sites(weft_trainer *t) {
             k.wait = 1; /* was it the last? */
         }
         if (t->rank == 0 && weft_now() > next) {
-            weft_info("step %lld: waiting for other sites for %.0f s now", (long long)t->st.step,
-                      weft_now() - began);
+            weft_sites_info i;
+            weft_sites_look(t->outer.sites, &i);
+            weft_info("step %lld: waiting for %s for %.0f s now", (long long)t->st.step,
+                      i.hub ? "other sites" : "the hub, which does not answer,", weft_now() - began);
             next = weft_now() + SAY_S;
         }
     }
@@ -361,16 +365,25 @@ static weft_status wait_for(weft_trainer *t, int p, int back) {
     return WEFT_OK;
 }
 
-/* Every fragment leaves for the last time, and comes back. */
+/* What was learnt here and has not left yet: all ranks know of which fragments. */
+static weft_status what_is_left(weft_trainer *t, uint8_t *left) {
+    for (int p = 0; t->rank == 0 && p < t->outer.fragments.n; p++)
+        left[p] = t->outer.work[p].steps > 0 || weft_sites_owes(t->outer.sites, p);
+    return weft_ctrl_bcast(t->o.group, left, (size_t)t->outer.fragments.n, 0);
+}
+
+/* Every fragment leaves for the last time, and comes back; again if a round went on without it. DROPPED: asked to stop. */
 static weft_status last_rounds(weft_trainer *t) {
-    for (int p = 0; p < t->outer.fragments.n; p++) {
-        const weft_status s = wait_for(t, p, 0);
-        if (s != WEFT_OK) return s;
-        WEFT_TRY(offer(t, p));
-    }
-    for (int p = 0; p < t->outer.fragments.n; p++) {
-        const weft_status s = wait_for(t, p, 1);
-        if (s != WEFT_OK) return s;
+    uint8_t left[WEFT_FRAGMENTS_MOST] = {0};
+    for (int tries = 0; tries < LAST_TRIES; tries++) {
+        WEFT_TRY(what_is_left(t, left));
+        for (int back = 0; back < 2; back++)
+            for (int p = 0; p < t->outer.fragments.n; p++) {
+                if (!left[p]) continue;
+                const weft_status s = wait_for(t, p, back);
+                if (s != WEFT_OK) return s;
+                if (!back) WEFT_TRY(offer(t, p));
+            }
     }
     return WEFT_OK;
 }
@@ -379,7 +392,7 @@ weft_status trainer_outer_finish(weft_trainer *t) {
     if (!t->outer.on) return WEFT_OK;
     WEFT_TRY(trainer_staged(t));
     const weft_status s = last_rounds(t);
-    if (s != WEFT_OK) return s < 0 ? s : WEFT_OK; /* what is here is saved, and can go on */
+    if (s != WEFT_OK) return s;
     if (t->rank == 0 && weft_sites_leave(t->outer.sites, LEAVE_MS) < 0)
         weft_warn("leaving the other sites: %s", weft_last_error());
     return WEFT_OK;

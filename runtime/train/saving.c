@@ -141,7 +141,9 @@ weft_status trainer_save_progress(weft_trainer *t) {
 weft_status trainer_save_now(weft_trainer *t) {
     if (t->saving.under_way) WEFT_TRY(ended(t, weft_ckpt_wait(weft_saver_ckpt(t->saver), NULL), "async"));
     if (t->saving.saved == t->st.step) return WEFT_OK;
+    if (t->outer.sites) weft_sites_busy(t->outer.sites, 1);
     const weft_status s = begin(t, 1);
+    if (t->outer.sites) weft_sites_busy(t->outer.sites, 0);
     char text[2048];
     snprintf(text, sizeof text, "%s", s < 0 ? weft_last_error() : "");
     WEFT_TRY(ended(t, s, "sync"));
