@@ -252,7 +252,7 @@ static void strangers_are_counted_by_address(void **state) {
     wan_guard_leave(&g, "a");
     assert_true(wan_guard_enter(&g, "a"));
     for (int i = 0; i < 14; i++) {
-        char host[8];
+        char host[16];
         snprintf(host, sizeof host, "h%d", i);
         assert_true(wan_guard_enter(&g, host));
     }

@@ -27,7 +27,7 @@ static void until(test_end **e, int n, const int *value, int least, double secon
 static void pairs(test_run *r, test_end *e, int n, const weft_wan_opts *o) {
     *r = run_make("r");
     for (int i = 0; i < 2 * n; i++) {
-        char site[8];
+        char site[16];
         snprintf(site, sizeof site, "s%d", i);
         end_open(&e[i], run_member(r, site, "member"), o);
     }
@@ -300,7 +300,7 @@ static void one_process(const test_run *r, int me, int up, int down) {
     test_end *self = &e;
     weft_wan_opts o = {.streams = 3, .rate_cap = 20 << 20};
     int ports[PROCESSES], port = 0, others = PROCESSES - 1, ok = 1;
-    char site[8], byte = 1;
+    char site[16], byte = 1;
     snprintf(site, sizeof site, "s%d", me);
     end_open(&e, run_member(r, site, "member"), &o);
     end_expect(&e, (uint64_t)others * EACH, 4, 20000);
@@ -309,7 +309,7 @@ static void one_process(const test_run *r, int me, int up, int down) {
     if (write(up, &port, sizeof port) != sizeof port || read(down, ports, sizeof ports) != sizeof ports)
         _exit(2);
     for (int k = 0; k < PROCESSES; k++) {
-        char address[32], name[16];
+        char address[32], name[32];
         weft_wan_peer *p = NULL;
         if (k == me) continue;
         snprintf(address, sizeof address, "127.0.0.1:%d", ports[k]);

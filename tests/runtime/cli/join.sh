@@ -26,7 +26,7 @@ for s in a b c d; do "$weft" hub invite $s --dir hub >$s.json; done
 site() {
   local name=$1 n=$2
   shift 2
-  start "$n" "$weft" train run.yaml --site "$name" --invite "$name.json" --set run.dir="$name" "$@" >"$name.log" 2>&1
+  start "$n" "$weft" train run.yaml --site "$name" --invite "$name.json" --set run.dir="$work/$name" "$@" >"$name.log" 2>&1
 }
 rounds() { cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"ev":"outer"' || true; }
 until_rounds() { # SITE N
@@ -60,7 +60,7 @@ before=$(rounds a)
 until_rounds a $((before + 3))
 grep -q 'resumed' a.log || fail "site a did not go on from its checkpoint"
 
-for s in a b c; do pkill -TERM -f "^[^ ]*weft train .*run.dir=$s" || fail "site $s is gone: $(tail -n 3 $s.log)"; done
+for s in a b c; do pkill -TERM -f "^[^ ]*weft train .*run.dir=$work/$s" || fail "site $s is gone: $(tail -n 3 $s.log)"; done
 for p in $a $b $c; do
   code=0
   wait "$p" || code=$?
