@@ -19,7 +19,8 @@ void hub_audit_ask(weft_hub_machine *h, uint32_t p, weft_site_set who, int regul
         a->regular = 0;
     }
     if (regular) a->regular = 1;
-    who |= hub_in_state(h, WEFT_MEMBER_AUDITING) & ~a->agreed; /* else audits in quick succession leave a joiner out */
+    who |= hub_in_state(h, WEFT_MEMBER_AUDITING) &
+           ~a->agreed; /* else audits in quick succession leave a joiner out */
     a->asked |= who;
     a->got &= ~who;
     a->asked_ns = h->now_ns;
