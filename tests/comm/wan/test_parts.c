@@ -98,7 +98,7 @@ static void nothing_is_lost_or_doubled(void **state) {
     }
     while (left) {
         uint64_t r = weft_rng_u64(seed, 3, dice++);
-        int stream = (int)(r >> 8) % 5;
+        int stream = (int)((r >> 8) % 5);
         now += (r >> 16) % (30 * MS);
         if (r % 10 < 5) {
             const wan_item *i = wan_queue_take(&q, stream, now);
