@@ -95,6 +95,7 @@ typedef struct weft_hub_member {
     uint64_t heard_ns; /* last message, or its HELLO, or BOOT */
     uint64_t beat_ns;  /* last heartbeat */
     uint64_t step, progress, progress_ns;
+    uint64_t donor_ns;                       /* since when it stays for those who catch up */
     double pi, steps_per_s, egress, ingress; /* moving averages */
     uint64_t gap[WEFT_HUB_GAPS];             /* between heartbeats, ns */
     uint32_t ngaps;

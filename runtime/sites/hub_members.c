@@ -13,7 +13,8 @@
 #include "runtime/sites/hub_internal.h"
 
 #define RATES_EVERY (30 * HUB_SECOND)
-#define SMOOTH      0.3 /* of a new rate in its moving average */
+#define DONOR_NS    (10 * HUB_SECOND) /* that one who leaves stays for those who catch up */
+#define SMOOTH      0.3               /* of a new rate in its moving average */
 
 static void refuse(weft_hub_machine *h, uint64_t conn, weft_status s, const char *why) {
     weft_site_message *m = hub_message(h, WEFT_SITE_ERROR);
@@ -140,8 +141,10 @@ static void drain(weft_hub_machine *h, uint32_t m) {
     uint8_t s = h->member[m].state;
     if (s == WEFT_MEMBER_OBSERVER || s == WEFT_MEMBER_AUDITING)
         hub_end_member(h, m, WEFT_MEMBER_OUT, WEFT_WHY_DRAINED);
-    else if (hub_takes_part(s) && s != WEFT_MEMBER_DRAINING)
+    else if (hub_takes_part(s) && s != WEFT_MEMBER_DRAINING) {
+        h->member[m].donor_ns = 0;
         log_member(h, m, h->member[m].incarnation, WEFT_MEMBER_DRAINING, WEFT_WHY_DRAINED);
+    }
 }
 
 int hub_has_all(const weft_hub_machine *h, uint32_t m) {
@@ -377,10 +380,23 @@ static void dismiss(weft_hub_machine *h, uint32_t m) {
     h->member[m].connected = h->member[m].live = 0;
 }
 
+/* The last one that takes part, while somebody is catching up: with it the newest versions would go. It stays for a
+ * while. */
+static int is_last_donor(weft_hub_machine *h, uint32_t m) {
+    int joiners = 0;
+    for (uint32_t k = 0; k < h->nmembers; k++) {
+        const uint8_t state = h->member[k].state;
+        joiners += h->member[k].connected && (state == WEFT_MEMBER_OBSERVER || state == WEFT_MEMBER_AUDITING);
+    }
+    if (!joiners || weft_hub_active(h) & ~weft_site_bit(m)) return 0;
+    if (!h->member[m].donor_ns) h->member[m].donor_ns = h->now_ns;
+    return h->now_ns - h->member[m].donor_ns < DONOR_NS;
+}
+
 void hub_settle_members(weft_hub_machine *h) {
     for (uint32_t m = 0; m < h->nmembers; m++) {
         weft_hub_member *me = &h->member[m];
-        if (me->state == WEFT_MEMBER_DRAINING && !hub_in_flight(h, m))
+        if (me->state == WEFT_MEMBER_DRAINING && !hub_in_flight(h, m) && !is_last_donor(h, m))
             hub_end_member(h, m, WEFT_MEMBER_OUT, WEFT_WHY_DRAINED);
         if (!me->due || !hub_on_disk(h, me->after)) continue;
         uint8_t due = me->due;

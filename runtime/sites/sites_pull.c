@@ -173,7 +173,6 @@ static void send_leaves(weft_sites *s, weft_wan_peer *p, const weft_site_audit *
 
 void site_fetch(weft_sites *s, int p, uint64_t version) {
     s->f[p].fetching = 1;
-    s->f[p].open = 0;
     if (weft_catch_up_want(s->catch_up, (uint32_t)p, version) < 0)
         site_fail(s, WEFT_ERR_NOMEM, weft_last_error());
 }

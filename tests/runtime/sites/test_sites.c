@@ -436,8 +436,9 @@ static void a_bit_falls_over(int audits) {
         open_book();
     }
     until_merged(&v[0], v[0].merged + 9);
-    assert_int_equal(v[1].replaced > replaced, audits);
-    if (!audits) assert_true(book.differ > 3);
+    if (!audits)
+        assert_true(book.differ >
+                    3); /* it stays (a site that is late twice takes its own Theta, with the bit) */
     if (!audits) book.differ = 0;
     for (int i = 0; i < 3; i++) v[i].stop = 1;
     for (int i = 0; i < 3; i++) end_site(&v[i]);
