@@ -112,7 +112,7 @@ static weft_status read_invite(weft_sites *s) {
             r = weft_fail(WEFT_ERR_CONFIG, "it is for site %s, but this is to be site %s (--site)", i.site,
                           s->o.lab_name);
         snprintf(s->name, sizeof s->name, "%s", i.site);
-        snprintf(s->hub_address, sizeof s->hub_address, "%s", s->o.hub ? s->o.hub : i.hub);
+        if (r >= 0) r = site_hub_find(s, s->o.hub ? s->o.hub : i.hub);
         if (r >= 0) r = weft_wan_identity_load(i.ca, i.certificate, i.key, &s->identity);
     }
     weft_invite_free(&i);
@@ -125,8 +125,8 @@ static weft_status open_identity(weft_sites *s) {
     if (s->o.insecure_lab) {
         snprintf(s->name, sizeof s->name, "%s", s->o.lab_name ? s->o.lab_name : "");
         snprintf(s->lab_name, sizeof s->lab_name, "%s/%s", s->name, WEFT_MEMBER_ROLE);
-        snprintf(s->hub_address, sizeof s->hub_address, "%s", s->o.hub ? s->o.hub : "");
-        return s->o.hub ? WEFT_OK : weft_fail(WEFT_ERR_CONFIG, "in the lab the hub's address must be given");
+        return s->o.hub ? site_hub_find(s, s->o.hub)
+                        : weft_fail(WEFT_ERR_CONFIG, "in the lab the hub's address must be given");
     }
     return read_invite(s);
 }

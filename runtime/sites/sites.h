@@ -38,7 +38,8 @@ typedef struct weft_sites_rules {
 
 typedef struct weft_sites_opts {
     uint32_t size;
-    const char *hub;    /* HOST:PORT; NULL: as the invitation says */
+    const char *
+        hub; /* HOST:PORT, or @FILE that it is in and that is read now and then; NULL: as the invitation says */
     const char *invite; /* file (invite.h): who this site is and whom it trusts; NULL with insecure_lab */
     const char
         *lab_name; /* the site's name; NULL with an invitation: the one it is for, else it must be that */

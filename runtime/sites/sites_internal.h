@@ -43,6 +43,8 @@ struct weft_sites {
     weft_sites_opts o;
     weft_wan_identity *identity;
     char name[WEFT_SITE_NAME], lab_name[WEFT_WAN_PEER_MAX], hub_address[128], hub_name[WEFT_WAN_PEER_MAX];
+    const char *hub_file; /* where hub_address is read from; NULL: it is fixed */
+    uint64_t look_ns;     /* when it is read next */
     weft_fragments fragments;
     weft_backend *backend;
     weft_exec *exec;
@@ -85,7 +87,9 @@ void site_make_exchanges(weft_sites *s);
 void site_committed(weft_sites *s,
                     const weft_site_commit *c); /* a COMMIT of the log, before the machine hears of it */
 void site_redial(weft_sites *s);                /* the hub */
-int site_work(weft_sites *s);                   /* sites_round.c: reduces, sends; 1: more waits */
+weft_status site_hub_find(weft_sites *s, const char *given); /* given: weft_sites_opts.hub */
+void site_hub_look(weft_sites *s, uint64_t now);             /* dials it where it is now */
+int site_work(weft_sites *s); /* sites_round.c: reduces, sends; 1: more waits */
 void site_fail(weft_sites *s, weft_status why, const char *text);
 void site_arrived(weft_sites *s, const weft_wan_chunk *h);
 weft_status site_pull_open(weft_sites *s); /* sites_pull.c */

@@ -262,6 +262,7 @@ void *site_thread(void *arg) {
         if (now - s->tick_ns >= TICK_NS) {
             s->tick_ns = now;
             tick(s);
+            site_hub_look(s, now);
         }
         busy = site_work(s);
         busy |= site_pull_work(s, now);

@@ -151,7 +151,8 @@ const weft_config_key weft_run_keys[] = {
         "sites.hub", sites.hub, NULL,
         "new: the run's hub lives beside this site, in run.dir/hub, and ends with it (weft train --hub new)"),
     STRING("sites.join", sites.join, NULL,
-           "HOST:PORT of the run's hub; what the invitation says if left out (weft train --join)"),
+           "HOST:PORT of the run's hub, or @FILE that has it; what the invitation says if left out (weft "
+           "train --join)"),
     STRING("sites.invite", sites.invite, NULL,
            "invitation of this site, made by `weft hub invite` (weft train --invite)"),
     STRING("sites.listen", sites.listen, NULL,
