@@ -447,7 +447,7 @@ static int bench_tune(int argc, char **argv) {
     v[0] = "bench";
     v[1] = "tune";
     for (int i = 1; i < argc; i++) v[i + 1] = argv[i];
-    const int rc = cli_launch(a.ranks, v);
+    const int rc = cli_mpirun(a.ranks, v);
     free(v);
     return rc;
 }

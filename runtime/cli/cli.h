@@ -76,7 +76,7 @@ int cli_job_end(cli_job *j, weft_status s, int agreed, int code);
 
 /* Runs `mpirun -n ranks weft ARGS...` (args NULL-terminated) and returns its exit code; Ctrl-C and SIGTERM reach the
  * ranks as a wish to finish the step and save. */
-int cli_launch(int ranks, char *const *args);
+int cli_mpirun(int ranks, char *const *args);
 
 /* SIGINT, SIGTERM and SIGUSR1 set the flag (finish the step, save, exit 85); a second one ends the process at once. */
 const volatile sig_atomic_t *cli_catch_signals(void);

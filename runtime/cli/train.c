@@ -221,7 +221,7 @@ int cli_train(int argc, char **argv) {
         free(text);
     } else if (a.ranks && !getenv("OMPI_COMM_WORLD_SIZE")) {
         argv[0] = "train";
-        rc = cli_launch(a.ranks, argv);
+        rc = cli_mpirun(a.ranks, argv);
     } else {
         rc = run(&a, command);
     }

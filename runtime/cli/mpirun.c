@@ -50,7 +50,7 @@ static void run_mpirun(char **v) {
     _exit(69);
 }
 
-int cli_launch(int ranks, char *const *args) {
+int cli_mpirun(int ranks, char *const *args) {
     char self[4096], count[16];
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     if (n < 0) return cli_fail(weft_fail_errno(errno, "reading /proc/self/exe"));
