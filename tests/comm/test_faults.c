@@ -1,5 +1,6 @@
-/* What goes wrong must end in the right status on every rank, name the culprit, and be quick: ranks that
- * disagree, ranks that do not come, sends and allocations that fail. */
+/* What goes wrong must end in the right status on every rank, name the culprit, and be told, not waited out: ranks
+ * that disagree, ranks that do not come, sends and allocations that fail. Timeouts are MPI_TEST_PATIENCE_MS, which a
+ * loaded machine does not reach; what comes within MPI_TEST_PROMPT_S did not wait for one. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,9 +9,11 @@
 #include "base/fault.h"
 #include "base/status.h"
 #include "comm/ctrl.h"
+#include "comm/group.h"
 #include "tests/support/mpi_test.h"
 
-#define FLOATS 5000
+#define FLOATS  5000
+#define GAVE_UP 71 /* a message of this tag: the sender has given up */
 
 static weft_ctx *ctx;
 static weft_group *group;
@@ -19,10 +22,14 @@ static char culprit[32]; /* "rank 3 (": the last rank, which misbehaves in every
 static int guilty;
 static double began;
 
-static void open_group(int64_t timeout_ms) {
+static int prompt(double since) {
+    return MPI_Wtime() - since < MPI_TEST_PROMPT_S;
+}
+
+static void open_group(void) {
     guilty = mpi_test_rank() == mpi_test_size() - 1;
     snprintf(culprit, sizeof culprit, "rank %d (", mpi_test_size() - 1);
-    ctx = mpi_test_context(timeout_ms, 1024);
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 1024);
     assert_ok(weft_group_create(ctx, MPI_COMM_WORLD, "test", &group));
     began = MPI_Wtime();
 }
@@ -31,11 +38,11 @@ static void open_group(int64_t timeout_ms) {
 static void close_broken(weft_status s) {
     char text[4096];
     snprintf(text, sizeof text, "%s", weft_last_error());
-    if (guilty || mpi_test_size() == 2) assert_true(MPI_Wtime() - began < 3);
+    assert_true(prompt(began));
     assert_error(weft_ctrl_barrier(group), s, text);
     const double t = MPI_Wtime();
-    assert_error(weft_finalize(&ctx, 1000), s, "weft_finalize");
-    assert_true(MPI_Wtime() - t < 2);
+    assert_error(weft_finalize(&ctx, MPI_TEST_PATIENCE_MS), s, "weft_finalize");
+    assert_true(prompt(t));
     assert_null(ctx);
     MPI_Barrier(MPI_COMM_WORLD);
 }
@@ -55,7 +62,7 @@ static weft_status round_of(weft_bulk *b) {
 
 static void different_tensors_are_an_order_error(void **state) {
     (void)state;
-    open_group(20000);
+    open_group();
     make_bulk(0, 100);
     make_bulk(1, guilty ? 101 : 100);
     const weft_status s = weft_commit(ctx);
@@ -67,7 +74,7 @@ static void different_tensors_are_an_order_error(void **state) {
 
 static void a_missing_plan_is_an_order_error(void **state) {
     (void)state;
-    open_group(20000);
+    open_group();
     make_bulk(0, 100);
     if (!guilty) make_bulk(1, 100);
     assert_error(weft_commit(ctx), WEFT_ERR_ORDER, "1 bulks here, 2 on rank 0");
@@ -78,7 +85,7 @@ static void a_missing_plan_is_an_order_error(void **state) {
 static void different_calls_are_an_order_error(void **state) {
     (void)state;
     char buf[8] = {0};
-    open_group(20000);
+    open_group();
     assert_ok(weft_ctrl_barrier(group));
     const weft_status s = guilty ? weft_ctrl_bcast(group, buf, sizeof buf, 0) : weft_ctrl_barrier(group);
     assert_error(s, WEFT_ERR_ORDER, culprit);
@@ -89,7 +96,7 @@ static void different_calls_are_an_order_error(void **state) {
 
 static void bulks_started_in_another_order_are_an_order_error(void **state) {
     (void)state;
-    open_group(20000);
+    open_group();
     weft_bulk *b[2] = {make_bulk(0, 100), make_bulk(1, 100)};
     assert_ok(weft_commit(ctx));
     const weft_status s = round_of(b[guilty]);
@@ -98,43 +105,72 @@ static void bulks_started_in_another_order_are_an_order_error(void **state) {
     close_broken(WEFT_ERR_ORDER);
 }
 
+/* The guilty rank stays away until the others have given up, however long that takes them. */
+static void stay_away(void) {
+    for (int others = mpi_test_size() - 1; others > 0; others--) {
+        int came = 0;
+        while (!came) {
+            MPI_Iprobe(MPI_ANY_SOURCE, GAVE_UP, MPI_COMM_WORLD, &came, MPI_STATUS_IGNORE);
+            if (!came) usleep(1000);
+        }
+        MPI_Recv(NULL, 0, MPI_BYTE, MPI_ANY_SOURCE, GAVE_UP, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    }
+}
+static void tell_guilty(void) {
+    MPI_Send(NULL, 0, MPI_BYTE, mpi_test_size() - 1, GAVE_UP, MPI_COMM_WORLD);
+}
+
+/* The first that gave up had waited for as long as it was told to; the others have its words. */
+static void assert_waited(double seconds) {
+    const char *at = strstr(weft_last_error(), "timed out after ");
+    assert_non_null(at);
+    const double waited = strtod(at + strlen("timed out after "), NULL);
+    assert_true(waited >= seconds && waited < MPI_TEST_PROMPT_S);
+}
+
 static void a_rank_that_does_not_come_is_a_timeout(void **state) {
     (void)state;
-    open_group(300);
-    if (guilty) usleep(900000);
-    const double t = MPI_Wtime();
+    open_group();
+    if (guilty)
+        stay_away();
+    else
+        ctx->timeout_ns = 300000000; /* from here on: the group has formed in peace */
     const weft_status s = weft_ctrl_barrier(group);
     assert_int_equal(s, WEFT_ERR_TIMEOUT);
-    if (!guilty) assert_true(MPI_Wtime() - t > 0.25 && MPI_Wtime() - t < 0.85);
+    assert_waited(0.3);
     if (!guilty && mpi_test_size() == 2) assert_error(s, WEFT_ERR_TIMEOUT, culprit);
     if (guilty)
         assert_error(s, WEFT_ERR_TIMEOUT, "gave up"); /* it does not wait in vain for those that left */
+    else
+        tell_guilty();
     close_broken(WEFT_ERR_TIMEOUT);
 }
 
 static void a_bulk_has_its_own_timeout(void **state) {
     (void)state;
-    open_group(20000);
+    open_group();
     weft_bulk *b = make_bulk(0, FLOATS);
     assert_ok(weft_commit(ctx));
     assert_ok(weft_bulk_start(b, 1));
     weft_status s = WEFT_OK;
     if (!guilty) {
         assert_ok(weft_bulk_ready(b, 0));
-        s = weft_bulk_wait(b, 0, 250, NULL);
+        s = weft_bulk_wait(b, 0, 200, NULL);
     } else {
-        usleep(600000);
+        stay_away();
         s = weft_bulk_ready(b, 0);
-        if (s >= 0) s = weft_bulk_wait(b, 0, 5000, NULL);
+        if (s >= 0) s = weft_bulk_wait(b, 0, -1, NULL);
     }
     assert_error(s, WEFT_ERR_TIMEOUT, "allreduce of 'first'");
+    assert_waited(0.2);
+    if (!guilty) tell_guilty();
     close_broken(WEFT_ERR_TIMEOUT);
 }
 
 /* The n-th send of the guilty rank fails; the others must learn it, on the same node or on another. */
 static void send_faults(void) {
     for (long n = 1; n < 12; n += 3) {
-        open_group(20000);
+        open_group();
         weft_bulk *b = make_bulk(0, FLOATS);
         assert_ok(weft_commit(ctx));
         for (int i = 0; i < FLOATS; i++) memory[0][i] = 1;
@@ -143,7 +179,7 @@ static void send_faults(void) {
         weft_fault_arm(WEFT_FAULT_SEND, 0);
         assert_error(s, WEFT_ERR_LINK, "injected fault");
         if (!guilty) assert_error(s, WEFT_ERR_LINK, "gave up");
-        assert_true(MPI_Wtime() - began < 2);
+        assert_true(prompt(began));
         close_broken(WEFT_ERR_LINK);
     }
 }
@@ -189,7 +225,7 @@ static void bad_options_are_refused(void **state) {
 /* The last rank ends early, by mistake: weft_finalize of one rank waits in vain, and so would the others. */
 static void a_rank_that_left_is_missed_in_other_groups(void **state) {
     (void)state;
-    open_group(20000);
+    open_group();
     if (guilty) {
         assert_error(weft_finalize(&ctx, 300), WEFT_ERR_TIMEOUT, "weft_finalize");
         MPI_Barrier(MPI_COMM_WORLD);
@@ -198,7 +234,6 @@ static void a_rank_that_left_is_missed_in_other_groups(void **state) {
     const weft_status s = weft_ctrl_barrier(group);
     assert_error(s, WEFT_ERR_PEER, culprit);
     assert_error(s, WEFT_ERR_PEER, "has left weft: group 'all ranks', barrier: timed out");
-    assert_true(MPI_Wtime() - began < 3);
     close_broken(WEFT_ERR_PEER);
 }
 
@@ -207,7 +242,7 @@ static void a_second_group_is_not_given_up_for_the_reason_of_the_first(void **st
     (void)state;
     char buf[8] = {0};
     weft_group *other;
-    open_group(20000);
+    open_group();
     assert_ok(weft_group_create(ctx, MPI_COMM_WORLD, "other", &other));
     assert_error(guilty ? weft_ctrl_bcast(group, buf, sizeof buf, 0) : weft_ctrl_barrier(group),
                  WEFT_ERR_ORDER, culprit);
@@ -216,14 +251,14 @@ static void a_second_group_is_not_given_up_for_the_reason_of_the_first(void **st
     weft_fault_arm(WEFT_FAULT_SEND, 0);
     assert_error(s, WEFT_ERR_LINK,
                  guilty ? "injected fault" : "gave up group 'other' after an error in another group: ");
-    assert_error(weft_finalize(&ctx, 1000), WEFT_ERR_ORDER, "weft_finalize");
+    assert_error(weft_finalize(&ctx, MPI_TEST_PATIENCE_MS), WEFT_ERR_ORDER, "weft_finalize");
     MPI_Barrier(MPI_COMM_WORLD);
 }
 
 static void no_memfd_falls_back_to_dev_shm(void **state) {
     (void)state;
     weft_fault_arm(WEFT_FAULT_WRITE, 1);
-    open_group(20000);
+    open_group();
     weft_fault_arm(WEFT_FAULT_WRITE, 0);
     assert_ok(weft_ctrl_barrier(group));
     mpi_test_finalize(ctx);
@@ -235,7 +270,7 @@ static void failing_allocations_stop_all_ranks(void **state) {
     (void)state;
     int failures = 0;
     for (long n = 1;; n++) {
-        open_group(20000);
+        open_group();
         const weft_tensor t[2] = {{memory[0], 100, WEFT_F32, 0, "first"},
                                   {memory[1], 300, WEFT_BF16, 0, "second"}};
         weft_bulk *b = NULL;
@@ -250,7 +285,7 @@ static void failing_allocations_stop_all_ranks(void **state) {
         }
         failures++;
         assert_error(s, WEFT_ERR_NOMEM, culprit);
-        weft_finalize(&ctx, 1000);
+        weft_finalize(&ctx, MPI_TEST_PATIENCE_MS);
         MPI_Barrier(MPI_COMM_WORLD);
     }
     assert_true(failures >= 10); /* the sweep did reach them */

@@ -13,6 +13,11 @@
 
 #include "weft/comm.h"
 
+/* A timeout that no test reaches, however loaded the machine is; and, in seconds, a bound for what must come without
+ * waiting for it: not a promise of speed, but the difference between being told and waiting in vain. */
+#define MPI_TEST_PATIENCE_MS 300000
+#define MPI_TEST_PROMPT_S    100.0
+
 /* Initialises MPI (MPI_THREAD_FUNNELED), runs the tests on every rank and ends MPI; a failing rank aborts the
  * job, so that the others do not wait for it. Returns the exit code. */
 int mpi_test_main(int *argc, char ***argv, const char *name, const struct CMUnitTest *tests, size_t n);
