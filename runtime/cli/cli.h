@@ -36,6 +36,7 @@ int cli_info(int argc, char **argv);
 /* weft info --plan FILE */
 int cli_plan(const char *file, const char *const *sets, size_t nsets, int ranks, int json);
 int cli_doctor(int argc, char **argv);
+int cli_health(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_hub(int argc, char **argv);
 

@@ -19,6 +19,7 @@ static const cli_command commands[] = {
     {"trace", "make one trace of those of all ranks", cli_trace},
     {"info", "what this machine and this build can do", cli_info},
     {"doctor", "what is missing or set badly, and how to mend it", cli_doctor},
+    {"health", "is this node fit? As a command, or as Slurm's Prolog", cli_health},
     {"bench", "measure this machine's cut-offs: weft bench tune --ranks 2", cli_bench},
     {"hub", "the hub of a training across sites: who takes part, and the log of it", cli_hub},
 };
