@@ -256,7 +256,7 @@ static weft_status start(weft_sites *s) {
 }
 
 static int stopped(const weft_sites *s) {
-    return s->o.stop && *s->o.stop;
+    return (s->o.stop && *s->o.stop) || (s->o.asked && s->o.asked(s->o.asked_arg));
 }
 
 weft_status weft_sites_join(weft_sites *s, int64_t timeout_ms, void (*say)(void *arg, const char *text),

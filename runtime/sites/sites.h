@@ -52,6 +52,8 @@ typedef struct weft_sites_opts {
     weft_model_desc model;
     weft_sites_rules rules; /* of the run, if this site founds it; else they must fit what the run has */
     const volatile sig_atomic_t *stop; /* ends waits; may be NULL */
+    int (*asked)(void *arg);           /* the same, called by the thread that waits; may be NULL */
+    void *asked_arg;
 } weft_sites_opts;
 
 /* Takes the memory; says nothing to anyone yet. AUTH, CONFIG, NOMEM. */

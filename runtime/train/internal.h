@@ -18,6 +18,7 @@
 #include "runtime/sites/sites.h"
 #include "runtime/train/checkpoint.h"
 #include "runtime/train/trainer.h"
+#include "weft/job.h"
 
 /* Seconds of the current step by kind; the pictures of the report. */
 enum { PHASE_DATA, PHASE_FORWARD, PHASE_BACKWARD, PHASE_COMM, PHASE_OPTIM, PHASE_OTHER, PHASES };
@@ -42,6 +43,10 @@ enum {
     TRAINER_SITES_FIGURES
 };
 
+/* Who wants the run to stop, counted in the step's statistics: by reason (enum weft_stop_why); at 0 a signal; the last: a
+ * reason that this weft does not know. Behind them the clock, then what routers did. */
+enum { TRAINER_STOPS = 7, STAT_CLOCK = TRAINER_STOPS, STAT_ROUTER };
+
 /* The engine's lanes as the records show them. */
 enum { TRAINER_LANES = 5, TRAINER_LANE_FIGURES = 5 };
 
@@ -50,6 +55,7 @@ struct weft_trainer {
     const weft_run_config *c;
     const weft_config *config;
     int rank, ranks, threads;
+    weft_job *job;           /* NULL: nobody supervises this job */
     int lock;                /* rank 0: descriptor of run.dir/.lock */
     char *dir, *checkpoints; /* run.dir, run.dir/checkpoints */
 
@@ -86,7 +92,7 @@ struct weft_trainer {
     double bytes_per_token; /* of the training text */
 
     double *
-        losses; /* [nstats]: loss and count of every micro-batch, stop flag, clock; with experts: balance, z, load of each */
+        losses; /* [nstats]: loss and count of every micro-batch, who wants to stop, clock; with experts: balance, z, load of each */
     size_t nstats;
 
     weft_train_state st;
@@ -135,7 +141,7 @@ typedef struct step_result {
     double loss, norm, lr, z, seconds;
     double router[ROUTER_FIGURES];
     int64_t tokens;
-    int stop; /* a rank was asked to stop */
+    const char *stop; /* why, in words, if a rank was asked to stop; else NULL */
     weft_verdict verdict;
 } step_result;
 
@@ -186,6 +192,13 @@ weft_status trainer_watch_open(weft_trainer *t);
 /* Before a record: an event if a stall was reported; sets the lanes' metrics if it is their turn, or the last record. */
 void trainer_watch_lanes(weft_trainer *t, int last);
 void trainer_watch_close(weft_trainer *t);
+/* supervised.c: the job's supervisor, if there is one. Local. */
+weft_status trainer_job_open(weft_trainer *t);
+void trainer_phase(weft_trainer *t, uint32_t phase); /* WEFT_JOB_STEP ...: from now on */
+/* 0; else 1 + the place of the reason among the stop statistics. Of this rank alone: by a signal or the node's page. */
+int trainer_asked(const weft_trainer *t);
+const char *trainer_stop_text(const double stops[TRAINER_STOPS]); /* NULL: nobody wants to stop */
+const char *trainer_asked_text(const weft_trainer *t);            /* what trainer_asked finds, in words */
 /* saving.c; collective. Errors are those of the group or of the input: a disk that fails costs the save alone. */
 weft_status trainer_saving_open(weft_trainer *t);
 int trainer_save_due(weft_trainer *t);
@@ -208,7 +221,9 @@ weft_status trainer_outer(weft_trainer *t, const double plan[TRAINER_OUTER], con
 weft_status trainer_outer_return(weft_trainer *t, const char *why);
 /* DROPPED: asked to stop before that was done. */
 weft_status trainer_outer_finish(weft_trainer *t); /* everything that was learnt here leaves, then the site */
-void trainer_outer_record(weft_trainer *t);        /* rank 0: sets the metrics */
+/* Rank 0 of a supervised job that has saved: the others need not wait until they notice that this site is gone. */
+void trainer_outer_drain(weft_trainer *t);
+void trainer_outer_record(weft_trainer *t); /* rank 0: sets the metrics */
 void trainer_outer_close(weft_trainer *t);
 /* Rank 0: events about all sites, when one joined or left, a minute has passed, or `now`. */
 void trainer_accounts(weft_trainer *t, int now);

@@ -118,8 +118,10 @@ static weft_status measure(weft_trainer *t, int64_t windows, meter *m) {
 
 /* It may take longer than other sites wait for a step. */
 static weft_status evaluate(weft_trainer *t, int64_t windows, meter *m) {
+    trainer_phase(t, WEFT_JOB_EVALUATE);
     if (t->outer.sites) weft_sites_busy(t->outer.sites, 1);
     const weft_status s = measure(t, windows, m);
+    trainer_phase(t, WEFT_JOB_STEP);
     if (t->outer.sites) weft_sites_busy(t->outer.sites, 0);
     return s;
 }
@@ -201,6 +203,7 @@ static weft_status finish(weft_trainer *t, meter *m) {
     if (s != WEFT_OK) return s;
     s = trainer_save_now(t);
     WEFT_TRY(evaluate(t, 0, m));
+    trainer_phase(t, WEFT_JOB_END);
     WEFT_TRY(trainer_bubble(t));
     WEFT_TRY(trainer_measure_memory(t));
     if (t->rank != 0) return s;
@@ -232,6 +235,16 @@ static void end_early(weft_trainer *t, const char *reason) {
     write_report(t);
 }
 
+/* Asked to save and stop. why: of rank 0. */
+static weft_status stop(weft_trainer *t, const char *why) {
+    if (t->rank == 0)
+        weft_info("step %lld: saving, then the end: %s", (long long)t->st.step, why ? why : "asked");
+    WEFT_TRY(trainer_save_now(t));
+    trainer_outer_drain(t);
+    end_early(t, why ? why : "asked");
+    return WEFT_OK;
+}
+
 static weft_status run_steps(weft_trainer *t, int *outcome) {
     meter m = {.printed = weft_now(), .terminal = on_terminal()};
     *outcome = WEFT_TRAIN_DONE;
@@ -246,7 +259,8 @@ static weft_status run_steps(weft_trainer *t, int *outcome) {
         step_result r;
         WEFT_TRY_CTX(trainer_step(t, &r), "step %lld", (long long)t->st.step + 1);
         WEFT_TRY(trainer_trace_step(t));
-        int stop = r.stop, last = stop || finished(t);
+        trainer_phase(t, WEFT_JOB_STEP);
+        const int last = r.stop || finished(t);
         if (t->rank == 0) show_progress(t, &m, &r, last);
         if (due(t->st.step, t->c->eval.every) && !last) WEFT_TRY(evaluate(t, t->c->eval.windows, &m));
         int evaluated = t->valid && due(t->st.step, t->c->eval.every); /* belongs to this step's record */
@@ -260,20 +274,16 @@ static weft_status run_steps(weft_trainer *t, int *outcome) {
             return verdict;
         }
         WEFT_TRY(trainer_save_progress(t));
-        if (stop) {
-            WEFT_TRY(trainer_save_now(t)); /* asked to save and stop */
-            end_early(t, "signal");
+        if (r.stop) {
             *outcome = WEFT_TRAIN_STOPPED;
-            return WEFT_OK;
+            return stop(t, r.stop);
         }
         if (trainer_save_due(t) && !finished(t)) WEFT_TRY(trainer_save(t));
     }
     weft_status s = finish(t, &m);
     if (s == WEFT_DROPPED) {
-        WEFT_TRY(trainer_save_now(t));
-        end_early(t, "signal");
         *outcome = WEFT_TRAIN_STOPPED;
-        return WEFT_OK;
+        return stop(t, trainer_asked_text(t));
     }
     if (t->rank == 0) write_report(t);
     return s;

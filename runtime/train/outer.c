@@ -22,6 +22,7 @@
 #define OVERTAKEN  0.5f     /* of the local weights stays when training has gone on since they left */
 #define LAST_TRIES 3
 #define LEAVE_MS   60000
+#define DRAIN_MS   10000 /* of a job that has saved and is to end */
 
 enum { PUT_SET, PUT_BLEND, PUT_ADD };
 
@@ -82,6 +83,10 @@ static weft_status put(weft_trainer *t, int p, int how) {
 
 /* --- opening ---------------------------------------------------------------------------------------------------------- */
 
+static int asked(void *t) {
+    return trainer_asked(t);
+}
+
 static weft_status open_sites(weft_trainer *t, const weft_model_desc *d) {
     const weft_run_config *c = t->c;
     const weft_sites_opts o = {.size = sizeof o,
@@ -105,7 +110,8 @@ static weft_status open_sites(weft_trainer *t, const weft_model_desc *d) {
                                          .quorum = (uint32_t)c->sites.quorum,
                                          .min_sites = (uint32_t)c->sites.least,
                                          .audit_every = (uint32_t)c->sites.audit},
-                               .stop = t->o.stop};
+                               .asked = asked,
+                               .asked_arg = t};
     WEFT_TRY(weft_sites_open(&o, &t->outer.sites));
     weft_arena_note(&t->memory, "sites", weft_sites_memory(t->outer.sites));
     return WEFT_OK;
@@ -164,6 +170,7 @@ weft_status trainer_outer_join(weft_trainer *t) {
         WEFT_TRY(take(t, p));
         if (t->rank == 0) weft_sites_begin(t->outer.sites, p, t->outer.vector);
     }
+    trainer_phase(t, WEFT_JOB_WAIT);
     if (t->rank == 0) {
         const double patience = t->c->sites.patience;
         s = weft_sites_join(t->outer.sites, patience > 0 ? (int64_t)(patience * 1e3) : -1, say, t);
@@ -175,6 +182,7 @@ weft_status trainer_outer_join(weft_trainer *t) {
         weft_info("this site takes part: %d active, %d fragments, a round of each every %lld steps", i.sites,
                   t->outer.fragments.n, (long long)t->c->sites.every);
     }
+    trainer_phase(t, WEFT_JOB_START);
     return take_over(t);
 }
 
@@ -277,7 +285,7 @@ static look look_around(weft_trainer *t) {
     const double until = weft_now() + 1.0; /* the other ranks hear from rank 0 at least so often */
     for (;;) {
         k.what = weft_sites_news(t->outer.sites, &k.p);
-        k.wait = weft_sites_must_wait(t->outer.sites) && !(t->o.stop && *t->o.stop);
+        k.wait = weft_sites_must_wait(t->outer.sites) && !trainer_asked(t);
         if (k.what != WEFT_SITES_NOTHING || !k.wait || weft_now() > until) return k;
         nanosleep(&pause, NULL);
     }
@@ -291,6 +299,7 @@ static weft_status lost(weft_trainer *t) {
 /* Training stands still until the other sites are there. Collective. */
 static weft_status wait_for_sites(weft_trainer *t) {
     const double began = weft_now();
+    trainer_phase(t, WEFT_JOB_WAIT);
     double next = began + SAY_S;
     for (look k = {.wait = 1}; k.wait;) {
         if (t->rank == 0) k = look_around(t);
@@ -343,7 +352,7 @@ static look look_for(weft_trainer *t, int p, int back) {
     for (;;) {
         k.what = weft_sites_news(t->outer.sites, &k.p);
         k.wait = back ? !weft_sites_back(t->outer.sites, p) : !weft_sites_may(t->outer.sites, p);
-        k.stop = t->o.stop && *t->o.stop;
+        k.stop = trainer_asked(t);
         if (k.what != WEFT_SITES_NOTHING || !k.wait || k.stop || weft_now() > until) return k;
         nanosleep(&pause, NULL);
     }
@@ -391,11 +400,23 @@ static weft_status last_rounds(weft_trainer *t) {
 weft_status trainer_outer_finish(weft_trainer *t) {
     if (!t->outer.on) return WEFT_OK;
     WEFT_TRY(trainer_staged(t));
+    trainer_phase(t, WEFT_JOB_WAIT);
     const weft_status s = last_rounds(t);
     if (s != WEFT_OK) return s;
     if (t->rank == 0 && weft_sites_leave(t->outer.sites, LEAVE_MS) < 0)
         weft_warn("leaving the other sites: %s", weft_last_error());
     return WEFT_OK;
+}
+
+void trainer_outer_drain(weft_trainer *t) {
+    weft_sites_info i;
+    int64_t limit = DRAIN_MS;
+    const int64_t left = weft_job_remaining_ms(t->job);
+    if (!t->outer.sites || !t->job) return;
+    weft_sites_look(t->outer.sites, &i);
+    if (left >= 0 && left / 4 < limit) limit = left / 4;
+    if (i.hub && weft_sites_leave(t->outer.sites, limit) < 0)
+        weft_info("the other sites were not told in time that this one stops: %s", weft_last_error());
 }
 
 void trainer_outer_record(weft_trainer *t) {

@@ -82,6 +82,7 @@ static weft_status ended(weft_trainer *t, weft_status s, const char *mode) {
         double cost[2] = {i.exposed, i.seconds};
         WEFT_TRY(weft_ctrl_allreduce(t->o.group, cost, 2, WEFT_F64, WEFT_MAX));
         t->saving.saved = i.step;
+        weft_job_saved(t->job, (uint64_t)i.step, i.seconds);
         t->saving.interval = fmax(fmax(sqrt(2 * cost[0] * t->c->save.mtbf), cost[0] / SHARE), cost[1]);
     }
     t->saving.begun = -1;
@@ -126,7 +127,9 @@ static weft_status begin(weft_trainer *t, int wait) {
 weft_status trainer_save(weft_trainer *t) {
     if (t->saving.under_way) return WEFT_OK; /* still busy with the last one: the disk sets the pace */
     const int wait = !t->c->save.async;
+    if (wait) trainer_phase(t, WEFT_JOB_SAVE);
     const weft_status s = begin(t, wait);
+    trainer_phase(t, WEFT_JOB_STEP);
     if (s < 0 || wait) return ended(t, s, "sync");
     t->saving.under_way = 1;
     return WEFT_OK;
@@ -139,6 +142,7 @@ weft_status trainer_save_progress(weft_trainer *t) {
 }
 
 weft_status trainer_save_now(weft_trainer *t) {
+    trainer_phase(t, WEFT_JOB_SAVE);
     if (t->saving.under_way) WEFT_TRY(ended(t, weft_ckpt_wait(weft_saver_ckpt(t->saver), NULL), "async"));
     if (t->saving.saved == t->st.step) return WEFT_OK;
     if (t->outer.sites) weft_sites_busy(t->outer.sites, 1);
@@ -146,6 +150,7 @@ weft_status trainer_save_now(weft_trainer *t) {
     if (t->outer.sites) weft_sites_busy(t->outer.sites, 0);
     char text[2048];
     snprintf(text, sizeof text, "%s", s < 0 ? weft_last_error() : "");
+    trainer_phase(t, WEFT_JOB_STEP);
     WEFT_TRY(ended(t, s, "sync"));
     return s < 0 ? weft_fail(s, "%s", text) : s;
 }
@@ -158,6 +163,7 @@ weft_status trainer_resume(weft_trainer *t) {
     free(stream);
     if (s >= 0) {
         t->resumed_at = t->saving.saved = t->st.step;
+        weft_job_saved(t->job, (uint64_t)t->st.step, 0);
         t->saving.at = t->st.elapsed;
     }
     return s;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -17,6 +18,8 @@
 #include "runtime/train/session.h"
 #include "runtime/train/threads.h"
 #include "runtime/train/weights.h"
+
+#define LOCK_S 30.0 /* that a supervised run waits for run.dir */
 
 static int64_t round_up(int64_t n, int64_t a) {
     return (n + a - 1) / a * a;
@@ -256,8 +259,8 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     WEFT_TRY(weft_exec_create(t->backend, &xo, &t->x));
     WEFT_TRY(weft_arena_commit(&t->memory, allocate, release, t));
     WEFT_TRY(trainer_open_feed(t));
-    t->nstats = (size_t)(2 * t->layout.micro_total + 2) + (d->experts ? 2 + (size_t)d->experts : 0) +
-                (t->outer.on ? TRAINER_OUTER : 0);
+    t->nstats = (size_t)(2 * t->layout.micro_total + STAT_ROUTER) +
+                (d->experts ? 2 + (size_t)d->experts : 0) + (t->outer.on ? TRAINER_OUTER : 0);
     t->losses = weft_calloc(t->nstats, sizeof *t->losses);
     if (!t->losses) return WEFT_ERR_NOMEM;
     return weft_model_bind(t->model, &t->memory, t->x);
@@ -349,6 +352,18 @@ static weft_status initial_weights(weft_trainer *t) {
     return s;
 }
 
+/* Under a supervisor the ranks before these may be gone for a moment only, and a shared file system hear of it later. */
+static int take_lock(const weft_trainer *t) {
+    const struct timespec pause = {.tv_nsec = 100000000};
+    const double until = weft_now() + (t->job ? LOCK_S : 0);
+    while (flock(t->lock, LOCK_EX | LOCK_NB) < 0) {
+        if (errno != EWOULDBLOCK && errno != EINTR) return 1; /* a file system without locks */
+        if (weft_now() >= until) return 0;
+        nanosleep(&pause, NULL);
+    }
+    return 1;
+}
+
 /* One run writes into a directory at a time; the lock goes with the process. */
 static weft_status lock_dir(weft_trainer *t) {
     char *path = weft_path_join(t->dir, ".lock");
@@ -356,7 +371,7 @@ static weft_status lock_dir(weft_trainer *t) {
     /* made now rather than found out at the first checkpoint: for root access(2) always agrees */
     t->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     weft_status s = t->lock < 0 ? weft_fail_create(errno, "run.dir %s cannot be written", t->dir) : WEFT_OK;
-    if (s >= 0 && flock(t->lock, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+    if (s >= 0 && !take_lock(t))
         s = weft_fail(WEFT_ERR_ACCESS,
                       "another run is writing into %s; wait for it, stop it, or choose another run.dir",
                       t->dir);
@@ -458,7 +473,9 @@ weft_status weft_trainer_create(const weft_trainer_opts *o, const weft_run_confi
     t->ranks = weft_group_size(o->group);
     t->lock = -1;
     t->resident = trainer_resident();
-    weft_status s = build(t);
+    weft_status s = trainer_job_open(t);
+    s = weft_ctrl_agree(o->group, s);
+    if (s >= 0) s = build(t);
     if (s < 0) {
         char why[2048]; /* connections that are closed leave words of their own */
         snprintf(why, sizeof why, "%s", weft_last_error());
@@ -490,6 +507,7 @@ void weft_trainer_destroy(weft_trainer *t) {
     if (t->data) weft_data_close(t->data);
     if (t->tok) weft_tok_destroy(t->tok);
     if (t->lock >= 0) close(t->lock);
+    weft_job_detach(t->job);
     free(t->losses);
     free(t->weights);
     free(t->members);

@@ -52,12 +52,13 @@ static void read_router(const weft_trainer *t, const double *from, step_result *
 }
 
 static weft_status sum_over_ranks(weft_trainer *t) {
-    int64_t n = t->layout.micro_total;
+    const int64_t n = t->layout.micro_total;
+    const int asked = trainer_asked(t);
     WEFT_TRY(weft_shards_sum(t->shards));
-    t->losses[2 * n] = t->o.stop && *t->o.stop ? 1 : 0;
-    t->losses[2 * n + 1] = t->rank == 0 ? weft_now() - t->began : 0; /* rank 0's clock rules */
+    if (asked) t->losses[2 * n + asked - 1] = 1;
+    t->losses[2 * n + STAT_CLOCK] = t->rank == 0 ? weft_now() - t->began : 0; /* rank 0's clock rules */
     if (t->outer.on) trainer_outer_plan(t, t->losses + t->nstats - TRAINER_OUTER);
-    note_router(t, t->losses + 2 * n + 2);
+    note_router(t, t->losses + 2 * n + STAT_ROUTER);
     WEFT_TRY_CTX(weft_ctrl_allreduce(t->o.group, t->losses, t->nstats, WEFT_F64, WEFT_SUM),
                  "step statistics");
     return WEFT_OK;
@@ -89,10 +90,10 @@ weft_status trainer_step(weft_trainer *t, step_result *r) {
         loss += t->losses[2 * i];
         tokens += t->losses[2 * i + 1];
     }
-    r->stop = t->losses[2 * n] > 0;
-    t->st.elapsed = t->losses[2 * n + 1];
+    r->stop = trainer_stop_text(t->losses + 2 * n);
+    t->st.elapsed = t->losses[2 * n + STAT_CLOCK];
     r->tokens = (int64_t)tokens;
-    read_router(t, t->losses + 2 * n + 2, r);
+    read_router(t, t->losses + 2 * n + STAT_ROUTER, r);
     r->loss = loss / tokens;
     r->lr = weft_schedule_lr(&t->schedule, progress(t, t->st.elapsed));
     WEFT_TRY(weft_optim_norm(t->optim, tokens, &r->norm));
