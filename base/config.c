@@ -175,11 +175,25 @@ static weft_status read_list(reader *r, size_t k) {
     return config_store_list(c, k, place, v, n);
 }
 
+/* Reads over the value at the current event, whatever it is. */
+static weft_status skip_value(reader *r) {
+    int depth = 0;
+    for (;;) {
+        const enum fy_event_type t = type_of(r);
+        if (t == FYET_MAPPING_START || t == FYET_SEQUENCE_START) depth++;
+        if (t == FYET_MAPPING_END || t == FYET_SEQUENCE_END) depth--;
+        if (depth > DEPTH_MAX) return fail_here(r, "sections nest too deeply");
+        if (depth <= 0 || t == FYET_NONE) return WEFT_OK;
+        WEFT_TRY(next(r));
+    }
+}
+
 /* The value of key k at the current event. */
 static weft_status read_value(reader *r, size_t k) {
     char place[PLACE_MAX];
     config_scalar v;
     place_of(r, place);
+    if (r->c->keys[k].type == WEFT_CONFIG_OTHER) return skip_value(r);
     switch (type_of(r)) {
     case FYET_SCALAR: WEFT_TRY(scalar(r, &v)); return config_store(r->c, k, place, &v);
     case FYET_SEQUENCE_START: return read_list(r, k);
@@ -360,6 +374,8 @@ static weft_status apply_set(weft_config *c, const char *set) {
     if (k == c->nkeys && config_is_section(c, name))
         return weft_fail(WEFT_ERR_CONFIG, "%s: '%s' is a section; set its keys one by one", place, name);
     if (k == c->nkeys) return config_unknown(c, place, name, 0);
+    if (c->keys[k].type == WEFT_CONFIG_OTHER)
+        return weft_fail(WEFT_ERR_CONFIG, "%s: '%s' is a section that is not read here", place, name);
     WEFT_TRY(store_text(c, k, place, eq + 1));
     c->state[k].given = 1;
     return WEFT_OK;
@@ -369,7 +385,7 @@ static weft_status check_required(const weft_config *c, const char *name) {
     char list[512];
     size_t missing = 0, n = 0;
     for (size_t k = 0; k < c->nkeys; k++) {
-        if (c->state[k].text) continue;
+        if (c->state[k].text || c->keys[k].type == WEFT_CONFIG_OTHER) continue;
         if (missing++ < 8 && n < sizeof list)
             n += (size_t)snprintf(list + n, sizeof list - n, "%s'%s'", n ? ", " : "", c->keys[k].name);
     }
@@ -427,6 +443,64 @@ weft_status weft_config_load(const char *path, const char *const *sets, size_t n
     return s;
 }
 
+/* ---- the members of a section ---- */
+
+typedef struct member_list {
+    const char *section;
+    char (*name)[WEFT_CONFIG_NAME];
+    size_t cap, n;
+} member_list;
+
+/* A mapping whose path is a prefix of the section's, or the section itself. */
+static weft_status list_mapping(reader *r, member_list *l) {
+    const size_t at = strlen(r->path);
+    for (;;) {
+        WEFT_TRY(next(r));
+        if (type_of(r) != FYET_SCALAR)
+            return WEFT_OK; /* its end; what else stands here the real reader refuses */
+        config_scalar name = {0};
+        WEFT_TRY(scalar(r, &name));
+        if (at + strlen(name.text) + 2 > sizeof r->path)
+            return fail_here(r, "unknown key: longer than any that exists");
+        const int inside = !strcmp(r->path, l->section);
+        if (inside && l->n == l->cap) return fail_here(r, "more entries than are read here");
+        if (inside) strcpy(l->name[l->n++], name.text);
+        snprintf(r->path + at, sizeof r->path - at, "%s%s", at ? "." : "", name.text);
+        const size_t n = strlen(r->path);
+        WEFT_TRY(next(r));
+        if (!inside && type_of(r) == FYET_MAPPING_START && !strncmp(r->path, l->section, n) &&
+            (l->section[n] == '.' || !l->section[n]))
+            WEFT_TRY(list_mapping(r, l)); /* no deeper than the section's name has dots */
+        else
+            WEFT_TRY(skip_value(r));
+        r->path[at] = 0;
+    }
+}
+
+static weft_status list_stream(reader *r, member_list *l) {
+    do WEFT_TRY(next(r));
+    while (type_of(r) == FYET_STREAM_START || type_of(r) == FYET_DOCUMENT_START);
+    return type_of(r) == FYET_MAPPING_START ? list_mapping(r, l) : WEFT_OK;
+}
+
+weft_status weft_config_members(const char *name, const char *text, size_t n, const char *section,
+                                char (*member)[WEFT_CONFIG_NAME], size_t cap, size_t *count) {
+    member_list list = {.section = section, .name = member, .cap = cap};
+    *count = 0;
+    weft_config *c = weft_calloc(1, sizeof *c);
+    if (!c) return WEFT_ERR_NOMEM;
+    reader r = {.c = c, .name = name, .is_file = 1, .line = 1, .column = 1};
+    weft_status s = n > FILE_MAX
+                        ? weft_fail(WEFT_ERR_CONFIG, "%s: %zu bytes, expected at most %d", name, n, FILE_MAX)
+                        : check_text(&r, text, n);
+    if (s >= 0) s = open_reader(&r, text, n);
+    if (s >= 0) s = list_stream(&r, &list);
+    close_reader(&r);
+    weft_config_destroy(c);
+    *count = list.n;
+    return s;
+}
+
 void weft_config_destroy(weft_config *c) {
     if (!c) return;
     for (config_block *b = c->blocks, *after; b; b = after) {
@@ -440,4 +514,9 @@ void weft_config_destroy(weft_config *c) {
 int weft_config_given(const weft_config *c, const char *name) {
     size_t k = find(c, name);
     return k < c->nkeys && c->state[k].given;
+}
+
+int weft_config_line(const weft_config *c, const char *name) {
+    size_t k = find(c, name);
+    return k < c->nkeys ? c->state[k].line : 0;
 }

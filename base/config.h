@@ -25,6 +25,7 @@ typedef enum weft_config_type {
     WEFT_CONFIG_STRING, /* const char *, owned by the weft_config; NULL if unset and without default */
     WEFT_CONFIG_ENUM,   /* int: index into choices */
     WEFT_CONFIG_LIST,   /* weft_strlist; a single scalar is a list of one */
+    WEFT_CONFIG_OTHER,  /* somebody else's: a section with all below it, or a value; read over, not stored */
 } weft_config_type;
 
 typedef struct weft_config_key {
@@ -37,6 +38,8 @@ typedef struct weft_config_key {
     const char *const *choices; /* ENUM: NULL-terminated names */
     const char *doc;            /* one line, with units */
 } weft_config_key;
+
+enum { WEFT_CONFIG_NAME = 128 }; /* bytes of a key's full name, its zero included, at most */
 
 typedef struct weft_config weft_config;
 
@@ -51,10 +54,18 @@ weft_status weft_config_parse(const char *name, const char *text, size_t n, cons
                               weft_config **config);
 void weft_config_destroy(weft_config *config);
 
+/* The names that stand directly below `section` ("": the top) of such a file, in its order, at most cap; for sections whose
+ * members have names of the user's choice, from which a table can then be made. A section that is not there has none.
+ * CONFIG: not YAML, more than cap. Any thread. */
+weft_status weft_config_members(const char *name, const char *text, size_t n, const char *section,
+                                char (*member)[WEFT_CONFIG_NAME], size_t cap, size_t *count);
+
 /* The resolved configuration as YAML, in table order, every key. Owned by the config. */
 const char *weft_config_dump(const weft_config *config);
 /* Was the key given (file or set), rather than defaulted? */
 int weft_config_given(const weft_config *config, const char *name);
+/* The line of the file where the key stands; 0: not in the file. */
+int weft_config_line(const weft_config *config, const char *name);
 /* The table as text for --help: name, type or choices, default, doc. Free with free(). */
 char *weft_config_help(const weft_config_key *keys, size_t nkeys);
 

@@ -5,7 +5,7 @@
 
 #include "base/config.h"
 
-enum { CONFIG_NAME_MAX = 128, CONFIG_LIST_MAX = 4096 };
+enum { CONFIG_NAME_MAX = WEFT_CONFIG_NAME, CONFIG_LIST_MAX = 4096 };
 
 typedef struct config_block {
     struct config_block *next;

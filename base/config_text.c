@@ -34,6 +34,7 @@ static void describe(const weft_config_key *key, char *buf, size_t cap) {
     case WEFT_CONFIG_BOOL: snprintf(buf, cap, "true or false"); break;
     case WEFT_CONFIG_STRING: snprintf(buf, cap, "a string"); break;
     case WEFT_CONFIG_LIST: snprintf(buf, cap, "a list of strings"); break;
+    case WEFT_CONFIG_OTHER: snprintf(buf, cap, "a section"); break;
     case WEFT_CONFIG_ENUM: {
         size_t n = (size_t)snprintf(buf, cap, "one of");
         for (size_t i = 0; key->choices[i] && n < cap; i++)
@@ -307,6 +308,7 @@ weft_status config_store(weft_config *c, size_t k, const char *place, const conf
         break;
     }
     case WEFT_CONFIG_LIST: return config_store_list(c, k, place, v, is_null(v) ? 0 : 1);
+    case WEFT_CONFIG_OTHER: return WEFT_OK; /* read over before */
     }
     if (!text) return WEFT_ERR_NOMEM;
     c->state[k].text = text;
@@ -342,7 +344,7 @@ weft_status config_store_list(weft_config *c, size_t k, const char *place, const
 static void dump_section(const weft_config *c, FILE *f, const char *prefix, size_t n, int indent) {
     for (size_t i = 0; i < c->nkeys; i++) {
         const char *name = c->keys[i].name;
-        if (strncmp(name, prefix, n) != 0) continue;
+        if (strncmp(name, prefix, n) != 0 || c->keys[i].type == WEFT_CONFIG_OTHER) continue;
         size_t part = strcspn(name + n, ".");
         if (!name[n + part]) {
             fprintf(f, "%*s%s: %s\n", indent, "", name + n, c->state[i].text);
@@ -381,7 +383,9 @@ char *weft_config_help(const weft_config_key *keys, size_t nkeys) {
         describe(&keys[i], want, sizeof want);
         fprintf(f, "  %-*s  %s\n", width, keys[i].name, keys[i].doc ? keys[i].doc : "");
         fprintf(f, "  %-*s  %s; ", width, "", want);
-        if (keys[i].def)
+        if (keys[i].type == WEFT_CONFIG_OTHER)
+            fprintf(f, "read elsewhere\n");
+        else if (keys[i].def)
             fprintf(f, "default %s\n", keys[i].def);
         else
             fprintf(f, keys[i].type == WEFT_CONFIG_STRING || keys[i].type == WEFT_CONFIG_LIST

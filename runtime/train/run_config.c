@@ -223,6 +223,9 @@ const weft_config_key weft_run_keys[] = {
     INT("sample.tokens", sample.tokens, "0", 0, 1e6, "tokens of the sample at the end; 0: none"),
     INT("sample.top_k", sample.top_k, "0", 0, 1e6, "sample from the k likeliest tokens; 0: all"),
     FLOAT("sample.temperature", sample.temperature, "0.8", 0, 100, "0: always the likeliest token"),
+
+    {"launch", WEFT_CONFIG_OTHER, 0, NULL, 0, 0, NULL,
+     "the sites' jobs under Slurm; keys: weft launch --keys"},
 };
 const size_t weft_run_nkeys = sizeof weft_run_keys / sizeof *weft_run_keys;
 

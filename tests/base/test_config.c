@@ -492,6 +492,58 @@ static void mutated_files_never_break_the_reader(void **state) {
     assert_in_range(accepted, 100, 5900); /* the mutations are neither all harmless nor all fatal */
 }
 
+/* Sections with names of the user's choice: their members are listed, the rest is read over. */
+static void members_of_a_section(void **state) {
+    static const char text[] =
+        "name: x\nother: {deep: [1, {a: b}], list: [q]}\n"
+        "launch:\n  sites:\n    north: {nodes: 2}\n    \"so uth\":\n      nodes: 1\n  n: 3\nlast:\n";
+    static const struct {
+        const char *section;
+        size_t n;
+        const char *name[4];
+    } cases[] = {{"", 4, {"name", "other", "launch", "last"}},
+                 {"launch.sites", 2, {"north", "so uth"}},
+                 {"launch", 2, {"sites", "n"}},
+                 {"launch.site", 0, {0}},
+                 {"last", 0, {0}},
+                 {"name", 0, {0}},
+                 {"nowhere.at.all", 0, {0}}};
+    char member[4][WEFT_CONFIG_NAME];
+    size_t n = 0;
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_ok(weft_config_members("run.yaml", text, sizeof text - 1, cases[i].section, member, 4, &n));
+        assert_int_equal(n, cases[i].n);
+        for (size_t k = 0; k < n; k++) assert_string_equal(member[k], cases[i].name[k]);
+    }
+    assert_int_equal(weft_config_members("run.yaml", text, sizeof text - 1, "", member, 3, &n),
+                     WEFT_ERR_CONFIG);
+    assert_string_equal(weft_last_error(), "run.yaml:9:1: more entries than are read here");
+    assert_int_equal(weft_config_members("run.yaml", "a: [", 4, "", member, 3, &n), WEFT_ERR_CONFIG);
+}
+
+static void what_is_read_elsewhere_is_read_over(void **state) {
+    static const weft_config_key keys[] = {{"a", WEFT_CONFIG_INT, 0, "1", 0, 0, NULL, ""},
+                                           {"other", WEFT_CONFIG_OTHER, 0, NULL, 0, 0, NULL, "of others"}};
+    static const char text[] = "other: {deep: [1, {a: b}], list: [q]}\na: 2\n";
+    static const char *const set = "other=3";
+    int64_t a = 0;
+    weft_config *c;
+    (void)state;
+    assert_ok(weft_config_parse("run.yaml", text, sizeof text - 1, NULL, 0, keys, 2, &a, &c));
+    assert_int_equal(a, 2);
+    assert_int_equal(weft_config_line(c, "a"), 2);
+    assert_int_equal(weft_config_line(c, "b"), 0);
+    assert_string_equal(weft_config_dump(c), "a: 2\n");
+    weft_config_destroy(c);
+    assert_int_equal(weft_config_parse("run.yaml", text, sizeof text - 1, &set, 1, keys, 2, &a, &c),
+                     WEFT_ERR_CONFIG);
+    assert_string_equal(weft_last_error(), "--set other=3: 'other' is a section that is not read here");
+    char *help = weft_config_help(keys, 2);
+    assert_non_null(strstr(help, "a section; read elsewhere"));
+    free(help);
+}
+
 #define in_scratch(t) cmocka_unit_test_setup_teardown(t, scratch_make, scratch_remove)
 
 int main(void) {
@@ -513,6 +565,8 @@ int main(void) {
         cmocka_unit_test(help_names_every_key),
         cmocka_unit_test(any_string_survives_the_dump),
         cmocka_unit_test(mutated_files_never_break_the_reader),
+        cmocka_unit_test(members_of_a_section),
+        cmocka_unit_test(what_is_read_elsewhere_is_read_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
