@@ -237,7 +237,7 @@ static void name_run(launch_config *c) {
 }
 
 static weft_status list_sites(launch_config *c, name_of_key *sites) {
-    char what[128];
+    char what[192];
     WEFT_TRY(
         weft_config_members(c->path, c->text, c->ntext, "launch.sites", sites, LAUNCH_SITES, &c->nsites));
     if (!c->nsites)
