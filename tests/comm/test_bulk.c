@@ -25,7 +25,7 @@ static void sums_are_the_tree_for_all_types_and_sizes(void **state) {
     (void)state;
     for (uint64_t round = 0; round < 12; round++) {
         const uint64_t r = weft_rng_u64(mpi_test_seed(), 77, round);
-        weft_ctx *c = mpi_test_context(20000, 64 * (1 + r % 200));
+        weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 64 * (1 + r % 200));
         weft_group *g;
         tensors s;
         double total;
@@ -49,7 +49,7 @@ static void sums_are_the_tree_for_all_types_and_sizes(void **state) {
 /* One large tensor: more messages than the belt holds, every rank a root. */
 static void large_tensors_and_default_sizes(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(20000, 64 * 256);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 64 * 256);
     weft_group *g;
     tensors s = {.n = 3, .stream = 50};
     const size_t n[] = {300007, 5, 70001};
@@ -72,7 +72,7 @@ static void large_tensors_and_default_sizes(void **state) {
  * speed. */
 static void tensors_become_ready_one_by_one(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(20000, 4096);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     weft_group *g;
     tensors s;
     assert_ok(weft_group_create(c, MPI_COMM_WORLD, "test", &g));
@@ -100,7 +100,7 @@ static void tensors_become_ready_one_by_one(void **state) {
 static void weight_0_is_absent_and_never_read(void **state) {
     (void)state;
     const int n = mpi_test_size(), me = mpi_test_rank();
-    weft_ctx *c = mpi_test_context(20000, 2048);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 2048);
     weft_group *g;
     tensors s;
     assert_ok(weft_group_create(c, MPI_COMM_WORLD, "test", &g));
@@ -130,7 +130,7 @@ static void weight_0_is_absent_and_never_read(void **state) {
 /* Negative control of the test above: a poisoned rank that contributes is seen. */
 static void a_contributing_nan_is_seen(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(20000, 0);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     weft_group *g;
     float v[5] = {1, 1, 1, 1, 1};
     const int last = mpi_test_size() - 1;
@@ -163,7 +163,7 @@ static void bcast_from_every_root(void **state) {
     (void)state;
     const int n = mpi_test_size(), me = mpi_test_rank();
     for (int root = 0; root < n; root++) {
-        weft_ctx *c = mpi_test_context(20000, 4096);
+        weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
         weft_group *g;
         tensors s;
         double total, w[64] = {0};
@@ -189,7 +189,7 @@ static void bcast_from_every_root(void **state) {
 /* Two bulks under way at once; half the ranks wait for them in the other order. */
 static void bulks_overlap_and_are_waited_for_in_any_order(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(20000, 4096);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     weft_group *g;
     tensors s[2];
     weft_bulk *b[2];
@@ -219,7 +219,7 @@ static void many_small_rounds_keep_their_order(void **state) {
     (void)state;
     enum { BULKS = 6, ROUNDS = 400 };
     const int n = mpi_test_size(), me = mpi_test_rank();
-    weft_ctx *c = mpi_test_context(20000, 64);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 64);
     weft_group *g;
     int64_t v[BULKS][2];
     weft_bulk *b[BULKS];
@@ -249,7 +249,7 @@ static void many_small_rounds_keep_their_order(void **state) {
 /* The memory is one allocation from weft_bulk_layout: padding between tensors is not weft's to touch. */
 static void layout_padding_is_left_alone(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(20000, 4096);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     weft_group *g;
     tensors s;
     size_t offset[MOST], bytes;
@@ -281,7 +281,7 @@ static void layout_padding_is_left_alone(void **state) {
 static void bf16_is_rounded_once(void **state) {
     (void)state;
     const int n = mpi_test_size();
-    weft_ctx *c = mpi_test_context(20000, 0);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     weft_group *g;
     uint16_t v[3];
     const weft_tensor t = {v, 3, WEFT_BF16, 0, "v"};
@@ -301,7 +301,7 @@ static void bf16_is_rounded_once(void **state) {
 
 static void calls_out_of_order_are_refused(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(20000, 0);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     weft_group *g;
     float v[2][4] = {{0}};
     const weft_tensor t[2] = {{v[0], 4, WEFT_F32, 0, "first"}, {v[1], 4, WEFT_F32, 0, "second"}};

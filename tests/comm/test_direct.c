@@ -23,7 +23,7 @@ typedef struct setup {
 
 /* Random tensors, chunks and buckets. */
 static void open_bulk(setup *u, weft_bulk_kind kind, int map, uint64_t stream) {
-    u->ctx = mpi_test_context_on(map, 20000, 64 * (1 + draw(stream, 1, 200)));
+    u->ctx = mpi_test_context_on(map, MPI_TEST_PATIENCE_MS, 64 * (1 + draw(stream, 1, 200)));
     assert_ok(weft_group_create(u->ctx, MPI_COMM_WORLD, "test", &u->group));
     tensors_random(&u->s, stream, 10007);
     u->s.op = (weft_redop)draw(stream, 2, 3);
@@ -140,8 +140,8 @@ static void all_to_all_brings_every_pair(void **state) {
     (void)state;
     const int n = mpi_test_size(), me = mpi_test_rank();
     for (uint64_t trial = 0; trial < 6; trial++) {
-        weft_ctx *c =
-            mpi_test_context_on((int)(trial % MPI_TEST_MAPS), 20000, 64 * (1 + draw(trial, 9, 100)));
+        weft_ctx *c = mpi_test_context_on((int)(trial % MPI_TEST_MAPS), MPI_TEST_PATIENCE_MS,
+                                          64 * (1 + draw(trial, 9, 100)));
         weft_group *g;
         weft_tensor t[2 * MOST_RANKS];
         assert_ok(weft_group_create(c, MPI_COMM_WORLD, "test", &g));
@@ -179,7 +179,8 @@ static void lengths_change_from_round_to_round(void **state) {
     const int n = mpi_test_size(), me = mpi_test_rank();
     for (int trial = 0; trial < 2 * MPI_TEST_MAPS; trial++) {
         const uint64_t stream = 900 + (uint64_t)trial;
-        weft_ctx *c = mpi_test_context_on(trial % MPI_TEST_MAPS, 20000, 64 * (1 + draw(stream, 9, 60)));
+        weft_ctx *c =
+            mpi_test_context_on(trial % MPI_TEST_MAPS, MPI_TEST_PATIENCE_MS, 64 * (1 + draw(stream, 9, 60)));
         const weft_bulk_opts urgent = {.size = sizeof urgent, .urgent = trial % 2};
         weft_group *g;
         weft_tensor t[2 * MOST_RANKS], other = {calloc(20000, 4), 20000, WEFT_F32, 0, "other"};
@@ -235,7 +236,7 @@ static void lengths_change_from_round_to_round(void **state) {
 static void unequal_ends_of_a_pair_are_an_order_error(void **state) {
     (void)state;
     const int n = mpi_test_size(), me = mpi_test_rank();
-    weft_ctx *c = mpi_test_context_on(MPI_TEST_OWN_NODES, 20000, 4096);
+    weft_ctx *c = mpi_test_context_on(MPI_TEST_OWN_NODES, MPI_TEST_PATIENCE_MS, 4096);
     weft_group *g;
     weft_bulk *b;
     int32_t v[2 * MOST_RANKS][4] = {{0}};
@@ -257,7 +258,7 @@ static void kinds_travel_side_by_side(void **state) {
                                                WEFT_BULK_ALLGATHER, WEFT_BULK_BCAST};
     const int n = mpi_test_size(), me = mpi_test_rank();
     for (int map = 0; map < MPI_TEST_MAPS; map++) {
-        weft_ctx *c = mpi_test_context_on(map, 20000, 1024);
+        weft_ctx *c = mpi_test_context_on(map, MPI_TEST_PATIENCE_MS, 1024);
         weft_group *g;
         static int64_t v[KINDS][N];
         weft_bulk *b[KINDS];

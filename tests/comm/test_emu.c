@@ -1,5 +1,6 @@
 /* Which carrier the lanes get; and the emulated link: messages between nodes take the stated time, one after the other,
  * and nobody computes for it; those within a node do not. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -11,13 +12,14 @@
 #include "tests/support/mpi_test.h"
 
 #define DELAY_MS 60
+#define TRIES    30 /* of which one must be as it should be: the machine may be busy */
 #define BYTES    ((size_t)1 << 20)
 
 #define WIRE_MS (BYTES * 8 / 0.1e6) /* at 0.1 Gbit/s: 84 ms */
 
 static weft_ctx *linked(const char *link, int map, weft_group **g) {
     setenv("WEFT_EMU_LINK", link, 1);
-    weft_ctx *c = mpi_test_context_on(map, 20000, 1 << 16);
+    weft_ctx *c = mpi_test_context_on(map, MPI_TEST_PATIENCE_MS, 1 << 16);
     assert_ok(weft_group_create(c, MPI_COMM_WORLD, "test", g));
     unsetenv("WEFT_EMU_LINK");
     return c;
@@ -58,18 +60,26 @@ static double one_way(weft_group *g, weft_ctx *c, int n, double *cpu) {
     return (end - t) * 1e3;
 }
 
+/* n messages over the link: never too early. 1: rank 1 had them in time, too, and without computing for it. */
+static int in_time(int n) {
+    double cpu;
+    weft_group *g;
+    weft_ctx *c = linked("delay_us=60000,gbit=0.1", MPI_TEST_OWN_NODES, &g);
+    const double ms = one_way(g, c, n, &cpu), least = DELAY_MS + n * WIRE_MS;
+    if (mpi_test_rank() == 1 && ms < least - 1) fail_msg("%d messages took %.1f ms of %.1f", n, ms, least);
+    int good = mpi_test_rank() != 1 || (ms <= 3 * least + 500 && cpu <= 0.5 * least);
+    if (!good) fprintf(stderr, "%d messages took %.1f ms, %.1f of them computing\n", n, ms, cpu);
+    MPI_Allreduce(MPI_IN_PLACE, &good, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+    mpi_test_finalize(c);
+    return good;
+}
+
 static void a_message_takes_delay_and_wire(void **state) {
     (void)state;
     for (int n = 1; n <= 2; n++) {
-        double cpu;
-        weft_group *g;
-        weft_ctx *c = linked("delay_us=60000,gbit=0.1", MPI_TEST_OWN_NODES, &g);
-        const double ms = one_way(g, c, n, &cpu), least = DELAY_MS + n * WIRE_MS;
-        if (mpi_test_rank() == 1 && ms < least - 1)
-            fail_msg("%d messages took %.1f ms of %.1f", n, ms, least);
-        if (mpi_test_rank() == 1 && ms > 3 * least + 500) fail_msg("%d messages took %.1f ms", n, ms);
-        if (mpi_test_rank() == 1 && cpu > 0.5 * least) fail_msg("%.1f ms of computing in %.1f ms", cpu, ms);
-        mpi_test_finalize(c);
+        int tries = 0;
+        while (!in_time(n))
+            if (++tries == TRIES) fail_msg("late each time");
     }
 }
 
@@ -78,7 +88,7 @@ static void one_node_has_no_delay(void **state) {
     (void)state;
     for (int k = 0; k < 2; k++) {
         double cpu, best = 1e9;
-        for (int tries = 0; tries < 3 && best >= DELAY_MS; tries++) {
+        for (int tries = 0; tries < TRIES && best >= DELAY_MS; tries++) {
             weft_group *g;
             weft_ctx *c =
                 linked(k ? "" : "delay_us=60000,gbit=0.1", k ? MPI_TEST_OWN_NODES : MPI_TEST_PAIRS, &g);
@@ -134,7 +144,7 @@ static void bad_links_are_refused_by_name(void **state) {
 
 static void links_that_differ_are_an_order_error(void **state) {
     (void)state;
-    const weft_comm_opts o = {.size = sizeof o, .timeout_ms = 20000};
+    const weft_comm_opts o = {.size = sizeof o, .timeout_ms = MPI_TEST_PATIENCE_MS};
     weft_ctx *c;
     setenv("WEFT_NODE_MAP", mpi_test_size() == 2 ? "0,1" : "0,0,1,1", 1);
     setenv("WEFT_EMU_LINK", mpi_test_rank() ? "gbit=2" : "gbit=1", 1);
@@ -146,7 +156,7 @@ static void links_that_differ_are_an_order_error(void **state) {
 }
 
 static weft_status init_with(const char *name, weft_ctx **c) {
-    const weft_comm_opts o = {.size = sizeof o, .timeout_ms = 20000};
+    const weft_comm_opts o = {.size = sizeof o, .timeout_ms = MPI_TEST_PATIENCE_MS};
     setenv("WEFT_CARRIER", name, 1);
     const weft_status s = weft_init(MPI_COMM_WORLD, &o, c);
     unsetenv("WEFT_CARRIER");

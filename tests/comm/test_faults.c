@@ -9,11 +9,9 @@
 #include "base/fault.h"
 #include "base/status.h"
 #include "comm/ctrl.h"
-#include "comm/group.h"
 #include "tests/support/mpi_test.h"
 
-#define FLOATS  5000
-#define GAVE_UP 71 /* a message of this tag: the sender has given up */
+#define FLOATS 5000
 
 static weft_ctx *ctx;
 static weft_group *group;
@@ -105,21 +103,6 @@ static void bulks_started_in_another_order_are_an_order_error(void **state) {
     close_broken(WEFT_ERR_ORDER);
 }
 
-/* The guilty rank stays away until the others have given up, however long that takes them. */
-static void stay_away(void) {
-    for (int others = mpi_test_size() - 1; others > 0; others--) {
-        int came = 0;
-        while (!came) {
-            MPI_Iprobe(MPI_ANY_SOURCE, GAVE_UP, MPI_COMM_WORLD, &came, MPI_STATUS_IGNORE);
-            if (!came) usleep(1000);
-        }
-        MPI_Recv(NULL, 0, MPI_BYTE, MPI_ANY_SOURCE, GAVE_UP, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
-    }
-}
-static void tell_guilty(void) {
-    MPI_Send(NULL, 0, MPI_BYTE, mpi_test_size() - 1, GAVE_UP, MPI_COMM_WORLD);
-}
-
 /* The first that gave up had waited for as long as it was told to; the others have its words. */
 static void assert_waited(double seconds) {
     const char *at = strstr(weft_last_error(), "timed out after ");
@@ -132,9 +115,9 @@ static void a_rank_that_does_not_come_is_a_timeout(void **state) {
     (void)state;
     open_group();
     if (guilty)
-        stay_away();
+        mpi_test_await_others();
     else
-        ctx->timeout_ns = 300000000; /* from here on: the group has formed in peace */
+        mpi_test_set_timeout(ctx, 300); /* from here on: the group has formed in peace */
     const weft_status s = weft_ctrl_barrier(group);
     assert_int_equal(s, WEFT_ERR_TIMEOUT);
     assert_waited(0.3);
@@ -142,7 +125,7 @@ static void a_rank_that_does_not_come_is_a_timeout(void **state) {
     if (guilty)
         assert_error(s, WEFT_ERR_TIMEOUT, "gave up"); /* it does not wait in vain for those that left */
     else
-        tell_guilty();
+        mpi_test_release(mpi_test_size() - 1);
     close_broken(WEFT_ERR_TIMEOUT);
 }
 
@@ -157,13 +140,13 @@ static void a_bulk_has_its_own_timeout(void **state) {
         assert_ok(weft_bulk_ready(b, 0));
         s = weft_bulk_wait(b, 0, 200, NULL);
     } else {
-        stay_away();
+        mpi_test_await_others();
         s = weft_bulk_ready(b, 0);
         if (s >= 0) s = weft_bulk_wait(b, 0, -1, NULL);
     }
     assert_error(s, WEFT_ERR_TIMEOUT, "allreduce of 'first'");
     assert_waited(0.2);
-    if (!guilty) tell_guilty();
+    if (!guilty) mpi_test_release(mpi_test_size() - 1);
     close_broken(WEFT_ERR_TIMEOUT);
 }
 

@@ -212,7 +212,7 @@ static void a_nap(int round, uint64_t at) {
 static void random_faces_arrive_whole_and_alone(void **state) {
     (void)state;
     for (int trial = 0; trial < 6; trial++) {
-        weft_ctx *c = mpi_test_context_on(trial % MPI_TEST_MAPS, 20000, 4096);
+        weft_ctx *c = mpi_test_context_on(trial % MPI_TEST_MAPS, MPI_TEST_PATIENCE_MS, 4096);
         weft_group *g = group_of(c);
         static halo_case h;
         make(&h, g, 5000000 + (uint64_t)trial * 1000000);
@@ -234,7 +234,7 @@ static void halos_overlap_each_other_and_bulks(void **state) {
     (void)state;
     static halo_case h[HALOS];
     for (int map = 0; map < MPI_TEST_MAPS; map++) {
-        weft_ctx *c = mpi_test_context_on(map, 20000, 4096);
+        weft_ctx *c = mpi_test_context_on(map, MPI_TEST_PATIENCE_MS, 4096);
         weft_group *g = group_of(c);
         int64_t sum[3000];
         const weft_tensor t = {sum, 3000, WEFT_I64, 0, "sum"};
@@ -273,7 +273,7 @@ static void a_fast_sender_does_not_overwrite(void **state) {
     enum { ROUNDS = 60, N = 500 };
     const int me = mpi_test_rank(), last = mpi_test_size() - 1;
     for (int map = 0; map < MPI_TEST_MAPS; map++) {
-        weft_ctx *c = mpi_test_context_on(map, 20000, 4096);
+        weft_ctx *c = mpi_test_context_on(map, MPI_TEST_PATIENCE_MS, 4096);
         weft_group *g = group_of(c);
         int64_t out[N], in[N];
         const weft_face s = {out, WEFT_I64, 1, {N}, {8}, last, 1}, r = {in, WEFT_I64, 1, {N}, {8}, 0, 1};
@@ -297,7 +297,7 @@ static void faces_move_between_rounds(void **state) {
     enum { ROUNDS = 9, N = 300, FACES = 3 };
     const int me = mpi_test_rank(), n = mpi_test_size(), to = (me + 1) % n, from = (me + n - 1) % n;
     for (int map = 0; map < MPI_TEST_MAPS; map++) {
-        weft_ctx *c = mpi_test_context_on(map, 20000, 4096);
+        weft_ctx *c = mpi_test_context_on(map, MPI_TEST_PATIENCE_MS, 4096);
         weft_group *g = group_of(c);
         static int32_t out[2][FACES][N], in[2][FACES][N];
         weft_face s[FACES], r[FACES];
@@ -354,7 +354,7 @@ static void one_peer_in_the_west_and_in_the_east(void **state) {
     (void)state;
     const int n = mpi_test_size(), me = mpi_test_rank();
     for (int map = 0; map < MPI_TEST_MAPS; map++) {
-        weft_ctx *c = mpi_test_context_on(map, 20000, 4096);
+        weft_ctx *c = mpi_test_context_on(map, MPI_TEST_PATIENCE_MS, 4096);
         weft_group *g = group_of(c);
         weft_halo *h;
         ring r;
@@ -373,7 +373,7 @@ static void one_peer_in_the_west_and_in_the_east(void **state) {
 static void matching_by_direction_is_wrong(void **state) {
     (void)state;
     const int n = mpi_test_size(), me = mpi_test_rank();
-    weft_ctx *c = mpi_test_context_on(MPI_TEST_ONE_NODE, 20000, 4096);
+    weft_ctx *c = mpi_test_context_on(MPI_TEST_ONE_NODE, MPI_TEST_PATIENCE_MS, 4096);
     weft_group *g = group_of(c);
     weft_halo *h;
     ring r;
@@ -399,7 +399,8 @@ static void disagreeing_plans_are_an_order_error(void **state) {
                                        "expects 10 x f32",     "expects nothing",  "sends nothing where"};
     const int me = mpi_test_rank(), last = mpi_test_size() - 1;
     for (int k = 0; k < 6; k++) {
-        weft_ctx *c = mpi_test_context_on(k % 2 ? MPI_TEST_OWN_NODES : MPI_TEST_ONE_NODE, 20000, 4096);
+        weft_ctx *c =
+            mpi_test_context_on(k % 2 ? MPI_TEST_OWN_NODES : MPI_TEST_ONE_NODE, MPI_TEST_PATIENCE_MS, 4096);
         weft_group *g = group_of(c);
         double out[16], in[16];
         const weft_face s = {out, WEFT_F64, 1, {10}, {8}, last, 5};
@@ -416,7 +417,7 @@ static void disagreeing_plans_are_an_order_error(void **state) {
 
 static void wrong_calls_are_refused(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context_on(MPI_TEST_ONE_NODE, 20000, 4096);
+    weft_ctx *c = mpi_test_context_on(MPI_TEST_ONE_NODE, MPI_TEST_PATIENCE_MS, 4096);
     weft_group *g = group_of(c);
     weft_halo *h;
     double v[8] = {0};
@@ -455,7 +456,7 @@ static void a_missing_neighbour_is_a_timeout(void **state) {
     const int me = mpi_test_rank(), last = mpi_test_size() - 1;
     if (!last) return;
     for (int map = 0; map < 2; map++) {
-        weft_ctx *c = mpi_test_context_on(map, 20000, 4096);
+        weft_ctx *c = mpi_test_context_on(map, MPI_TEST_PATIENCE_MS, 4096);
         weft_group *g = group_of(c);
         double out[3] = {0}, in[3];
         const weft_face s = {out, WEFT_F64, 1, {3}, {8}, 0, 1}, r = {in, WEFT_F64, 1, {3}, {8}, last, 1};

@@ -52,7 +52,7 @@ static weft_group *world_group(weft_ctx *c) {
 
 static void sums_are_the_tree(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(60000, 0);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     weft_group *g = world_group(c);
     const int me = mpi_test_rank(), p = mpi_test_size();
     for (int k = 0; k < 300; k++) {
@@ -85,7 +85,7 @@ static void a_left_fold_differs(void **state) {
 
 static void every_type_and_operator(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(60000, 0);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     weft_group *g = world_group(c);
     const int me = mpi_test_rank(), p = mpi_test_size();
     const float f = (float)(me + 1);
@@ -132,7 +132,7 @@ static void every_type_and_operator(void **state) {
 /* More posts than fit into the queue of windows, waited for in a random order, with flushes and tests. */
 static void many_posts(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(60000, 0);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     weft_group *g = world_group(c);
     const int me = mpi_test_rank(), p = mpi_test_size();
     uint64_t seed = mpi_test_seed() | 1;
@@ -176,7 +176,7 @@ static void many_posts(void **state) {
 /* Results beside a bulk of another group and in groups of some of the ranks. */
 static void beside_bulks_and_groups(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(60000, 4096);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     weft_group *all, *half;
     weft_bulk *b;
     MPI_Comm split;
@@ -216,7 +216,7 @@ static void beside_bulks_and_groups(void **state) {
 static void quiet_ends_before_it_deadlocks(void **state) {
     (void)state;
     if (mpi_test_size() < 2) return;
-    weft_ctx *c = mpi_test_context(20000, 4096);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     weft_group *g;
     weft_bulk *b;
     static float v[100000];
@@ -242,7 +242,7 @@ static void quiet_ends_before_it_deadlocks(void **state) {
 
 static void flags_are_agreed(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(60000, 0);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     weft_group *g = world_group(c);
     const int me = mpi_test_rank(), p = mpi_test_size();
     uint32_t agreed;
@@ -271,7 +271,7 @@ static void flags_are_agreed(void **state) {
 static void flags_survive_a_new_group(void **state) {
     (void)state;
     for (int late = 0; late < 6; late++) {
-        weft_ctx *c = mpi_test_context(60000, 0);
+        weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
         weft_group *g = NULL;
         uint32_t agreed, seen = 0;
         double one = 1, sum;
@@ -292,7 +292,7 @@ static void flags_survive_a_new_group(void **state) {
 static void quiet_tests_and_long_timeouts(void **state) {
     (void)state;
     if (mpi_test_size() < 2) return;
-    weft_ctx *c = mpi_test_context(20000, 4096);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     weft_group *g;
     weft_bulk *b;
     weft_req *r;
@@ -328,7 +328,7 @@ static void disagreements_are_named(void **state) {
     (void)state;
     if (mpi_test_size() < 2) return;
     for (int k = 0; k < 3; k++) {
-        weft_ctx *c = mpi_test_context(20000, 0);
+        weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
         weft_group *g = world_group(c);
         double in[4] = {1, 2, 3, 4}, out[4];
         assert_ok(lat_allreduce(g, in, out, 4, WEFT_F64, WEFT_SUM, NULL));
@@ -351,7 +351,7 @@ static void disagreements_are_named(void **state) {
 
 static void bad_arguments(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(20000, 0);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     weft_group *g = world_group(c);
     double x = 1;
     weft_req *r;

@@ -62,7 +62,7 @@ static void check_kind(weft_bulk_kind kind, weft_redop op, const size_t *n, int 
     float *x[4], want;
     weft_tensor t[4];
     weft_bulk *b;
-    ctx = mpi_test_context(60000, 4096);
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     weft_group *g = ctx->all;
     const int me = weft_group_rank(g), p = weft_group_size(g), root = p - 1;
     const weft_bulk_opts o = {.size = sizeof o, .bucket = 40000, .root = root, .op = op};
@@ -123,7 +123,7 @@ static void a_refused_communicator_means_staging(void **state) {
 
 static void all_to_all_is_right(void **state) {
     (void)state;
-    ctx = mpi_test_context(60000, 4096);
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     const int p = mpi_test_size(), me = mpi_test_rank();
     weft_tensor *t = calloc((size_t)(2 * p), sizeof *t);
     weft_bulk *b;
@@ -155,7 +155,7 @@ static void all_to_all_is_right(void **state) {
 
 static void what_a_weightless_rank_has_is_never_read(void **state) {
     (void)state;
-    ctx = mpi_test_context(60000, 4096);
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     const int me = mpi_test_rank(), p = mpi_test_size();
     float *x = device_floats(3000);
     const weft_tensor t = {x, 3000, WEFT_F32, 0, "x"};
@@ -267,7 +267,7 @@ static void one_cycle(stream_of_work *w) {
 static void ranks_in_any_order_never_hang(void **state) {
     (void)state;
     stream_of_work w[BULKS];
-    ctx = mpi_test_context(60000, 4096);
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     make_groups();
     make_work(w);
     assert_ok(weft_commit(ctx));
@@ -291,7 +291,7 @@ static void ranks_in_any_order_never_hang(void **state) {
 static void reductions_carry_the_tickets(void **state) {
     (void)state;
     stream_of_work w[BULKS];
-    ctx = mpi_test_context(60000, 4096);
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     make_groups();
     make_work(w);
     assert_ok(weft_commit(ctx));
@@ -299,6 +299,7 @@ static void reductions_carry_the_tickets(void **state) {
         500000000u; /* none of their own, unless a reduction came before a vote was over */
     weft_stats_buf s = {.size = sizeof s};
     assert_ok(weft_stats(ctx, &s, 1));
+    const double began = MPI_Wtime();
     for (int cycle = 0; cycle < 50; cycle++) {
         for (int k = 0; k < BULKS; k++) w[k].state = w[k].group ? 0 : 3;
         for (int phase = 0; phase < 3; phase++) {
@@ -312,7 +313,8 @@ static void reductions_carry_the_tickets(void **state) {
         }
     }
     assert_ok(weft_stats(ctx, &s, 0));
-    assert_true(s.pulses < 25);
+    /* and those that came due because the machine was slow */
+    assert_true((double)s.pulses < 25 + (MPI_Wtime() - began) / 0.1);
     mpi_test_finalize(ctx);
 }
 
@@ -321,7 +323,7 @@ static void reductions_carry_the_tickets(void **state) {
 
 static void memory_on_both_sides_is_refused(void **state) {
     (void)state;
-    ctx = mpi_test_context(60000, 4096);
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     static float host[100];
     float *x = device_floats(100);
     const weft_tensor t = {mpi_test_rank() ? x : host, 100, WEFT_F32, 0, "x"};
@@ -336,7 +338,7 @@ static void memory_on_both_sides_is_refused(void **state) {
 static void a_failing_device_is_told_to_all(void **state) {
     (void)state;
     setenv("FAKE_NCCL_ERROR", "1:3", 1);
-    ctx = mpi_test_context(60000, 4096);
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     weft_group *dev, *simulation;
     assert_ok(weft_group_create(ctx, MPI_COMM_WORLD, "simulation", &simulation));
     assert_ok(weft_group_create(ctx, MPI_COMM_WORLD, "devices", &dev));
@@ -355,7 +357,7 @@ static void a_failing_device_is_told_to_all(void **state) {
     }
     assert_error(s, WEFT_ERR_LINK, NULL);
     assert_true(n == 3);
-    assert_true(MPI_Wtime() - began < 10);
+    assert_true(MPI_Wtime() - began < MPI_TEST_PROMPT_S); /* the timeout is longer */
     double one = 1, sum = 0;
     for (int i = 0; i < 100; i++) assert_ok(sum_of(simulation, &one, &sum));
     assert_true(sum == mpi_test_size());
@@ -373,7 +375,7 @@ static void a_failing_device_is_told_to_all(void **state) {
 /* An error of an idle device: the next commit makes new communicators, and the bulk goes on. */
 static void a_commit_recovers_from_an_idle_error(void **state) {
     (void)state;
-    ctx = mpi_test_context(60000, 4096);
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
     float *x = device_floats(100);
     const weft_tensor t = {x, 100, WEFT_F32, 0, "x"};
     weft_bulk *b;

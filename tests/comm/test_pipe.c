@@ -27,7 +27,7 @@ static int from_heap[TENSORS];
 static char want[BYTES], other[BYTES];
 
 static void open_group(size_t chunk) {
-    ctx = mpi_test_context(30000, chunk);
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, chunk);
     assert_ok(weft_group_create(ctx, MPI_COMM_WORLD, "test", &group));
     rank = mpi_test_rank();
     size = mpi_test_size();

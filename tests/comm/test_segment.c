@@ -53,7 +53,7 @@ static void check_sharing(weft_ctx *c) {
 
 static void ranks_of_a_node_share_it(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(20000, 1024);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 1024);
     check_sharing(c);
     mpi_test_finalize(c);
 }
@@ -63,7 +63,7 @@ static void nodes_share_nothing(void **state) {
     char map[64] = "";
     for (int r = 0; r < mpi_test_size(); r++) strcat(map, r == 0 ? "7" : r % 3 ? ",7" : ",1");
     setenv("WEFT_NODE_MAP", map, 1);
-    weft_ctx *c = mpi_test_context(20000, 1024);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 1024);
     check_sharing(c);
     mpi_test_finalize(c);
     unsetenv("WEFT_NODE_MAP");
@@ -71,7 +71,7 @@ static void nodes_share_nothing(void **state) {
 
 static void only_without_a_memfd_it_has_a_name(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(20000, 1024);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 1024);
     for (int named = 0; named < 2; named++) {
         segment s;
         weft_fault_arm(WEFT_FAULT_WRITE, named);
@@ -89,7 +89,7 @@ static void only_without_a_memfd_it_has_a_name(void **state) {
 /* More memory than there can be is refused by all ranks, and the group lives on. */
 static void too_much_is_an_error_on_all_ranks(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(20000, 1024);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 1024);
     segment s;
     const weft_status r = segment_create(c->all, (size_t)1 << 60, &s);
     assert_error(r, WEFT_ERR_NOMEM, c->all->size > 1 ? "MiB left" : "mapping");
@@ -101,7 +101,7 @@ static void too_much_is_an_error_on_all_ranks(void **state) {
 static void different_sizes_are_an_order_error(void **state) {
     (void)state;
     if (mpi_test_size() == 1) return;
-    weft_ctx *c = mpi_test_context(20000, 1024);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 1024);
     segment s;
     const size_t bytes = c->all->rank == c->all->size - 1 ? 4096 : 8192;
     assert_error(segment_create(c->all, bytes, &s), WEFT_ERR_ORDER, "4096 bytes here, 8192");
@@ -112,7 +112,7 @@ static void different_sizes_are_an_order_error(void **state) {
 
 static void no_bytes_are_no_memory(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context(20000, 1024);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 1024);
     segment s;
     assert_ok(segment_create(c->all, 0, &s));
     assert_null(s.at);

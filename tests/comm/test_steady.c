@@ -52,7 +52,7 @@ static double edge[2][64];
 #define GRADIENTS 50000
 
 static weft_ctx *prepare(void) {
-    weft_ctx *c = mpi_test_context(60000, 16384);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 16384);
     const int p = mpi_test_size(), me = mpi_test_rank();
     assert_ok(weft_group_create(c, MPI_COMM_WORLD, "all", &all));
     gradients = weft_mem_alloc(all, GRADIENTS * sizeof *gradients);

@@ -121,11 +121,11 @@ static void all_ranks_use_that_of_rank_0(void **state) {
     shm_tune mine = sample;
     mine.together += (size_t)mpi_test_rank();
     write_table(&mine);
-    weft_ctx *c = mpi_test_context(30000, 0);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     assert_true(equal(tune_of(c), &sample));
     mpi_test_finalize(c);
     if (mpi_test_rank() == 0) setenv("WEFT_TUNE", "off", 1);
-    c = mpi_test_context(30000, 0);
+    c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     assert_true(equal(tune_of(c), &SHM_TUNE_DEFAULT));
     mpi_test_finalize(c);
     forget_table();
@@ -138,7 +138,7 @@ static void a_bad_table_is_a_warning(void **state) {
     snprintf(log, sizeof log, "/tmp/weft-tune-log-%d-%d", mpi_test_rank(), (int)getpid());
     setenv("WEFT_TUNE", "/nowhere/tune", 1);
     assert_ok(weft_log_open(WEFT_LOG_WARN, mpi_test_rank(), log));
-    weft_ctx *c = mpi_test_context(30000, 0);
+    weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     assert_true(equal(tune_of(c), &SHM_TUNE_DEFAULT));
     mpi_test_finalize(c);
     weft_log_close();
@@ -190,7 +190,7 @@ static void no_table_changes_a_bit(void **state) {
     for (size_t k = 0; k < sizeof table / sizeof *table; k++) {
         weft_group *g;
         write_table(&table[k]);
-        weft_ctx *c = mpi_test_context(60000, 0);
+        weft_ctx *c = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
         assert_true(equal(tune_of(c), &table[k]));
         assert_ok(weft_group_create(c, MPI_COMM_WORLD, "test", &g));
         float *both = weft_mem_alloc(g, MOST * sizeof *both);

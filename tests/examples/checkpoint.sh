@@ -10,7 +10,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 fail() { echo "$*" >&2; exit 1; }
 # shellcheck disable=SC2086
-run() { timeout 100 "${mpirun[@]}" -n "$1" "$program" $options --json --checkpoint "$out/$2" "${@:3}" 2>"$out/err" >"$out/json" ||
+run() { "${mpirun[@]}" -n "$1" "$program" $options --json --checkpoint "$out/$2" "${@:3}" 2>"$out/err" >"$out/json" ||
   { cat "$out/err" >&2; fail "$2 on $1 ranks failed"; }; }
 newest() { readlink "$1/latest" 2>/dev/null || true; }
 checksum() { sed -n 's/.*"checksum": "\([0-9a-f]*\)".*/\1/p' "$out/json"; }

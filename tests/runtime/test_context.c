@@ -125,7 +125,7 @@ static void open_pair(const setting *s, cuts k, uint64_t seed, pair *p) {
     weft_mesh mesh = {0};
     fixture_opts o = options(s);
     memset(p, 0, sizeof *p);
-    p->ctx = mpi_test_context(60000, 0);
+    p->ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     assert_ok(weft_group_create(p->ctx, MPI_COMM_WORLD, "all", &p->all));
     mesh.all = mesh.axis[WEFT_AXIS_CP] = p->all;
     o.pieces = k.one;

@@ -89,7 +89,7 @@ static void open_pair(const setting *s, pair *p) {
                                    .batch = BATCH * (s->cp ? 1 : mpi_test_size()),
                                    .micro_batch = BATCH};
     memset(p, 0, sizeof *p);
-    p->ctx = mpi_test_context(60000, 0);
+    p->ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     weft_group *all = NULL;
     assert_ok(weft_group_create(p->ctx, MPI_COMM_WORLD, "all", &all));
     assert_ok(weft_layout_make(&want, mpi_test_size(), mpi_test_rank(), &p->layout));

@@ -63,7 +63,7 @@ static void every_message_finds_its_pass(void **state) {
     const int stages = mpi_test_size(), me = mpi_test_rank();
     for (int map = 0; map < MPI_TEST_MAPS; map++)
         for (int chunks = 1; chunks <= (stages > 1 ? 3 : 1); chunks++) {
-            weft_ctx *c = mpi_test_context_on(map, 20000, 4096);
+            weft_ctx *c = mpi_test_context_on(map, MPI_TEST_PATIENCE_MS, 4096);
             weft_group *g = group_of(c);
             weft_links *l;
             weft_pipeline p;
@@ -97,7 +97,7 @@ static void memory_is_that_of_all_links(void **state) {
 
 static void more_virtual_stages_than_links_are_refused(void **state) {
     (void)state;
-    weft_ctx *c = mpi_test_context_on(MPI_TEST_ONE_NODE, 20000, 4096);
+    weft_ctx *c = mpi_test_context_on(MPI_TEST_ONE_NODE, MPI_TEST_PATIENCE_MS, 4096);
     weft_links *l;
     const int chunks = 200 / mpi_test_size() + 1;
     const weft_status s = weft_links_create(group_of(c), chunks, 8, WEFT_F32, &l);

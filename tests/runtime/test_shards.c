@@ -81,7 +81,7 @@ static void drop(run *r) {
 static void open_run(const setting *s, run *r) {
     memset(r, 0, sizeof *r);
     plan(s, mpi_test_size(), mpi_test_rank(), r);
-    r->ctx = mpi_test_context(60000, 0);
+    r->ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     assert_ok(weft_group_create(r->ctx, MPI_COMM_WORLD, "data", &r->group));
     const weft_exec_opts xo = {.size = sizeof xo, .threads = 1, .scratch = weft_model_scratch(r->model, 1)};
     assert_ok(weft_exec_create(r->backend, &xo, &r->exec));

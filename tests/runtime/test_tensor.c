@@ -86,7 +86,7 @@ static void open_pair(const setting *s, uint64_t seed, pair *p) {
     fixture_opts o = options(s);
     memset(p, 0, sizeof *p);
     p->noise = s->t == WEFT_F32 ? 0.004 : 0.02;
-    p->ctx = mpi_test_context(60000, 0);
+    p->ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     assert_ok(weft_group_create(p->ctx, MPI_COMM_WORLD, "all", &p->all));
     mesh.all = mesh.axis[WEFT_AXIS_TP] = p->all;
     fixture_open(&p->one, &s->d, &o);

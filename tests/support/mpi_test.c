@@ -8,6 +8,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "comm/group.h"
+
+#define RELEASE_TAG 71
+
 static int world_rank, world_size;
 
 int mpi_test_rank(void) {
@@ -50,6 +54,10 @@ weft_ctx *mpi_test_context(int64_t timeout_ms, size_t chunk) {
     return c;
 }
 
+void mpi_test_set_timeout(weft_ctx *c, int64_t ms) {
+    c->timeout_ns = (uint64_t)ms * 1000000;
+}
+
 weft_ctx *mpi_test_context_on(int map, int64_t timeout_ms, size_t chunk) {
     char text[512] = "";
     size_t at = 0;
@@ -66,6 +74,20 @@ weft_ctx *mpi_test_context_on(int map, int64_t timeout_ms, size_t chunk) {
 void mpi_test_finalize(weft_ctx *c) {
     assert_ok(weft_finalize(&c, -1));
     assert_null(c);
+}
+
+void mpi_test_await_others(void) {
+    for (int others = world_size - 1; others > 0; others--) {
+        int came = 0;
+        while (!came) {
+            MPI_Iprobe(MPI_ANY_SOURCE, RELEASE_TAG, MPI_COMM_WORLD, &came, MPI_STATUS_IGNORE);
+            if (!came) usleep(1000);
+        }
+        MPI_Recv(NULL, 0, MPI_BYTE, MPI_ANY_SOURCE, RELEASE_TAG, MPI_COMM_WORLD, MPI_STATUS_IGNORE);
+    }
+}
+void mpi_test_release(int rank) {
+    MPI_Send(NULL, 0, MPI_BYTE, rank, RELEASE_TAG, MPI_COMM_WORLD);
 }
 
 void mpi_test_assert_error(weft_status s, weft_status want, const char *text, const char *file, int line) {

@@ -27,11 +27,18 @@ uint64_t mpi_test_seed(void);
 
 /* A context over all ranks; fails the test if it cannot be made. */
 weft_ctx *mpi_test_context(int64_t timeout_ms, size_t chunk);
-/* The same where ranks pretend to live on one node, on a node each, or in pairs. */
+/* From here on waits of c end after ms: for timeouts that are meant, once everything has been made in peace. */
+void mpi_test_set_timeout(weft_ctx *c, int64_t ms);
+/* A context where ranks pretend to live on one node, on a node each, or in pairs. */
 enum { MPI_TEST_ONE_NODE, MPI_TEST_OWN_NODES, MPI_TEST_PAIRS, MPI_TEST_MAPS };
 weft_ctx *mpi_test_context_on(int map, int64_t timeout_ms, size_t chunk);
 /* Ends it, and fails the test if that does not go well. */
 void mpi_test_finalize(weft_ctx *c);
+
+/* Stays outside weft, yielding, until every other rank has called mpi_test_release with this rank, however long that
+ * takes: who comes too late comes so by cause, not by a sleep. */
+void mpi_test_await_others(void);
+void mpi_test_release(int rank);
 
 int mpi_test_rank(void);
 int mpi_test_size(void);

@@ -1,8 +1,9 @@
 /* A program with a context of its own, beside the shim's: while its bulk is under way it blocks in MPI, in calls that the
  * other rank makes only after its bulk is over. With the shim these calls make progress of the bulk; without it the
- * ranks wait for each other until weft's timeout. Exit 1 on a wrong answer, 2 on an error of weft. */
+ * ranks wait for each other until weft's timeout (the argument, ms). Exit 1 on a wrong answer, 2 on an error of weft. */
 #include <mpi.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <weft/comm.h>
 
@@ -57,7 +58,7 @@ int main(int argc, char **argv) {
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &level);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &ranks);
-    const weft_comm_opts o = {.size = sizeof o, .timeout_ms = 4000};
+    const weft_comm_opts o = {.size = sizeof o, .timeout_ms = argc > 1 ? atoi(argv[1]) : 0};
     const weft_tensor t = {.ptr = x, .n = N, .t = WEFT_F32, .name = "x"};
     check(weft_init(MPI_COMM_WORLD, &o, &c));
     check(weft_group_create(c, MPI_COMM_WORLD, "own", &g));

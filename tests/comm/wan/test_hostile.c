@@ -16,7 +16,7 @@
 #include "comm/wan/tls.h"
 #include "tests/comm/wan/wan_case.h"
 
-enum { CHUNKS = 4000, CHUNK = 30000, HANDSHAKE_MS = 700 };
+enum { CHUNKS = 4000, CHUNK = 30000, HANDSHAKE_MS = 5000, LIMIT_S = 100 };
 
 /* The victims a and b live on a thread of their own, which the lock lets nobody else touch. */
 static struct world {
@@ -59,7 +59,7 @@ static weft_wan_stats counts(void) {
 /* Waits until `refused` of b grew by n since `before`; then nothing of a's and b's session has changed. */
 static weft_wan_stats refused_since(weft_wan_stats before, uint64_t n) {
     weft_wan_stats s = counts();
-    double end = weft_now() + 10;
+    double end = weft_now() + LIMIT_S;
     while (s.refused - before.refused < n && weft_now() < end) {
         usleep(2000);
         s = counts();
@@ -72,7 +72,7 @@ static weft_wan_stats refused_since(weft_wan_stats before, uint64_t n) {
     int arrived = world.b.arrived, fine = world.a.ups == 1 && !world.a.downs && a.sessions == 1 && !a.redials;
     pthread_mutex_unlock(&world.lock);
     assert_true(fine);
-    for (end = weft_now() + 10; arrived >= 0 && weft_now() < end; usleep(2000)) { /* chunks still flow */
+    for (end = weft_now() + LIMIT_S; arrived >= 0 && weft_now() < end; usleep(2000)) { /* chunks still flow */
         pthread_mutex_lock(&world.lock);
         if (world.b.arrived > arrived) arrived = -1;
         pthread_mutex_unlock(&world.lock);
@@ -85,7 +85,7 @@ static weft_wan_stats refused_since(weft_wan_stats before, uint64_t n) {
 
 static int dial(void) {
     struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)world.port)};
-    struct timeval t = {5, 0};
+    struct timeval t = {LIMIT_S, 0};
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     assert_true(fd >= 0 && !connect(fd, (struct sockaddr *)&in, sizeof in));
@@ -168,7 +168,7 @@ static void client_hear_the_end(client *c) {
     while (client_hear(c, body)) {
     }
     ERR_clear_error();
-    assert_true(weft_now() - t < 5); /* not only because nobody answered its pings */
+    assert_true(weft_now() - t < LIMIT_S); /* not only because nobody answered its pings: that takes longer */
 }
 
 static uint64_t client_greet(client *c) {
@@ -230,7 +230,7 @@ static void strangers_are_few_and_short(void **state) {
     double t = weft_now();
     after = refused_since(before, 30);
     assert_int_equal(after.late - before.late, 8);
-    assert_true(weft_now() - t < 10 * HANDSHAKE_MS * 1e-3);
+    assert_true(weft_now() - t < LIMIT_S);
     assert_int_equal(after.strangers, 0);
     for (int i = 0; i < 30; i++) close(fd[i]);
 }
@@ -257,12 +257,20 @@ static void certificates_decide(void **state) {
                       *wrong = run_member(&world.other, "c", "member");
     weft_wan_identity *old = NULL;
     (void)state;
-    const int64_t now = (int64_t)time(NULL), until = now + 6; /* room for slow machines */
-    assert_ok(
-        weft_wan_issue(world.run.ca_cert, world.run.ca_key, "c", "member", now - 9, until, &cert, &key));
-    assert_ok(weft_wan_identity_load(world.run.ca_cert, cert, key, &old));
     assert_true(is_let_in(right));
-    assert_true(is_let_in(old));
+    int64_t until = 0;
+    for (int64_t life = 2, in = 0; !in; life *= 2) { /* seconds; more where the machine is slow */
+        const int64_t now = (int64_t)time(NULL);
+        until = now + life;
+        free(cert);
+        free(key);
+        weft_wan_identity_free(old);
+        assert_ok(
+            weft_wan_issue(world.run.ca_cert, world.run.ca_key, "c", "member", now - 9, until, &cert, &key));
+        assert_ok(weft_wan_identity_load(world.run.ca_cert, cert, key, &old));
+        in = is_let_in(old);
+        assert_true(in || ((int64_t)time(NULL) >= until && life < LIMIT_S));
+    }
     assert_false(is_let_in(world.b.id)); /* whoever has the name of the one he calls */
     weft_wan_stats before = counts();
     assert_false(is_let_in(wrong)); /* another authority for a run of the same name */
@@ -405,12 +413,12 @@ static void mad_frames_end_their_session(void **state) {
     int heard = world.b.messages;
     pthread_mutex_unlock(&world.lock);
     client_say(&c, 5, "hello", 5, 5);
-    for (int i = 0, now = heard; i < 1000 && now == heard; i++) {
+    for (int i = 0, now = heard; i < LIMIT_S * 500 && now == heard; i++) {
         usleep(2000);
         pthread_mutex_lock(&world.lock);
         now = world.b.messages;
         pthread_mutex_unlock(&world.lock);
-        if (now == heard && i == 999) fail_msg("not heard");
+        if (now == heard && i == LIMIT_S * 500 - 1) fail_msg("not heard");
     }
     client_close(&c);
     weft_wan_stats before = counts();
@@ -466,7 +474,7 @@ static void old_and_nameless_tls_is_refused(void **state) {
 
 static int begin(void **state) {
     struct world *w = &world;
-    weft_wan_opts o = {.handshake_ms = HANDSHAKE_MS, .streams = 2};
+    weft_wan_opts o = {.handshake_ms = HANDSHAKE_MS, .dead_ms = 3000 * LIMIT_S, .streams = 2};
     (void)state;
     w->run = run_make("r");
     w->other = run_make("r");

@@ -46,9 +46,9 @@ void end_expect(test_end *e, uint64_t n, uint64_t seed, uint32_t size);
 /* Sends chunk i of e's peer: the data is made here and freed when it comes back. */
 void end_send(test_end *e, weft_wan_peer *to, uint64_t i, int priority);
 
-/* Polls all ends until done(arg) or `seconds` are over; 1: done. */
+/* Polls all ends until done(arg); 0: not even in 20 times `seconds`, what it takes at most on an idle machine. */
 int ends_until(test_end **e, int n, int (*done)(void *arg), void *arg, double seconds);
-/* The same for a while. */
+/* Polls them for so long. */
 void ends_for(test_end **e, int n, double seconds);
 
 /* Dials b from a and waits until both are up. */

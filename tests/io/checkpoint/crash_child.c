@@ -30,7 +30,7 @@ int main(int argc, char **argv) {
     if (argc != 4) return 2;
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &level);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    const weft_comm_opts co = {.size = sizeof co, .timeout_ms = 20000};
+    const weft_comm_opts co = {.size = sizeof co, .timeout_ms = 300000};
     if (weft_init(MPI_COMM_WORLD, &co, &ctx) < 0 || weft_group_create(ctx, MPI_COMM_WORLD, "all", &g) < 0)
         return fails("start");
     if (weft_ckpt_open(g, argv[1], &o, &c) < 0) return fails("open");

@@ -20,7 +20,7 @@ static weft_group *world;
 
 static int begin(void **state) {
     (void)state;
-    context = mpi_test_context(60000, 0);
+    context = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     assert_ok(weft_group_create(context, MPI_COMM_WORLD, "world", &world));
     return 0;
 }

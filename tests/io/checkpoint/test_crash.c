@@ -35,7 +35,7 @@ static int run(const char *dir, int ranks, const char *kind, long at, const char
     setenv("WEFT_KILL_KIND", kind ? kind : "kill", 1);
     setenv("WEFT_KILL_COUNT", count ? count : "", 1);
     snprintf(command, sizeof command,
-             "timeout 60 " MPIRUN " -n %d -x LD_PRELOAD=%s -x WEFT_LOG=off %s %s/root %s/acks " STEPS
+             "timeout 600 " MPIRUN " -n %d -x LD_PRELOAD=%s -x WEFT_LOG=off %s %s/root %s/acks " STEPS
              " >%s/log 2>&1",
              ranks, preload, child, dir, dir, dir);
     return system(command);

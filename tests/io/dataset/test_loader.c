@@ -232,7 +232,7 @@ static void a_failure_that_nobody_waits_for_is_forgotten(void **state) {
         const weft_loader_at last = {0, MICROS - 1}, away = {(3 + (uint64_t)i) * BATCH, 0};
         assert_ok(take(l, last, &r));
         usleep((unsigned)i * 1000);
-        alarm(20); /* a thread that stays stuck keeps us waiting */
+        alarm(300); /* a thread that stays stuck keeps us waiting */
         assert_ok(take(l, away, &r));
         alarm(0);
         check(&s, away, &r);

@@ -205,13 +205,13 @@ static void ten_thousand_series_take_milliseconds(void **state) {
     for (int i = 0; i < N; i++) snprintf(value[i], sizeof value[i], "%d", i);
     weft_fault_arm(WEFT_FAULT_ALLOC, 1); /* an allocation would fail */
     for (int r = 0; r < ROUNDS; r++) {
-        const double t = weft_now();
+        const clock_t t = clock(); /* of the processor: others may want it, too */
         om_begin(&o, buf, sizeof buf, OM_OPENMETRICS);
         om_family(&o, OM_GAUGE, "weft_many", NULL, "Many.");
         for (int i = 0; i < N; i++)
             om_sample(&o, (om_label[]){{"lane", "bulk"}, {"rank", value[i]}}, 2, i * 0.37 + r);
         assert_ok(om_end(&o));
-        const double took = weft_now() - t;
+        const double took = (double)(clock() - t) / CLOCKS_PER_SEC;
         if (took < best) best = took;
     }
     weft_fault_arm(WEFT_FAULT_ALLOC, 0);
@@ -220,7 +220,7 @@ static void ten_thousand_series_take_milliseconds(void **state) {
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
     assert_true(best < 1);
 #else
-    assert_true(best < 0.05); /* ten times the target: busy machines */
+    assert_true(best < 0.05); /* ten times the target: slow machines */
 #endif
 }
 

@@ -149,7 +149,7 @@ static void share_directory(void) {
 static void begin(double s, double r) {
     shift_ns = s;
     rate = r;
-    ctx = mpi_test_context(30000, 0);
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 0);
     assert_ok(weft_group_create(ctx, MPI_COMM_WORLD, "trace", &group));
     assert_ok(weft_commit(ctx));
     share_directory();

@@ -52,7 +52,7 @@ cmp tree2.txt tree4.txt && same tree2 tree4 "" || fail "data parallelism changes
 one=("$weft" "${plain[@]}" --set layout.tp=2 --set train.steps=2)
 for n in 400 480 520 540 544 546 548 550; do
   got=0
-  timeout 60 mpirun --oversubscribe --bind-to none --mca btl self,vader -n 1 "${one[@]}" --set run.dir=fault$n : \
+  timeout 300 mpirun --oversubscribe --bind-to none --mca btl self,vader -n 1 "${one[@]}" --set run.dir=fault$n : \
     -n 1 env WEFT_FAULT=alloc:$n "${one[@]}" --set run.dir=fault$n >out.txt 2>&1 || got=$?
   [ $got = 0 ] || { [ $got = 71 ] && grep -q 'out of memory' out.txt; } || { cat out.txt >&2; fail "allocation $n: code $got"; }
 done

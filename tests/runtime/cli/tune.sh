@@ -10,7 +10,7 @@ expect 64 'whole number' "$weft" bench tune --ranks 1
 expect 64 'unknown command' "$weft" bench tuna
 expect 0 'Examples' "$weft" bench tune --help
 
-expect 0 'chosen' timeout 60 "$weft" bench tune --ranks 2 --seconds 3
+expect 0 'chosen' "$weft" bench tune --ranks 2 --seconds 3
 for name in together slot stream_push stream_copy; do grep -q "^$name " out.txt || fail "no line $name"; done
 [ "$(grep -c chosen out.txt)" = 4 ] || fail "a cut-off has not one choice"
 [ "$(grep -c default out.txt)" = 4 ] || fail "a cut-off has not one default"
@@ -18,7 +18,7 @@ table=$(echo cache/weft/tune-*)
 [ -s "$table" ] && [ "$(ls cache/weft | wc -l)" = 1 ] || fail "no table, or more than that"
 expect 0 "tuning +$work/$table, measured with 2 ranks" "$weft" info --no-probe
 
-timeout 60 "$weft" bench tune --ranks 2 --seconds 0.2 --json --out named.txt >named.json 2>err.txt || { cat err.txt; fail json; }
+"$weft" bench tune --ranks 2 --seconds 0.2 --json --out named.txt >named.json 2>err.txt || { cat err.txt; fail json; }
 python3 - named.json named.txt <<'P'
 import json, sys
 j = json.load(open(sys.argv[1]))
@@ -36,5 +36,5 @@ expect 0 '"tuning": .*"file": "named.txt".*"ranks": 2' "$weft" info --json --no-
 head -c -3 named.txt >cut.txt
 WEFT_TUNE=cut.txt expect 0 'defaults: cut.txt: cut off' "$weft" info --no-probe
 WEFT_TUNE=nothere expect 0 'defaults: .*nothere' "$weft" info --no-probe
-expect 73 'nowhere/t' timeout 60 "$weft" bench tune --ranks 2 --seconds 0.1 --out nowhere/t
+expect 73 'nowhere/t' "$weft" bench tune --ranks 2 --seconds 0.1 --out nowhere/t
 echo ok
