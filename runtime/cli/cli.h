@@ -40,6 +40,7 @@ int cli_health(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_hub(int argc, char **argv);
 int cli_agent(int argc, char **argv);
+int cli_supervise(int argc, char **argv);
 
 /* `weft NAME SUB ...`: runs the subcommand argv[1] of n, or prints them (--help: 0; none or unknown: 64). */
 int cli_group(const char *name, const cli_command *sub, size_t n, const char *example, int argc, char **argv);
