@@ -141,22 +141,23 @@ typedef struct survey {
     used *list; /* [PROCESSES], from before */
     int n, cpu; /* cpu: look for the busiest that last ran there */
     int pid;    /* the busiest */
-    double ticks;
+    double ticks, all;
 } survey;
+
+/* Field n of /proc/PID/stat (proc(5) counts from 1) as a number; p stands behind the name, which is field 2. */
+static double field(const char *p, int n) {
+    for (int at = 3; at < n && *p; at++) p += 1 + strcspn(p + 1, " ");
+    return strtod(p, NULL);
+}
 
 /* Ticks of all threads of a process, and where it last ran. 0: gone. */
 static int ticks_of(const health_run *h, int pid, double *ticks, int *cpu) {
     char text[1024];
-    double user, kernel;
     if (health_slurp(h, text, sizeof text, "/proc/%d/stat", pid) <= 0) return 0;
-    char *p = strrchr(text, ')'); /* the name may hold anything */
-    if (!p || sscanf(p + 1,
-                     " %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lf %lf %*s %*s %*s %*s %*s %*s %*s %*s "
-                     "%*s %*s %*s %*s %*s "
-                     "%*s %*s %*s %*s %*s %*s %*s %*s %*s %d",
-                     &user, &kernel, cpu) != 3)
-        return 0;
-    *ticks = user + kernel;
+    const char *p = strrchr(text, ')'); /* the name may hold anything */
+    if (!p) return 0;
+    *ticks = field(p + 1, 14) + field(p + 1, 15);
+    *cpu = (int)field(p + 1, 39);
     return 1;
 }
 
@@ -173,6 +174,7 @@ static void compare(void *arg, int pid) {
     if (pid == (int)getpid() || !ticks_of(s->h, pid, &ticks, &cpu) || cpu != s->cpu) return;
     for (int i = 0; i < s->n; i++)
         if (s->list[i].pid == pid) ticks -= s->list[i].ticks;
+    s->all += ticks;
     if (ticks <= s->ticks) return;
     s->ticks = ticks;
     s->pid = pid;
@@ -195,10 +197,10 @@ static void name_competitor(survey *s, int cpu, double stolen_before, char *text
     char name[32];
     s->cpu = cpu;
     s->pid = 0;
-    s->ticks = 0;
+    s->ticks = s->all = 0;
     health_processes(s->h, compare, s);
     const double host = stolen(s->h, cpu) - stolen_before;
-    if (host > s->ticks) {
+    if (host > s->all) {
         snprintf(text, cap, "the host of this guest takes it");
     } else if (s->pid) {
         health_process_name(s->h, s->pid, name, sizeof name);
