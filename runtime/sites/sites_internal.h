@@ -9,6 +9,7 @@
 #include "runtime/sites/catch_up.h"
 #include "runtime/sites/exchange.h"
 #include "runtime/sites/member_machine.h"
+#include "runtime/sites/rates.h"
 #include "runtime/sites/sites.h"
 #include "runtime/sites/vault.h"
 
@@ -70,6 +71,7 @@ struct weft_sites {
     weft_status lost; /* final error */
     char why[512];
     uint64_t tick_ns, began_ns;
+    weft_rate out, in;       /* of data to and from other sites */
     uint64_t step, progress; /* of the training: its steps, and a counter that moves while it lives */
     uint8_t waiting, busy;
     double steps_per_s;

@@ -1,5 +1,6 @@
 /* The thread of a site: connections, messages, time. What happens is given to the member machine, which says what to do
  * (sites_round.c does it). The lock is taken for each thing that happens, and is free while the thread waits. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -244,10 +245,32 @@ weft_status site_connect(weft_sites *s) {
     return weft_wan_open(&o, &s->wan);
 }
 
-static void tick(weft_sites *s) {
+static void measure(weft_sites *s, uint64_t now) {
+    weft_wan_peer_stats all = {0};
+    for (int m = 0; m < WEFT_SITE_MEMBERS; m++) {
+        weft_wan_peer_stats st = {0};
+        if (s->peer[m]) weft_wan_peer_stats_get(s->peer[m], &st);
+        all.wire_out += st.wire_out;
+        all.bytes_out += st.bytes_out;
+        all.wire_in += st.wire_in;
+        all.bytes_in += st.bytes_in;
+    }
+    weft_rate_tick(&s->out, all.wire_out, all.bytes_out, now);
+    weft_rate_tick(&s->in, all.wire_in, all.bytes_in, now);
+    s->info.rate_out = s->out.rate;
+    s->info.rate_in = s->in.rate;
+}
+
+/* What comes in is often as slow as who sends it: a line that brings less than it takes away is not believed in. */
+static void tick(weft_sites *s, uint64_t now) {
     s->progress += s->busy;
-    const weft_site_heartbeat beat = {
-        .step = s->step, .progress = s->progress, .steps_per_s = s->steps_per_s, .waiting = s->waiting};
+    measure(s, now);
+    const weft_site_heartbeat beat = {.step = s->step,
+                                      .progress = s->progress,
+                                      .steps_per_s = s->steps_per_s,
+                                      .waiting = s->waiting,
+                                      .egress = s->out.rate,
+                                      .ingress = s->out.rate > 0 ? fmax(s->in.rate, s->out.rate) : 0};
     site_event(s, &(weft_member_event){.kind = WEFT_MEMBER_TICK, .beat = &beat});
 }
 
@@ -261,7 +284,7 @@ void *site_thread(void *arg) {
         const uint64_t now = weft_now_ns();
         if (now - s->tick_ns >= TICK_NS) {
             s->tick_ns = now;
-            tick(s);
+            tick(s, now);
             site_hub_look(s, now);
         }
         busy = site_work(s);

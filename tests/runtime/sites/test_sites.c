@@ -23,19 +23,19 @@
 #define SITES    4
 #define DEADLINE 60.0 /* s: of anything here */
 
-static const weft_model_desc model = {.family = WEFT_LLAMA,
-                                      .layers = 4,
-                                      .hidden = 32,
-                                      .heads = 4,
-                                      .kv_heads = 2,
-                                      .head_dim = 8,
-                                      .ffn = 64,
-                                      .context = 32,
-                                      .vocab = 250,
-                                      .vocab_padded = 256,
-                                      .norm_eps = 1e-5,
-                                      .rope_theta = 10000,
-                                      .init_std = 0.02};
+static weft_model_desc model = {.family = WEFT_LLAMA,
+                                .layers = 4,
+                                .hidden = 32,
+                                .heads = 4,
+                                .kv_heads = 2,
+                                .head_dim = 8,
+                                .ffn = 64,
+                                .context = 32,
+                                .vocab = 250,
+                                .vocab_padded = 256,
+                                .norm_eps = 1e-5,
+                                .rope_theta = 10000,
+                                .init_std = 0.02};
 
 /* --- the hub ---------------------------------------------------------------------------------------------------------- */
 
@@ -122,6 +122,7 @@ typedef struct live_site {
     int number, steps, begins;  /* begins: with weights of its own seed */
     volatile sig_atomic_t stop; /* killed: it vanishes */
     weft_sites_rules rules;
+    double rate; /* bytes/s that it may send; 0: no limit */
     pthread_t thread;
     /* what came of it */
     weft_status result;
@@ -252,6 +253,7 @@ static void *run_site(void *arg) {
                                .device = "cpu",
                                .model = model,
                                .rules = v->rules,
+                               .rate = v->rate,
                                .stop = &v->stop};
     v->result = weft_sites_open(&o, &s);
     if (v->result >= 0) v->result = live(v, s);
@@ -271,9 +273,10 @@ static weft_sites_rules rules(weft_sites_preset preset, weft_codec up, weft_code
                               .audit_every = 2};
 }
 
-static void start_site(live_site *v, const live_hub *h, int number, int steps, weft_sites_rules r,
-                       int begins) {
+static void start_slow_site(live_site *v, const live_hub *h, int number, int steps, weft_sites_rules r,
+                            int begins, double rate) {
     memset(v, 0, sizeof *v);
+    v->rate = rate;
     v->begins = begins;
     v->hub = h;
     v->number = number;
@@ -281,6 +284,11 @@ static void start_site(live_site *v, const live_hub *h, int number, int steps, w
     v->rules = r;
     snprintf(v->name, sizeof v->name, "site%d", number);
     assert_int_equal(pthread_create(&v->thread, NULL, run_site, v), 0);
+}
+
+static void start_site(live_site *v, const live_hub *h, int number, int steps, weft_sites_rules r,
+                       int begins) {
+    start_slow_site(v, h, number, steps, r, begins, 0);
 }
 
 static void end_site(live_site *v) {
@@ -469,12 +477,59 @@ static void audits_find_a_bit(void **state) {
     a_bit_falls_over(0);
 }
 
-int main(void) {
+/* The share of member m in the last commit of all sites together; what is equal if there is none yet. */
+static uint32_t last_share(const live_hub *h, int m) {
+    const weft_hub_log_opts o = {.size = sizeof o, .read_only = 1};
+    weft_hub_log *l = NULL;
+    uint32_t share = WEFT_PARTS_ONE / SITES;
+    assert_ok(weft_hub_log_open(h->dir, &o, &l, NULL));
+    for (uint64_t seq = 1; seq <= l->seq; seq++) {
+        static weft_site_message msg;
+        weft_log_record r;
+        assert_ok(weft_hub_log_read(l, seq, &r));
+        assert_ok(weft_site_unpack(r.type, r.body, r.body_bytes, &msg));
+        if (msg.type != WEFT_SITE_COMMIT || weft_site_count(msg.u.commit.members) != SITES) continue;
+        if (!msg.u.commit.gather) share = msg.u.commit.shares[m];
+    }
+    weft_hub_log_close(l);
+    return share;
+}
+
+/* One of four may send at a quarter of the others' rate: it comes to reduce less than they do. */
+static void a_slow_line_has_a_smaller_part(void **state) {
+    const weft_sites_rules r = rules(WEFT_PRESET_SYNC, WEFT_CODEC_F32, WEFT_CODEC_F32);
+    void *dir = NULL;
+    live_hub h;
+    live_site v[SITES];
+    (void)state;
+    model.hidden = 64; /* a round takes seconds on such lines */
+    model.head_dim = 16;
+    model.ffn = 256;
+    begin(&dir, &h);
+    for (int i = 0; i < SITES; i++) {
+        start_slow_site(&v[i], &h, i, 1000000, r, 1, i == 0 ? 5e5 : 2e6);
+        while (!v[i].joined) pause_ms(5); /* so that it is member i */
+    }
+    const uint32_t equal = WEFT_PARTS_ONE / SITES;
+    uint32_t share = equal;
+    for (const double until = weft_now() + 5 * DEADLINE; share > equal / 2 && weft_now() < until;
+         pause_ms(5000))
+        share = last_share(&h, 0);
+    printf("  its share: %.3f of all\n", (double)share / WEFT_PARTS_ONE);
+    assert_true(share <= equal / 2);
+    for (int i = 0; i < SITES; i++) v[i].stop = 1;
+    for (int i = 0; i < SITES; i++) end_site(&v[i]);
+    end(&dir, &h, 1);
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest slow[] = {cmocka_unit_test(a_slow_line_has_a_smaller_part)};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_site),    cmocka_unit_test(two_sites),      cmocka_unit_test(four_sites),
         cmocka_unit_test(come_and_go), cmocka_unit_test(hub_comes_back), cmocka_unit_test(audits_find_a_bit),
     };
     (void)weft_log_open(WEFT_LOG_INFO, -1, NULL);
     setvbuf(stdout, NULL, _IOLBF, 0);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return argc > 1 && !strcmp(argv[1], "slow") ? cmocka_run_group_tests(slow, NULL, NULL)
+                                                : cmocka_run_group_tests(tests, NULL, NULL);
 }
