@@ -39,6 +39,7 @@ int cli_doctor(int argc, char **argv);
 int cli_health(int argc, char **argv);
 int cli_bench(int argc, char **argv);
 int cli_hub(int argc, char **argv);
+int cli_launch(int argc, char **argv);
 int cli_agent(int argc, char **argv);
 int cli_supervise(int argc, char **argv);
 

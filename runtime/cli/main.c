@@ -22,6 +22,7 @@ static const cli_command commands[] = {
     {"health", "is this node fit? As a command, or as Slurm's Prolog", cli_health},
     {"bench", "measure this machine's cut-offs: weft bench tune --ranks 2", cli_bench},
     {"hub", "the hub of a training across sites: who takes part, and the log of it", cli_hub},
+    {"launch", "train at one or several centres under Slurm, by one command", cli_launch},
     {"supervise", "leads a batch job of Slurm: time limits, dead nodes, the next job", cli_supervise},
     {"agent", "of a supervised job: one a node, started by weft supervise", cli_agent},
 };

@@ -198,8 +198,8 @@ static weft_status check_pair(const launch_config *c, const launch_site_config *
 
 static weft_status check(launch_config *c) {
     if (!c->run.name || !slurm_word_ok(c->run.name, 0) || strpbrk(c->run.name, ":/=,@%+") ||
-        strlen(c->run.name) > 47)
-        return bad_key(c, "run.name", "names the jobs: up to 47 letters, digits and _ . -");
+        strlen(c->run.name) > 38)
+        return bad_key(c, "run.name", "names the jobs: up to 38 letters, digits and _ . -");
     if ((size_t)c->min_sites > c->nsites)
         return bad_key(c, "launch.min_sites", "is more than there are sites below launch.sites");
     for (size_t i = 0; i < c->nsites; i++) {
@@ -219,6 +219,24 @@ static weft_status check(launch_config *c) {
     return WEFT_OK;
 }
 
+/* A cell of a site that has several is a member of its own, as the supervisor calls it. */
+static weft_status name_members(launch_config *c) {
+    for (size_t i = 0; i < c->nsites; i++)
+        for (int64_t k = 1; k <= c->site[i].cells; k++) {
+            if (c->nmembers == LAUNCH_MEMBERS)
+                return bad_site(c, &c->site[i], "cells",
+                                "make more than 64 members of the run, with the other sites");
+            c->member[c->nmembers].site = i;
+            c->member[c->nmembers].cell = c->site[i].cells > 1 ? k : 0;
+            char *name = c->member[c->nmembers++].name;
+            if (c->site[i].cells > 1)
+                snprintf(name, LAUNCH_MEMBER, "%.31s-c%d", c->site[i].name, (int)k);
+            else
+                snprintf(name, LAUNCH_MEMBER, "%.31s", c->site[i].name);
+        }
+    return WEFT_OK;
+}
+
 /* ---- the table ---- */
 
 static uint64_t hash(uint64_t h, const char *s) {
@@ -233,7 +251,7 @@ static void name_run(launch_config *c) {
     uint64_t h = hash(0xcbf29ce484222325u, c->run.name);
     h = hash(h, home->host ? home->host : "");
     h = hash(h, home->dir);
-    snprintf(c->id, sizeof c->id, "%016llx", (unsigned long long)h);
+    snprintf(c->id, sizeof c->id, "%08llx", (unsigned long long)((h ^ h >> 32) & 0xffffffffu));
 }
 
 static weft_status list_sites(launch_config *c, name_of_key *sites) {
@@ -321,6 +339,7 @@ static weft_status fill(launch_config *c, const char *const *sets, size_t nsets)
     if (s >= 0) s = keep_names(c, sites);
     if (s >= 0) s = check(c);
     if (s >= 0) name_run(c);
+    if (s >= 0) s = name_members(c);
     free(ours);
     return s;
 }
@@ -370,9 +389,9 @@ void launch_config_free(launch_config *c) {
 }
 
 void launch_prefix(const launch_config *c, size_t site, char prefix[LAUNCH_PREFIX]) {
-    snprintf(prefix, LAUNCH_PREFIX, "weft:%.47s-%s:%.31s", c->run.name, c->id, c->site[site].name);
+    snprintf(prefix, LAUNCH_PREFIX, "weft:%.38s-%s:%.31s", c->run.name, c->id, c->site[site].name);
 }
 
 void launch_job_name(const launch_config *c, size_t site, char name[64]) {
-    snprintf(name, 64, "weft-%.8s-%.31s", c->id, c->site[site].name);
+    snprintf(name, 64, "weft-%s-%.31s", c->id, c->site[site].name);
 }

@@ -7,6 +7,8 @@
 
 enum {
     LAUNCH_SITES = 16,   /* of a run at most */
+    LAUNCH_MEMBERS = 64, /* of its hub: sites, or cells of sites */
+    LAUNCH_MEMBER = 48,  /* bytes of a member's name, its zero included */
     LAUNCH_PREFIX = 160, /* bytes of weft:RUN-ID:SITE, its zero included */
 };
 
@@ -42,7 +44,13 @@ typedef struct launch_config {
     size_t ntext;
     const char **set; /* --set of the training's keys, for all sites */
     size_t nset;
-    char id[17]; /* of this run: 16 hex digits, the same from anywhere, so that jobs are found again */
+    char id[9]; /* of this run: 8 hex digits, the same from anywhere, so that jobs are found again */
+    struct {
+        char name[LAUNCH_MEMBER];
+        size_t site;
+        int64_t cell; /* from 1; 0: the whole site */
+    } member[LAUNCH_MEMBERS];
+    size_t nmembers;
     weft_config *config;
     weft_config_key *keys; /* of this file */
     void *names;

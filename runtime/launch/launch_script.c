@@ -119,7 +119,7 @@ static void hub(FILE *f, const launch_config *c, size_t site) {
         quoted(f, c->hub.advertise);
     }
     fputs("\n  sites: [", f);
-    for (size_t i = 0; i < c->nsites; i++) add(&l, c->site[i].name);
+    for (size_t i = 0; i < c->nmembers; i++) add(&l, c->member[i].name);
     fputs("]\n", f);
 }
 

@@ -1,0 +1,119 @@
+/* launch.json; see launch_state.h. */
+#include "runtime/launch/launch_state.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/mem.h"
+
+enum { STATE_MAX = 1 << 20 };
+
+void launch_costs_take(launch_costs *c, const launch_status *s) {
+    if (!s->there || !s->job) return;
+    if (s->job != c->job) {
+        c->node += c->job_node;
+        c->core += c->job_core;
+        c->gpu += c->job_gpu;
+        c->job = s->job;
+        c->job_node = c->job_core = c->job_gpu = 0;
+    }
+    c->job_node = fmax(c->job_node, s->node_seconds);
+    c->job_core = fmax(c->job_core, s->core_seconds);
+    c->job_gpu = fmax(c->job_gpu, s->gpu_seconds);
+}
+
+static double number(const json_t *o, const char *key) {
+    const double d = json_number_value(json_object_get(o, key));
+    return isfinite(d) && d > 0 ? d : 0;
+}
+
+static uint64_t whole(const json_t *o, const char *key) {
+    const json_int_t v = json_integer_value(json_object_get(o, key));
+    return v > 0 ? (uint64_t)v : 0;
+}
+
+static void read_site(const json_t *o, launch_record *r, launch_costs *c) {
+    const json_t *hours = json_object_get(o, "seconds");
+    *r = (launch_record){.generation = (uint32_t)whole(o, "generation"),
+                         .job = whole(o, "job"),
+                         .intent = json_is_true(json_object_get(o, "intent")),
+                         .ended = json_is_integer(json_object_get(o, "exit")),
+                         .code = (int)json_integer_value(json_object_get(o, "exit")),
+                         .deaths = (uint32_t)whole(o, "deaths"),
+                         .saved = whole(o, "saved")};
+    *c = (launch_costs){.node = number(hours, "node"),
+                        .core = number(hours, "core"),
+                        .gpu = number(hours, "gpu"),
+                        .job = whole(hours, "job"),
+                        .job_node = number(hours, "job_node"),
+                        .job_core = number(hours, "job_core"),
+                        .job_gpu = number(hours, "job_gpu"),
+                        .bytes = whole(o, "bytes")};
+}
+
+static weft_status read_object(const char *path, const json_t *o, const launch_config *c,
+                               launch_record *records, launch_costs *costs) {
+    const char *id = json_string_value(json_object_get(o, "id"));
+    if (whole(o, "v") != 1)
+        return weft_fail(whole(o, "v") > 1 ? WEFT_ERR_VERSION : WEFT_ERR_FORMAT,
+                         "%s: not what this weft wrote (version %llu)", path,
+                         (unsigned long long)whole(o, "v"));
+    if (!id || strcmp(id, c->id) != 0)
+        return weft_fail(WEFT_ERR_CONFIG,
+                         "%s is of another run: the run's name or the directory of its home site has changed "
+                         "since. End the old "
+                         "run's jobs (weft launch --stop with the old run file), then remove the file",
+                         path);
+    for (size_t i = 0; i < c->nsites; i++)
+        read_site(json_object_get(json_object_get(o, "sites"), c->site[i].name), &records[i], &costs[i]);
+    return WEFT_OK;
+}
+
+weft_status launch_state_read(const char *path, const launch_config *c, launch_record *records,
+                              launch_costs *costs, int *found) {
+    char *text = NULL;
+    size_t n = 0;
+    json_error_t e;
+    *found = 0;
+    weft_status s = weft_file_read(path, STATE_MAX, &text, &n);
+    if (s == WEFT_ERR_NOTFOUND) {
+        weft_clear_error();
+        return WEFT_OK;
+    }
+    if (s < 0) return s;
+    json_t *o = json_loadb(text, n, 0, &e);
+    free(text);
+    if (!o) return weft_fail(WEFT_ERR_FORMAT, "%s:%d: %.80s", path, e.line, e.text);
+    s = read_object(path, o, c, records, costs);
+    *found = s >= 0;
+    json_decref(o);
+    return s;
+}
+
+static json_t *write_site(const launch_record *r, const launch_costs *c) {
+    json_t *o =
+        json_pack("{s:I, s:I, s:b, s:I, s:I, s:I, s:{s:f, s:f, s:f, s:I, s:f, s:f, s:f}}", "generation",
+                  (json_int_t)r->generation, "job", (json_int_t)r->job, "intent", r->intent, "deaths",
+                  (json_int_t)r->deaths, "saved", (json_int_t)r->saved, "bytes", (json_int_t)c->bytes,
+                  "seconds", "node", c->node, "core", c->core, "gpu", c->gpu, "job", (json_int_t)c->job,
+                  "job_node", c->job_node, "job_core", c->job_core, "job_gpu", c->job_gpu);
+    if (o && r->ended) json_object_set_new(o, "exit", json_integer(r->code));
+    return o;
+}
+
+weft_status launch_state_write(const char *path, const launch_config *c, const launch_machine *m,
+                               const launch_costs *costs) {
+    json_t *sites = json_object();
+    for (size_t i = 0; i < c->nsites; i++)
+        json_object_set_new(sites, c->site[i].name, write_site(&m->site[i].record, &costs[i]));
+    json_t *o = json_pack("{s:i, s:s, s:s, s:o}", "v", 1, "run", c->run.name, "id", c->id, "sites", sites);
+    char *text = o ? json_dumps(o, JSON_INDENT(1) | JSON_PRESERVE_ORDER) : NULL;
+    json_decref(o);
+    if (!text) return weft_fail(WEFT_ERR_NOMEM, "out of memory writing %s", path);
+    const weft_status s = weft_file_write(path, text, strlen(text));
+    free(text);
+    return s;
+}

@@ -1,0 +1,23 @@
+/* launch.json: what of the launch machine outlives its process, and the hours that were used. Written as a whole. */
+#ifndef WEFT_LAUNCH_STATE_H
+#define WEFT_LAUNCH_STATE_H
+
+#include "runtime/launch/launch_machine.h"
+
+typedef struct launch_costs { /* seconds */
+    double node, core, gpu;   /* of jobs before `job` */
+    uint64_t job;
+    double job_node, job_core, job_gpu; /* of `job` so far */
+    uint64_t bytes;
+} launch_costs;
+
+/* Adds what a status says; jobs may be seen many times. */
+void launch_costs_take(launch_costs *c, const launch_status *s);
+/* Fills records and costs by the names of sites; those that are not there stay zero. *found: there was a file. FORMAT, VERSION;
+ * CONFIG: it is of another run. */
+weft_status launch_state_read(const char *path, const launch_config *c, launch_record *records,
+                              launch_costs *costs, int *found);
+weft_status launch_state_write(const char *path, const launch_config *c, const launch_machine *m,
+                               const launch_costs *costs);
+
+#endif
