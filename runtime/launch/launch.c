@@ -184,7 +184,7 @@ weft_status weft_launch_script(const weft_launch *l, const char *site, char *buf
     size_t i = 0;
     char *text = NULL;
     WEFT_TRY(site_of(l, site, &i));
-    WEFT_TRY(launch_script(l->config, i, 1, l->profile[i], l->driver[i].weft, &text));
+    WEFT_TRY(launch_script(l->config, i, 0, l->profile[i], l->driver[i].weft, &text));
     *need = strlen(text) + 1;
     if (cap) snprintf(buf, cap, "%s", text);
     free(text);

@@ -87,6 +87,12 @@ static int rather(const slurm_job *a, const slurm_job *b) {
     return ra != rb ? ra > rb : a->id < b->id;
 }
 
+/* Is a needless beside b? Not if its predecessor's supervisor counts on it. */
+static int needless(const launch_site *s, const slurm_job *a, const slurm_job *b) {
+    if (slurm_is_over(b->state) || a->generation != b->generation || !rather(b, a)) return 0;
+    return !(s->status.there && s->status.next_job == a->id);
+}
+
 /* Cancels duplicates, and what waits if the site is to stop; returns the job that is in charge: of those that live the one of
  * the oldest generation. */
 static const slurm_job *choose(launch_machine *m, launch_site *s, const slurm_job *jobs, size_t n) {
@@ -96,8 +102,7 @@ static const slurm_job *choose(launch_machine *m, launch_site *s, const slurm_jo
         if (slurm_is_over(j->state)) continue;
         if (s->stop && j->state == SLURM_PENDING) want_cancel(s, j->id);
         for (size_t k = 0; k < n; k++)
-            if (k != i && !slurm_is_over(jobs[k].state) && jobs[k].generation == j->generation &&
-                rather(&jobs[k], j)) {
+            if (k != i && needless(s, j, &jobs[k])) {
                 want_cancel(s, j->id);
                 j = NULL;
                 break;
@@ -113,6 +118,7 @@ static const slurm_job *choose(launch_machine *m, launch_site *s, const slurm_jo
 /* What the supervisor says counts if it is about a job that is listed, or about the last one that was known. */
 static void take_status(launch_site *s, const launch_status *st, const slurm_job *jobs, size_t n) {
     if (!st || !st->there) return;
+    if (st->generation >= s->record.next) s->record.next = st->generation + 1;
     int known = st->job == s->record.job;
     for (size_t i = 0; i < n; i++) known |= jobs[i].id == st->job;
     if (s->phase == LAUNCH_NEW && !s->record.job) known = 1; /* a life before this one */
@@ -228,7 +234,7 @@ static void prepared(launch_machine *m, launch_site *s, const launch_event *e, i
                      launch_actions *a) {
     if (e->answer == LAUNCH_DONE) {
         s->phase = LAUNCH_INTEND;
-        s->record.generation++;
+        s->record.generation = s->record.next;
         s->record.intent = 1;
         s->record.ended = 0;
         save(m, a);

@@ -58,7 +58,8 @@ typedef enum launch_answer {
 } launch_answer;
 
 typedef struct launch_record {
-    uint32_t generation; /* the newest that is known of */
+    uint32_t generation; /* the newest that was submitted or seen */
+    uint32_t next;       /* what the supervisor would number a new job */
     uint64_t job;        /* 0: none yet */
     int intent;          /* a submission of this generation may be on its way */
     int ended, code;

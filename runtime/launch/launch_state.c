@@ -38,6 +38,7 @@ static uint64_t whole(const json_t *o, const char *key) {
 static void read_site(const json_t *o, launch_record *r, launch_costs *c) {
     const json_t *hours = json_object_get(o, "seconds");
     *r = (launch_record){.generation = (uint32_t)whole(o, "generation"),
+                         .next = (uint32_t)whole(o, "next"),
                          .job = whole(o, "job"),
                          .intent = json_is_true(json_object_get(o, "intent")),
                          .ended = json_is_integer(json_object_get(o, "exit")),
@@ -94,12 +95,12 @@ weft_status launch_state_read(const char *path, const launch_config *c, launch_r
 }
 
 static json_t *write_site(const launch_record *r, const launch_costs *c) {
-    json_t *o =
-        json_pack("{s:I, s:I, s:b, s:I, s:I, s:I, s:{s:f, s:f, s:f, s:I, s:f, s:f, s:f}}", "generation",
-                  (json_int_t)r->generation, "job", (json_int_t)r->job, "intent", r->intent, "deaths",
-                  (json_int_t)r->deaths, "saved", (json_int_t)r->saved, "bytes", (json_int_t)c->bytes,
-                  "seconds", "node", c->node, "core", c->core, "gpu", c->gpu, "job", (json_int_t)c->job,
-                  "job_node", c->job_node, "job_core", c->job_core, "job_gpu", c->job_gpu);
+    json_t *o = json_pack("{s:I, s:I, s:I, s:b, s:I, s:I, s:I, s:{s:f, s:f, s:f, s:I, s:f, s:f, s:f}}",
+                          "generation", (json_int_t)r->generation, "next", (json_int_t)r->next, "job",
+                          (json_int_t)r->job, "intent", r->intent, "deaths", (json_int_t)r->deaths, "saved",
+                          (json_int_t)r->saved, "bytes", (json_int_t)c->bytes, "seconds", "node", c->node,
+                          "core", c->core, "gpu", c->gpu, "job", (json_int_t)c->job, "job_node", c->job_node,
+                          "job_core", c->job_core, "job_gpu", c->job_gpu);
     if (o && r->ended) json_object_set_new(o, "exit", json_integer(r->code));
     return o;
 }

@@ -80,15 +80,15 @@ static weft_status bad_line(const char *line, size_t n, const char *what) {
     return weft_fail(WEFT_ERR_FORMAT, "%s: '%s'", what, shown);
 }
 
-/* A decimal number from 1 to most, of exactly n digits. */
-static int whole(const char *s, size_t n, uint64_t most, uint64_t *r) {
+/* A decimal number from lo to most, of exactly n digits. */
+static int whole(const char *s, size_t n, uint64_t lo, uint64_t most, uint64_t *r) {
     *r = 0;
     if (!n || n > 19) return 0;
     for (size_t i = 0; i < n; i++) {
         if (!isdigit((unsigned char)s[i])) return 0;
         *r = *r * 10 + (uint64_t)(s[i] - '0');
     }
-    return *r >= 1 && *r <= most;
+    return *r >= lo && *r <= most;
 }
 
 static void copy(char out[SLURM_NAME], const char *s, size_t n) {
@@ -115,9 +115,9 @@ static weft_status parse_job(const char *line, size_t n, const char *prefix, slu
     *ours = len[6] > np + 1 && !memcmp(field[6], prefix, np) && field[6][np] == ':';
     if (!*ours) return WEFT_OK;
     *j = (slurm_job){.left_s = -1};
-    if (!whole(field[6] + np + 1, len[6] - np - 1, 1000000000, &generation))
+    if (!whole(field[6] + np + 1, len[6] - np - 1, 0, 1000000000, &generation))
         return bad_line(field[6], len[6], "a job's comment ends in no generation");
-    if (!whole(field[0], len[0], UINT32_MAX, &j->id))
+    if (!whole(field[0], len[0], 1, UINT32_MAX, &j->id))
         return bad_line(line, n, "squeue printed no job number");
     j->generation = (uint32_t)generation;
     size_t i = 0;
@@ -159,6 +159,6 @@ weft_status slurm_parse_submitted(const char *text, size_t n, uint64_t *id) {
     while (begin && text[begin - 1] != '\n') begin--;
     const char *line = text + begin, *semicolon = memchr(line, ';', n - begin);
     const size_t len = semicolon ? (size_t)(semicolon - line) : n - begin;
-    if (whole(line, len, UINT32_MAX, id)) return WEFT_OK;
+    if (whole(line, len, 1, UINT32_MAX, id)) return WEFT_OK;
     return bad_line(line, n - begin, "sbatch printed no job number");
 }

@@ -48,7 +48,7 @@ typedef struct slurm_job {
     uint64_t id;
     slurm_state state;
     int64_t left_s;          /* of its time limit; INT64_MAX: no limit, -1: unknown */
-    uint32_t generation;     /* of the comment; 0: the comment is none of weft's */
+    uint32_t generation;     /* of the comment */
     char reason[SLURM_NAME]; /* why it waits */
     char start[SLURM_NAME];  /* when it began or may begin, as Slurm writes it */
     char nodes[SLURM_NAME];

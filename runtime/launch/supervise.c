@@ -351,6 +351,7 @@ static void loop(live *l) {
 
 /* The agents remove their pages; then everything that still runs is killed with its task. */
 static void finish(live *l) {
+    live_hub_outlast(l);
     const int64_t until = now_ns() + 5 * second;
     answer_all(l, JOB_ORDER_END);
     while (live_find(l, LIVE_AGENTS, 0) && now_ns() < until) {

@@ -8,11 +8,16 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <jansson.h>
+#include <poll.h>
+
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "runtime/launch/supervise_live.h"
 
-enum { INVITE_MS = 60000 };
+enum { INVITE_MS = 60000, STATUS_MS = 20000 };
+#define OUTLAST_S 600.0 /* the others' last rounds */
 
 static weft_status start_hub(live *l) {
     char dir[LIVE_PATH], path[LIVE_PATH];
@@ -102,4 +107,56 @@ weft_status live_hub_poll(live *l) {
     }
     if (s != WEFT_IN_PROGRESS) l->hub_waits = 0;
     return s;
+}
+
+/* `weft hub WORDS --dir DIR/hub`; its output is in *c, to be closed. */
+static weft_status tell_hub(const live *l, weft_command *c, const char *const *words) {
+    char dir[LIVE_PATH];
+    weft_words w = {0};
+    live_path(l, dir, "hub");
+    weft_words_all(&w, (const char *const[]){l->self, "hub", NULL});
+    weft_words_all(&w, words);
+    weft_words_all(&w, (const char *const[]){"--dir", dir, NULL});
+    const weft_command_opts o = {.timeout_ms = STATUS_MS};
+    const char *const *argv = weft_words_argv(&w);
+    const weft_status s = argv ? weft_command_check(c, argv, &o) : w.fail;
+    weft_words_free(&w);
+    return s;
+}
+
+/* Members that take part still, by the hub's own word; -1: it does not say. */
+static int active_members(const live *l) {
+    weft_command c = {0};
+    int n = -1;
+    if (tell_hub(l, &c, (const char *const[]){"status", "--json", NULL}) >= 0) {
+        json_t *j = json_loadb(c.out.text, c.out.n, 0, NULL);
+        const json_t *active = json_object_get(j, "active");
+        if (json_is_array(active)) n = (int)json_array_size(active);
+        json_decref(j);
+    }
+    weft_command_close(&c);
+    return n;
+}
+
+void live_hub_outlast(live *l) {
+    const double began = weft_now();
+    double most = OUTLAST_S;
+    weft_command c = {0};
+    if (l->c->hub.place != WEFT_SUPERVISE_HUB_HERE || l->code != 0 || !live_find(l, LIVE_HUB, 0)) return;
+    if (l->m->end_ns != INT64_MAX) {
+        const double left = (double)(l->m->end_ns - (int64_t)weft_now_ns()) * 1e-9 - l->c->lead_s / 2;
+        if (left < most) most = left;
+    }
+    int n = active_members(l);
+    if (n <= 0) return;
+    weft_info("%d other member%s of the run: the hub stays until they have ended", n, n == 1 ? "" : "s");
+    /* who was needed to begin is not needed for the others' last rounds */
+    if (tell_hub(l, &c, (const char *const[]){"set", "min_sites", "1", NULL}) < 0)
+        weft_warn("%s", weft_last_error());
+    weft_command_close(&c);
+    while (n > 0 && weft_now() - began < most) {
+        struct pollfd signal = {.fd = l->signals, .events = POLLIN};
+        if (poll(&signal, 1, 1000) > 0) return; /* somebody wants the end now */
+        n = active_members(l);
+    }
 }

@@ -134,5 +134,7 @@ void live_blames_out(live *l);
 /* Starts the hub and makes the invitations, or looks for what was put there. IN_PROGRESS: not yet. */
 weft_status live_hub(live *l);
 weft_status live_hub_poll(live *l);
+/* The run is over here: waits until the other members have left the hub, or there is no time for that. */
+void live_hub_outlast(live *l);
 
 #endif
