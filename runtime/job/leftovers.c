@@ -137,37 +137,31 @@ static void mark(segment *list, size_t n, const char *path, const char *dir) {
         if (!strncmp(path + k + 1, list[i].name, strlen(list[i].name))) list[i].used = 1;
 }
 
-/* Marks what a process has mapped; 0: it may not be looked into. */
-static int mark_maps(int proc, const char *pid, segment *list, size_t n, const char *dir) {
+/* Marks what a process has mapped. One that may not be looked into is no MPI rank: those are ordinary programs of this user. */
+static void mark_maps(int proc, const char *pid, segment *list, size_t n, const char *dir) {
     char path[NAME_MOST + 16], line[LINE_MOST];
     snprintf(path, sizeof path, "%s/maps", pid);
     const int fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
     FILE *f = fd < 0 ? NULL : fdopen(fd, "r");
     if (fd >= 0 && !f) close(fd);
-    if (!f) return 0;
+    if (!f) return;
     while (fgets(line, sizeof line, f)) {
         const char *at = strchr(line, '/');
         if (at) mark(list, n, at, dir);
     }
-    const int whole = !ferror(f);
     fclose(f);
-    return whole;
 }
 
-/* 0: a process of this user could not be looked into. */
+/* 0: there is no /proc to find out by. */
 static int mark_used(segment *list, size_t n, const char *dir) {
     const int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = proc < 0 ? NULL : fdopendir(proc);
-    int sure = d != NULL;
     if (proc >= 0 && !d) close(proc);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        const uint32_t pid = process_of(e);
-        if (pid && mine(proc, e->d_name) && !mark_maps(proc, e->d_name, list, n, dir) &&
-            job_process_started(pid))
-            sure = 0;
-    }
-    if (d) closedir(d);
-    return sure;
+    if (!d) return 0;
+    for (struct dirent *e; (e = readdir(d));)
+        if (process_of(e) && mine(proc, e->d_name)) mark_maps(proc, e->d_name, list, n, dir);
+    closedir(d);
+    return 1;
 }
 
 int job_remove_leftovers(const char *dir, uint64_t *bytes) {

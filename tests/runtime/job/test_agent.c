@@ -280,7 +280,7 @@ static void a_wrong_environment_is_named(void **state) {
 }
 
 static void touch(const char *dir, const char *name, char *path, size_t room) {
-    snprintf(path, room, "%s/%s", dir, name);
+    snprintf(path, room, "%.700s/%.255s", dir, name);
     const int fd = open(path, O_RDWR | O_CREAT, 0600);
     assert_true(fd >= 0);
     assert_int_equal(ftruncate(fd, 8192), 0);

@@ -41,7 +41,7 @@ static void all_ranks_stop_at_one_step_for_one_reason(void **state) {
     uint64_t seed = mpi_test_seed();
     for (int trial = 0; trial < 20; trial++) {
         const uint64_t r = weft_rng_u64(seed, (uint64_t)trial, 0);
-        const int who = (int)(r % (uint64_t)mpi_test_size()), why = 1 + (int)(r >> 8) % 5;
+        const int who = (int)(r % (uint64_t)mpi_test_size()), why = 1 + (int)((r >> 8) % 5);
         const uint64_t when = 3 + (r >> 16) % 20;
         weft_job *j = NULL;
         weft_stop stop = {0};
