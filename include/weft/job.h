@@ -43,7 +43,7 @@ enum {
     WEFT_JOB_SAVE = 2,     /* writing one, waiting for it */
     WEFT_JOB_EVALUATE = 3, /* a long computation between steps */
     WEFT_JOB_WAIT = 4,     /* for others outside this job */
-    WEFT_JOB_END = 5,      /* the last words of the program */
+    WEFT_JOB_END = 5,      /* the last words of the program: its process may go from here on */
 };
 
 /* What the program knows of its own costs, in seconds; 0 or less: not known, then what was measured counts. */

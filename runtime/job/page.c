@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "weft/job.h"
 
 static int plain_word(const char *text) {
     const char *allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
@@ -233,7 +234,7 @@ void job_page_look(const job_page *p, job_node *n) {
         if (!atomic_load_explicit(&s->pid, memory_order_acquire)) continue;
         if (job_slot_alive(s))
             count_live(s, n);
-        else
+        else if (atomic_load_explicit(&s->phase, memory_order_acquire) != WEFT_JOB_END)
             n->dead++;
     }
 }

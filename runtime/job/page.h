@@ -76,7 +76,8 @@ int job_slot_alive(const job_slot *s);
 
 /* What the ranks of the node do, together. */
 typedef struct job_node {
-    uint32_t live, dead;         /* processes of taken slots that run; that have gone without leaving */
+    uint32_t live,
+        dead; /* processes of taken slots that run; that have gone without leaving, nor were about to end */
     uint64_t min_step, max_step; /* of those that live; 0: none lives */
     uint64_t saved;              /* the least of those that live */
     uint64_t step_ns, save_ns;   /* the most */

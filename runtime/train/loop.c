@@ -203,7 +203,6 @@ static weft_status finish(weft_trainer *t, meter *m) {
     if (s != WEFT_OK) return s;
     s = trainer_save_now(t);
     WEFT_TRY(evaluate(t, 0, m));
-    trainer_phase(t, WEFT_JOB_END);
     WEFT_TRY(trainer_bubble(t));
     WEFT_TRY(trainer_measure_memory(t));
     if (t->rank != 0) return s;
@@ -291,6 +290,8 @@ static weft_status run_steps(weft_trainer *t, int *outcome) {
 
 weft_status weft_trainer_run(weft_trainer *t, int *outcome) {
     const weft_status s = run_steps(t, outcome);
+    if (s >= 0 || s == WEFT_ERR_DIVERGED)
+        trainer_phase(t, WEFT_JOB_END); /* mpirun ends the ranks with the first that ends */
     if (s >= 0 || s == WEFT_ERR_DIVERGED) trainer_trace_end(t); /* all ranks are here */
     return s;
 }

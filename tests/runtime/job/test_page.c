@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 
 #include "runtime/job/page.h"
+#include "weft/job.h"
 
 static const uint64_t run[2] = {11, 22}, other_run[2] = {11, 23};
 
@@ -85,6 +86,10 @@ static void dead_ranks_are_told_from_live_ones(void **state) {
     assert_int_equal(n.dead, 1);
     assert_true(n.min_step == 5 && n.max_step == 8);
     assert_int_equal(waitpid(c, NULL, 0), c);
+    atomic_store(&agent.slot[2].phase, WEFT_JOB_END); /* it had said so */
+    job_page_look(&agent, &n);
+    assert_int_equal(n.dead, 0);
+    atomic_store(&agent.slot[2].phase, WEFT_JOB_STEP);
     atomic_store(&agent.slot[1].started, 1); /* its pid belongs to another process now */
     job_page_look(&agent, &n);
     assert_int_equal(n.live, 1);
