@@ -82,7 +82,8 @@ int cli_job_end(cli_job *j, weft_status s, int agreed, int code);
  * ranks as a wish to finish the step and save. */
 int cli_mpirun(int ranks, char *const *args);
 
-/* SIGINT, SIGTERM and SIGUSR1 set the flag (finish the step, save, exit 85); a second one ends the process at once. */
+/* SIGINT, SIGTERM and SIGUSR1 set the flag (finish the step, save, exit 85); a second SIGINT or SIGTERM ends the process at
+ * once. */
 const volatile sig_atomic_t *cli_catch_signals(void);
 
 #endif

@@ -83,7 +83,8 @@ int cli_json_print(json_t *j) {
 static volatile sig_atomic_t stop_requested;
 
 static void on_signal(int sig) {
-    if (stop_requested) { /* asked twice: now */
+    if (stop_requested &&
+        sig != SIGUSR1) { /* asked twice: now. SIGUSR1 is repeated until it is heard (mpirun.c) */
         signal(sig, SIG_DFL);
         raise(sig);
     }

@@ -1,9 +1,10 @@
 /* weft train --ranks N: starts mpirun on this machine and makes Ctrl-C safe.
  *
  * mpirun answers Ctrl-C and SIGTERM by killing its ranks within two seconds, whatever they are doing. Here it
- * runs in a session of its own, out of the terminal's reach; this process catches the signal and sends mpirun
- * SIGUSR1, which it passes on to the ranks and waits: they finish the step, save and end with 85. A second
- * signal goes through as it is. */
+ * runs in a session of its own, out of the terminal's reach; this process takes the signal and sends mpirun
+ * SIGUSR1, which it passes on to the ranks: they finish the step, save and end with 85. It is sent again until
+ * mpirun has ended, for whoever was not yet listening: SIGUSR1 is ignored from the start, mpirun passes it on when
+ * it can, and ranks take it as often as it comes (cli_catch_signals). A second signal goes through as it is. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -16,12 +17,7 @@
 #include "base/mem.h"
 #include "runtime/cli/cli.h"
 
-static volatile sig_atomic_t mpirun_pid, asked;
-
-static void forward(int sig) {
-    if (mpirun_pid > 0) kill((pid_t)mpirun_pid, asked ? sig : SIGUSR1);
-    asked = 1;
-}
+#define AGAIN_S 1 /* between one SIGUSR1 and the next */
 
 /* mpirun [--allow-run-as-root] --oversubscribe --bind-to none -n N /path/to/weft ARGS... */
 static char **command_line(const char *ranks, char *self, char *const *args) {
@@ -41,13 +37,31 @@ static char **command_line(const char *ranks, char *self, char *const *args) {
     return v;
 }
 
-static void run_mpirun(char **v) {
+static void run_mpirun(char **v, const sigset_t *mask) {
     prctl(PR_SET_PDEATHSIG, SIGTERM); /* never outlives this process */
     setsid();
+    signal(SIGUSR1, SIG_IGN);
+    sigprocmask(SIG_SETMASK, mask, NULL);
     execvp(v[0], v);
     fprintf(stderr, "weft: error: mpirun could not be started: %s (apt-get install openmpi-bin)\n",
             strerror(errno));
     _exit(69);
+}
+
+/* Waits for mpirun and passes on what this process is told, with `signals` blocked. Returns the exit code. Ranks that died
+ * of SIGUSR1 had hardly begun: they have stopped as asked. */
+static int attend(pid_t child, const sigset_t *signals) {
+    const struct timespec again = {AGAIN_S, 0};
+    int status = 0, asked = 0;
+    while (waitpid(child, &status, WNOHANG) == 0) {
+        const int sig = asked ? sigtimedwait(signals, NULL, &again) : sigwaitinfo(signals, NULL);
+        if (sig == SIGCHLD) continue;
+        if (asked && sig > 0) kill(child, sig);
+        if (sig > 0) asked = 1;
+        if (asked) kill(child, SIGUSR1);
+    }
+    if (WIFSIGNALED(status)) return 128 + WTERMSIG(status);
+    return asked && WEXITSTATUS(status) == 128 + SIGUSR1 ? 85 : WEXITSTATUS(status);
 }
 
 int cli_mpirun(int ranks, char *const *args) {
@@ -59,17 +73,18 @@ int cli_mpirun(int ranks, char *const *args) {
     char **v = command_line(count, self, args);
     if (!v) return cli_fail(WEFT_ERR_NOMEM);
     if (isatty(STDOUT_FILENO)) setenv("WEFT_TERMINAL", "1", 0);
-    struct sigaction a = {.sa_handler = forward};
-    sigemptyset(&a.sa_mask);
-    sigaction(SIGINT, &a, NULL);
-    sigaction(SIGTERM, &a, NULL);
-    pid_t child = fork();
+    sigset_t signals, before;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &signals, &before);
+    signal(SIGINT, SIG_DFL); /* a shell has it ignored by what runs in the background */
+    const pid_t child = fork();
     if (child < 0) return cli_fail(weft_fail_errno(errno, "starting mpirun"));
-    if (child == 0) run_mpirun(v);
-    mpirun_pid = child;
-    if (asked) kill(child, SIGUSR1); /* a signal between fork and here */
-    int status = 0;
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+    if (child == 0) run_mpirun(v, &before);
+    const int code = attend(child, &signals);
+    sigprocmask(SIG_SETMASK, &before, NULL);
     free(v);
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return code;
 }

@@ -176,6 +176,8 @@ static int run(const arguments *a, const char *command) {
     home_hub hub;
     const weft_status of_hub = begin_hub(a, &hub);
     char *why = of_hub < 0 ? weft_strdup(weft_last_error()) : NULL;
+    const volatile sig_atomic_t *stop =
+        cli_catch_signals(); /* early: behind the hub's fork, before MPI takes its time */
     weft_status s = cli_job_begin(&job, a->log_level, a->log_json);
     if (s < 0) return cli_job_end(&job, s, 0, -1);
     s = of_hub < 0 ? weft_fail(of_hub, "%s", why ? why : "out of memory") : WEFT_OK;
@@ -189,7 +191,7 @@ static int run(const arguments *a, const char *command) {
                                .group = job.group,
                                .sharing = job.sharing,
                                .command = command,
-                               .stop = cli_catch_signals(),
+                               .stop = stop,
                                .hub = hub.here ? hub.child.address : NULL,
                                .invite = hub.invite,
                                .quiet = a->quiet};

@@ -30,15 +30,15 @@ site h
 def scenario(o):
     rng = random.Random(o.seed)
     names = NAMES[:o.sites]
-    out = [HEAD.format(limit=int(o.events * o.between * 2 + 900), seed=o.seed, sites="".join(f"site {n}\n" for n in names))]
+    out = [HEAD.format(limit=int(o.events * o.between * 5 + 3000), seed=o.seed, sites="".join(f"site {n}\n" for n in names))]
     out.append(f"run hub in h: exec {o.weft} hub --dir {o.dir}/hub --listen $WAN_h:7700")
-    out.append('wait hub "listening" 20')
+    out.append('wait hub "listening" 100')
     out.append(f"run keys in h: for n in {' '.join(names)}; do {o.weft} hub invite $n --dir {o.dir}/hub --out {o.dir}/$n.json || exit 1; done")
-    out.append("exit keys 0 30")
+    out.append("exit keys 0 150")
     for i, n in enumerate(names):
         out.append(f"run {n} in {n}: exec {o.worker} --invite {o.dir}/{n}.json --hub $WAN_h:7700 --listen $WAN_{n}:7701 --seed {i + 1} "
                    f"--step-ms 20 --every 50 --audit 2")
-        out.append(f'wait {n} "joined" 60')
+        out.append(f'wait {n} "joined" 300')
     ends = []  # (time, statements) that undo a trouble
     busy = {}  # what is in trouble: site or "hub", until when
     cut = {}   # reasons for which a directed link is dead
@@ -116,13 +116,13 @@ def scenario(o):
     out.extend(f"alive {n}" for n in [*names, "hub"])
     for n in names:  # all together again: several rounds in which everyone is in
         out.append(f"mark {n}")
-        out.append(f'wait {n} "sites={len(names)}" 120')
-        out.append(f'wait {n} "sites={len(names)}" 120')
+        out.append(f'wait {n} "sites={len(names)}" 600')
+        out.append(f'wait {n} "sites={len(names)}" 600')
     out.append("+5")
     for n in names:
         out.append(f"kill -TERM {n}")
     for n in names:
-        out.append(f"exit {n} 0 60")
+        out.append(f"exit {n} 0 300")
     print("\n".join(out))
 
 

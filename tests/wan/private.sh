@@ -39,20 +39,20 @@ site() { # NAME RANKS EXTRA
 scenario() { # HUB-OPTION EXTRA-OF-a EXTRA-OF-b
   cat <<END
 late 200
-limit 200
+limit 1000
 site h
 site a
 site b
 link *>* rate=100M delay=5ms
 run hub in h: exec $bin/weft hub --dir hub --listen \$WAN_h:7700 $1
-wait hub "listening" 20
+wait hub "listening" 100
 run keys in h: for n in a b; do $bin/weft hub invite \$n --dir hub --out \$n.json || exit 1; done
-exit keys 0 20
+exit keys 0 100
 run a in a: $(site a 4 "$2")
 run b in b: $(site b 1 "$3")
 run look in h: touch at-b/metrics.jsonl; exec tail -q -n +1 -F at-b/metrics.jsonl | grep --line-buffered outer | tr -d '"'
-wait look "sites:2" 60
-wait look "sites:2" 60
+wait look "sites:2" 300
+wait look "sites:2" 300
 END
 }
 carried() {
@@ -66,10 +66,10 @@ mkdir at-a at-b
   scenario "" "--invite a.json" "--invite b.json"
   cat <<END
 kill -KILL a rank=2
-wait look "sites:1" 60
+wait look "sites:1" 300
 start a
-wait look "sites:2" 90
-wait look "sites:2" 60
+wait look "sites:2" 450
+wait look "sites:2" 300
 alive a
 alive b
 END

@@ -13,7 +13,7 @@ eval: {windows: 16}
 save: {every: 40}
 sites: {every: 20, chunk: 4096, audit: 1, patience: 60}
 Y
-hub=127.0.0.1:$((20000 + $$ % 20000))
+hub=127.0.0.1:$(free_port)
 site() { # NAME RANKS OPTION...
   local name=$1 n=$2
   shift 2
@@ -21,9 +21,9 @@ site() { # NAME RANKS OPTION...
 }
 rounds() { cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"ev":"outer"' || true; }
 until_rounds() {
-  for _ in $(seq 900); do [ "$(rounds "$1")" -ge "$2" ] && return; sleep 0.1; done
+  soon counts "$2" '"ev":"outer"' "$1/metrics.jsonl" && return
   tail -n 5 ./*.log
-  fail "site $1 has only $(rounds "$1") rounds after 90 s"
+  fail "site $1 has only $(rounds "$1") rounds after minutes"
 }
 active() { "$weft" hub status --dir a/hub --json 2>/dev/null | grep -o '"active": \[[^]]*\]' || true; }
 
@@ -40,15 +40,14 @@ until_rounds b 2
 hub_pid=$(cat a/hub/lock)
 kill -KILL "$(pgrep -P $a -x weft | head -1)" # rank 0 of the home site
 wait $a && fail "a killed site ended well"
-for _ in $(seq 50); do kill -0 "$hub_pid" 2>/dev/null || break; sleep 0.1; done
-kill -0 "$hub_pid" 2>/dev/null && fail "the hub outlives its site"
+soon gone "$hub_pid" || fail "the hub outlives its site"
 expect 69 'no hub runs' "$weft" hub status --dir a/hub
 before=$(rounds b)
 site a 2 --hub new --set sites.hub_listen=$hub &
 a=$!
 until_rounds b $((before + 3))
-for _ in $(seq 300); do [[ $(active) == *a* && $(active) == *b* ]] && break; sleep 0.1; done
-[[ $(active) == *a* && $(active) == *b* ]] || { "$weft" hub status --dir a/hub; tail -n 4 a.log b.log; fail "not both are back: $(active)"; }
+both_active() { [[ $(active) == *a* && $(active) == *b* ]]; }
+soon both_active || { "$weft" hub status --dir a/hub; tail -n 4 a.log b.log; fail "not both are back: $(active)"; }
 before=$(rounds a)
 until_rounds a $((before + 2))
 grep -q 'term 2' a.log || fail "the hub did not go on: $(grep hub: a.log)"

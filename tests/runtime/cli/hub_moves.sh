@@ -15,8 +15,7 @@ hub_on() { # starts the hub on a free port; its address goes to hub.addr as a wh
   rm -f hub/address
   "$weft" hub --dir hub --listen 127.0.0.1:0 --run moves >>hub.log 2>&1 &
   hub_pid=$!
-  for _ in $(seq 600); do [ -s hub/address ] && break; sleep 0.1; done
-  [ -s hub/address ] || { cat hub.log; fail "the hub does not listen"; }
+  soon [ -s hub/address ] || { cat hub.log; fail "the hub does not listen"; }
   cp hub/address hub.addr.new
   mv hub.addr.new hub.addr
 }
@@ -28,9 +27,9 @@ site() { # NAME ADDRESS
 }
 rounds() { cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"ev":"outer"' || true; }
 until_rounds() { # SITE N
-  for _ in $(seq 1200); do [ "$(rounds "$1")" -ge "$2" ] && return; sleep 0.1; done
+  soon counts "$2" '"ev":"outer"' "$1/metrics.jsonl" && return
   tail -n 5 ./*.log
-  fail "site $1 has only $(rounds "$1") rounds after two minutes"
+  fail "site $1 has only $(rounds "$1") rounds after minutes"
 }
 expect 66 'where the hub is' ranks 1 "$weft" train run.yaml --site a --invite a.json --join @missing --set run.dir=x
 site a @hub.addr &

@@ -18,6 +18,13 @@ expect() {
   [ "$got" = "$code" ] || { cat out.txt >&2; fail "exit code $got, expected $code: $*"; }
   [ -z "$regex" ] || grep -qE "$regex" out.txt || { cat out.txt >&2; fail "no message like '$regex': $*"; }
 }
+# soon COMMAND...: waits until it succeeds; 1 after five minutes, which no loaded machine needs
+soon() { local end=$((SECONDS + 300)); until "$@"; do [ $SECONDS -lt $end ] || return 1; sleep 0.05; done; }
+# counts N REGEX FILE: at least N lines of the file are so. gone PID: that process has ended
+counts() { [ "$(grep -c "$2" "$3" 2>/dev/null || true)" -ge "$1" ] 2>/dev/null; }
+gone() { ! kill -0 "$1" 2>/dev/null; }
+# free_port: one of loopback that nobody has now
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 # A small run on synthetic data: 8 micro-batches of 2 sequences.
 small_config() {
   "$weft" data synth synth.wtok.h5 --vocab 32 --tokens 60000 >/dev/null

@@ -20,14 +20,12 @@ ranks 1 "$weft" train -q run.yaml --set run.dir=logged --set train.steps=8 --set
 [ "$(grep -o '"step":[0-9]*.*"loss/valid"' logged/metrics.jsonl | sed 's/,.*//' | tr '\n' ' ')" = '"step":3 "step":6 "step":8 ' ] ||
   fail "evaluations are not recorded at their steps"
 
+wait_for_steps() { soon counts 5 '"step"' "$1/metrics.jsonl" || { cat "$1.txt"; fail "$1: no steps"; }; }
 for sig in TERM INT; do
   dir=signal_$sig
   start 2 "$weft" train run.yaml --set run.dir=$dir --set train.steps=1000000 >$dir.txt 2>&1 &
   mpi=$!
-  for _ in $(seq 200); do
-    [ "$(grep -c '"step"' $dir/metrics.jsonl 2>/dev/null || true)" -ge 5 ] 2>/dev/null && break
-    sleep 0.1
-  done
+  wait_for_steps $dir
   kill -$sig "$(pgrep -P $mpi -x weft | head -n 1)" # one rank is asked; all of them stop at the same step
   code=0
   wait $mpi || code=$?
@@ -39,12 +37,6 @@ for sig in TERM INT; do
   [ -d "$dir/checkpoints/step_$(printf %010d $((steps + 2)))" ] || fail "SIG$sig: not resumed"
 done
 # Ctrl-C as a user knows it, and SIGUSR1 to an mpirun of one's own
-wait_for_steps() {
-  for _ in $(seq 200); do
-    [ "$(grep -c '"step"' "$1/metrics.jsonl" 2>/dev/null || true)" -ge 5 ] 2>/dev/null && return
-    sleep 0.1
-  done
-}
 "$weft" train run.yaml --ranks 2 --set run.dir=ctrl_c --set train.steps=1000000 >ctrl_c.txt 2>&1 &
 job=$!
 wait_for_steps ctrl_c

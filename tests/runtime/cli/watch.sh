@@ -4,16 +4,14 @@
 . "$(dirname "$0")/lib.sh"
 command -v python3 >/dev/null || exit 77
 small_config
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+port=$(free_port)
 long=(--set train.steps=1000000 --set train.reproducible=false --set train.batch=12)
 start 2 "$weft" train run.yaml -q "${long[@]}" --set log.metrics_port="$port" --set log.textfile=run.prom --set save.every=5 \
   --set run.dir=watched --set run.name='a "b"' >watched.txt 2>&1 &
 mpi=$!
 if ! "$weft" train run.yaml --set log.metrics_port=1 --set train.steps=1 --set run.dir=unbuilt 2>&1 | grep -q 'without libmicrohttpd'; then
-  for _ in $(seq 200); do
-    "$weft" top "http://127.0.0.1:$port" --json >url.json 2>/dev/null && grep -q '"step": [1-9]' url.json && grep -q '"checkpoints": [1-9]' url.json && break
-    sleep 0.1
-  done
+  shows_url() { "$weft" top "http://127.0.0.1:$port" --json >url.json 2>/dev/null && grep -q '"step": [1-9]' url.json && grep -q '"checkpoints": [1-9]' url.json && grep -q '"state": "running"' url.json; }
+  soon shows_url || true
   python3 - url.json <<'P' || { cat watched.txt url.json; fail "weft top URL"; }
 import json, sys
 j = json.load(open(sys.argv[1]))
@@ -27,11 +25,10 @@ P
 import urllib.request; print(urllib.request.urlopen(urllib.request.Request('http://127.0.0.1:$port/metrics', headers={'Accept': 'text/plain'})).read().decode(), end='')" | promtool check metrics
 fi
 expect 73 'run.prom' "$weft" train run.yaml --set log.textfile=nowhere/run.prom --set run.dir=second
-for _ in $(seq 200); do
-  "$weft" top watched --json >dir.json 2>/dev/null && grep -q '"checkpoints": [1-9]' dir.json && break
-  sleep 0.1
-done
-"$weft" top watched --once >view.txt
+shows_dir() { "$weft" top watched --json >dir.json 2>/dev/null && grep -q '"checkpoints": [1-9]' dir.json; }
+soon shows_dir || true
+is_running() { "$weft" top watched --once >view.txt && grep -q '^weft top .*running' view.txt; }
+soon is_running || true
 grep -q '^weft top  a "b" .*running' view.txt && grep -q '^saved     step ' view.txt && grep -q '^  forward ' view.txt || { cat view.txt; fail "the view"; }
 [ "$(wc -l <view.txt)" -le 24 ] && [ "$(wc -L <view.txt)" -le 80 ] || { cat view.txt; fail "more than 80 x 24"; }
 kill -USR1 $mpi
