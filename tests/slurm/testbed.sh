@@ -80,7 +80,8 @@ done
 bed_up "${options[@]}" --cluster alps:2
 ports=$(ports_of)
 run timeout 300 srun -N2 -n2 sleep 300 >job.txt 2>&1 &
-until_true 60 grep -qsF " " <(squeue -h -t R) || fail "a job on alps"
+running() { [ -n "$(squeue -h -t R)" ]; }
+until_true 60 running || fail "a job on alps"
 find "$bed" -mindepth 1 -delete
 run "$testbed/down" --dir "$bed"
 until_true 60 nothing_left || { left >&2; fail "something is left of a bed whose files were deleted"; }
