@@ -154,7 +154,7 @@ static probe *start(const char *dir, size_t bytes) {
     const int e = pthread_create(&thread, &attr, run, p);
     pthread_attr_destroy(&attr);
     if (e) {
-        let_go(p);
+        p->holders = 1; /* there is no thread */
         let_go(p);
         return NULL;
     }

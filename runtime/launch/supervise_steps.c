@@ -253,7 +253,7 @@ void live_ask_layout(live *l, uint32_t cell, uint32_t nodes) {
     live_task *t = NULL;
     if (trains) {
         weft_words_all(&w, (const char *const[]){p->item[0], "info", "--plan", p->item[2], NULL});
-        weft_words_add(&w, "--ranks=%lld", (long long)(nodes * l->c->tasks_per_node));
+        weft_words_add(&w, "--ranks=%lld", (long long)nodes * l->c->tasks_per_node);
         for (size_t i = 3; i + 1 < p->n; i++) {
             if (strcmp(p->item[i], "--set") != 0) continue;
             weft_words_add(&w, "--set");
