@@ -15,8 +15,9 @@ struct sw_checkpoint {
     sw_solver *sim;
     weft_ckpt *ckpt;
     const char *dir;
-    int first;  /* the rank that speaks */
-    int64_t at; /* step of the newest checkpoint; -1: none */
+    int first;      /* the rank that speaks */
+    int64_t at;     /* step of the newest checkpoint; -1: none */
+    double seconds; /* it took */
     size_t nparts;
     weft_ckpt_part part[FIELDS + SW_MORE_PARTS];
     double *copy[FIELDS];
@@ -101,6 +102,17 @@ int sw_checkpoint_number(const char *state, const char *key, double *x) {
 
 /* --- saving ------------------------------------------------------------------------------------------------------ */
 
+static void note(sw_checkpoint *c, const weft_ckpt_info *i) {
+    if (i->step < 0) return;
+    c->at = i->step;
+    c->seconds = i->seconds;
+}
+
+int64_t sw_checkpoint_newest(const sw_checkpoint *c, double *seconds) {
+    *seconds = c->seconds;
+    return c->at;
+}
+
 static void copy_fields(sw_checkpoint *c) {
     sw_checkpoint_staged(c); /* the copies of the save before */
     for (int f = 0; f < FIELDS; f++) sw_get(c->sim, f, c->copy[f]);
@@ -118,12 +130,12 @@ void sw_checkpoint_staged(sw_checkpoint *c) {
 
 void sw_checkpoint_progress(sw_checkpoint *c) {
     weft_ckpt_info info;
-    if (!failed(c, weft_ckpt_progress(c->ckpt, &info)) && info.step >= 0) c->at = info.step;
+    if (!failed(c, weft_ckpt_progress(c->ckpt, &info))) note(c, &info);
 }
 
 int sw_checkpoint_last(sw_checkpoint *c, int64_t step, const char *state) {
     weft_ckpt_info info;
-    if (!failed(c, weft_ckpt_wait(c->ckpt, &info)) && info.step >= 0) c->at = info.step;
+    if (!failed(c, weft_ckpt_wait(c->ckpt, &info))) note(c, &info);
     if (c->at == step) return 0;
     copy_fields(c);
     if (failed(c, weft_ckpt_save(c->ckpt, step, c->part, c->nparts, state))) return -1;

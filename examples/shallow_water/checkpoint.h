@@ -27,6 +27,8 @@ void sw_checkpoint_staged(sw_checkpoint *c);
 void sw_checkpoint_progress(sw_checkpoint *c);
 /* Waits for the save under way, and saves this step unless it was that. 0: it is on the disk; -1 after a message. */
 int sw_checkpoint_last(sw_checkpoint *c, int64_t step, const char *state);
+/* Step of the newest that is on the disk, and how long it took (0: not known); -1: there is none. Local. */
+int64_t sw_checkpoint_newest(const sw_checkpoint *c, double *seconds);
 /* Before sw_close. NULL is fine. */
 void sw_checkpoint_close(sw_checkpoint *c);
 

@@ -6,7 +6,10 @@
 
 #include "solver.h"
 #ifndef SW_NO_WEFT
+#include <weft/job.h>
+
 #include "checkpoint.h"
+#include "comm_weft.h"
 #endif
 
 #define GRIDS_MAX 8
@@ -29,7 +32,7 @@ typedef struct options {
 
 /* What one grid gave. */
 typedef struct result {
-    int n, steps;
+    int n, steps, stopped; /* stopped: asked to, and saved */
     sw_diagnosis first, last;
     int from; /* step from which this run went on, and the time there */
     double from_t;
@@ -195,7 +198,34 @@ static int keep(const options *o, keeper *k, const result *r, double t) {
 static void let_go(keeper *k) {
     sw_checkpoint_close(k);
 }
+
+/* A supervised job (weft/job.h) hears how far the run is, and may ask it to stop: 1, and this step is on the disk. */
+static int stops(const options *o, sw_solver *s, const result *r, double t, keeper *k) {
+    static weft_job *job;
+    static int attached;
+    char state[256];
+    double seconds;
+    weft_stop stop;
+    if (!k) return 0;
+    if (!attached++ && weft_job_attach(&job) < 0 && getenv("WEFT_SUPERVISOR") && !rank)
+        fprintf(stderr, "shallow_water: %s\n", weft_last_error());
+    weft_job_beat(job, (uint64_t)r->steps, WEFT_JOB_STEP);
+    const int64_t saved = sw_checkpoint_newest(k, &seconds);
+    if (saved >= 0) weft_job_saved(job, (uint64_t)saved, seconds);
+    if (weft_job_should_stop(job, comm_weft_group(s->comm), NULL, &stop) < 0) return -1;
+    if (!stop.why) return 0;
+    if (!rank)
+        fprintf(stderr, "shallow_water: %s: stops after step %d, t %g\n", weft_stop_text(stop.why), r->steps,
+                t);
+    describe(o, r, t, state, sizeof state);
+    weft_job_beat(job, (uint64_t)r->steps, WEFT_JOB_SAVE);
+    if (sw_checkpoint_last(k, r->steps, state)) return -1;
+    weft_job_saved(job, (uint64_t)r->steps, 0);
+    weft_job_beat(job, (uint64_t)r->steps, WEFT_JOB_END);
+    return 1;
+}
 #else
+#define WEFT_JOB_STOPPED 85
 typedef void keeper;
 
 static int take_up(const options *o, sw_solver *s, result *r, double *t, keeper **k) {
@@ -206,6 +236,9 @@ static int keep(const options *o, keeper *k, const result *r, double t) {
 }
 static void let_go(keeper *k) {
     (void)k;
+}
+static int stops(const options *o, sw_solver *s, const result *r, double t, keeper *k) {
+    return (void)o, (void)s, (void)r, (void)t, (void)k, 0;
 }
 #endif
 
@@ -227,6 +260,13 @@ static int advance(const options *o, sw_solver *s, result *r) {
         r->steps++;
         if (r->steps % o->every == 0 && look(s, r, t)) return -1;
         if (t < end && keep(o, k, r, t)) return -1;
+        const int asked = t < end ? stops(o, s, r, t, k) : 0;
+        if (asked < 0) return -1;
+        if (asked) {
+            let_go(k);
+            r->stopped = 1;
+            return 0;
+        }
     }
     if (look(s, r, end) || keep(o, k, r, end)) return -1;
     let_go(k);
@@ -239,6 +279,7 @@ static int run(const options *o, int n, result *r) {
     *r = (result){.n = n};
     int failed = sw_open(&s, o->of, n, o->ops, MPI_COMM_WORLD, o->broken);
     if (!failed) failed = advance(o, &s, r);
+    if (!failed && r->stopped) return sw_close(&s);
     if (!failed) failed = sw_error(&s, o->of->end, &r->mean, &r->largest);
     if (!failed) failed = sw_checksum(&s, &r->checksum);
     if (failed) MPI_Abort(MPI_COMM_WORLD, 1); /* the others may be waiting */
@@ -306,6 +347,7 @@ int main(int argc, char **argv) {
     if (!wrong && o.of->prepare) o.of->prepare();
     for (int i = 0; i < o.grids && !wrong && !bad; i++) {
         bad = run(&o, o.n << i, &r[i]) ? 1 : 0;
+        if (!bad && r[i].stopped) bad = WEFT_JOB_STOPPED;
         if (!bad) print(&o, &r[i], i ? &r[i - 1] : NULL, ranks);
     }
     if (!wrong && !bad && o.check) bad = check(&o, r);
