@@ -35,6 +35,10 @@ until [ -e "$out/page" ]; do kill -0 $agent || fail "$(cat "$out/agent")"; sleep
 } &
 code=0
 run 4 cut || code=$?
+if [ $code = 0 ]; then # too fast for the order, on this machine: then it stands from the start
+  rm -rf "$out/cut"
+  run 4 cut || code=$?
+fi
 [ $code = 85 ] || { cat "$out/err" >&2; fail "exit code $code, expected 85"; }
 grep -q "preempted: stops after step $(step cut)" "$out/err" || { cat "$out/err" >&2; fail "no word of it, or another step"; }
 [ "$(step cut)" -lt "$(step whole)" ] || fail "stopped at the end, not in the middle"
