@@ -52,7 +52,7 @@ static void end_site(launch_machine *m, launch_site *s, int code, launch_actions
 }
 
 /* The job ended without a word from its supervisor. */
-static void died(launch_machine *m, launch_site *s, int64_t now, launch_actions *a) {
+static void died(launch_machine *m, launch_site *s, launch_actions *a) {
     const slurm_state state = s->job.id == s->record.job ? s->job.state : SLURM_FAILED;
     const int known = s->job.id == s->record.job;
     const int mend = !known || state == SLURM_TIMEOUT || state == SLURM_NODE || state == SLURM_PREEMPT;
@@ -70,7 +70,6 @@ static void died(launch_machine *m, launch_site *s, int64_t now, launch_actions 
     say_site(s, "job %llu died (%s); the next one goes on", (unsigned long long)s->record.job,
              known ? slurm_state_name(state) : "forgotten by Slurm");
     s->phase = LAUNCH_PREPARE;
-    (void)now;
 }
 
 /* ---- a listing ---- */
@@ -119,9 +118,8 @@ static const slurm_job *choose(launch_machine *m, launch_site *s, const slurm_jo
 static void take_status(launch_site *s, const launch_status *st, const slurm_job *jobs, size_t n) {
     if (!st || !st->there) return;
     if (st->generation >= s->record.next) s->record.next = st->generation + 1;
-    int known = st->job == s->record.job;
+    int known = st->job >= s->record.job; /* a newer one may have come and gone */
     for (size_t i = 0; i < n; i++) known |= jobs[i].id == st->job;
-    if (s->phase == LAUNCH_NEW && !s->record.job) known = 1; /* a life before this one */
     if (!known) return;
     s->status = *st;
     if (st->generation > s->record.generation) s->record.generation = st->generation;
@@ -153,26 +151,33 @@ static void take_live(launch_machine *m, launch_site *s, const slurm_job *j, lau
     if (changed) save(m, a);
 }
 
-/* No job of a site that had none so far. */
+/* No job of a site whose jobs are listed for the first time in this life. */
 static void nothing_yet(launch_machine *m, launch_site *s, launch_actions *a) {
-    const int well =
-        s->status.there && s->status.state == LAUNCH_JOB_END && s->status.has_exit && s->status.exit == 0;
+    const int ended = s->status.there && s->status.state == LAUNCH_JOB_END && s->status.has_exit;
     if (s->record.intent && s->op_began_ns < s->settle_ns) {
         s->list_ns = s->settle_ns; /* too early to tell */
         return;
     }
-    if (m->rules.observe) {
-        const int ended = s->status.there && s->status.state == LAUNCH_JOB_END && s->status.has_exit;
-        say_site(s, "%s", ended ? s->status.why : "no job");
-        end_site(m, s, ended ? s->status.exit : s->record.ended ? s->record.code : NOTHING_LEFT, a);
+    if (ended && (m->rules.observe || s->stop || (s->status.exit == 0 && !m->rules.again))) {
+        say_site(s, "%s", s->status.why[0] ? s->status.why : "had ended before");
+        end_site(m, s, s->status.exit, a);
+    } else if (m->rules.observe) {
+        say_site(s, "no job");
+        end_site(m, s, s->record.ended ? s->record.code : NOTHING_LEFT, a);
     } else if (s->stop) {
         say_site(s, "stopped before it had a job");
         end_site(m, s, EXIT_STOPPED, a);
-    } else if (well && !m->rules.again) {
-        say_site(s, "had ended before");
-        end_site(m, s, 0, a);
     } else {
         s->phase = LAUNCH_PREPARE;
+    }
+}
+
+/* Of jobs that are all over: it is the last one's end that counts, and it may be a successor that nobody has seen alive. */
+static void take_newest(launch_site *s, const slurm_job *jobs, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (jobs[i].id < s->record.job) continue;
+        s->record.job = jobs[i].id;
+        s->job = jobs[i];
     }
 }
 
@@ -190,19 +195,17 @@ static void listed(launch_machine *m, launch_site *s, const launch_event *e, int
         nothing_yet(m, s, a);
         return;
     }
-    for (size_t i = 0; i < e->njobs; i++)
-        if (e->jobs[i].id == s->record.job) s->job = e->jobs[i];
+    take_newest(s, e->jobs, e->njobs);
     if (++s->missing < LAUNCH_MISSING) {
         if (s->list_ns > now + m->rules.retry_ns) s->list_ns = now + m->rules.retry_ns;
         return;
     }
     const launch_status *st = &s->status;
-    if (st->there && st->state == LAUNCH_JOB_END && st->has_exit &&
-        (st->job == s->record.job || st->next_job == s->record.job)) {
+    if (st->there && st->state == LAUNCH_JOB_END && st->has_exit && st->job >= s->record.job) {
         say_site(s, "%s", st->why);
         end_site(m, s, st->exit, a);
     } else {
-        died(m, s, now, a);
+        died(m, s, a);
     }
 }
 
@@ -293,9 +296,15 @@ static void saved(launch_machine *m, const launch_event *e, launch_actions *a) {
 
 /* ---- the run ---- */
 
-static void stop_all(launch_machine *m) {
+/* What waits is canceled with the next listing, which is due now. */
+static void stop_site(launch_site *s, int64_t now) {
+    if (!s->stop) s->list_ns = now;
+    s->stop = 1;
+}
+
+static void stop_all(launch_machine *m, int64_t now) {
     m->stopping = 1;
-    for (size_t i = 0; i < m->rules.nsites; i++) m->site[i].stop = 1;
+    for (size_t i = 0; i < m->rules.nsites; i++) stop_site(&m->site[i], now);
 }
 
 static void watch_window(launch_machine *m, int64_t now) {
@@ -313,7 +322,7 @@ static void watch_window(launch_machine *m, int64_t now) {
              "%lld of %lld sites were there %.0f s after the first one (launch.start_window_s)",
              (long long)up, (long long)m->rules.min_sites, (double)m->rules.window_ns * 1e-9);
     m->code = EXIT_SERVICE;
-    stop_all(m);
+    stop_all(m, now);
 }
 
 /* The hub ends with its site: who waits has nothing to wait for, who trains is asked to end. */
@@ -323,7 +332,7 @@ static void watch_home(launch_machine *m, int64_t now) {
     for (size_t i = 0; i < m->rules.nsites; i++) {
         launch_site *s = &m->site[i];
         const int trains = s->phase == LAUNCH_STARTED || s->phase == LAUNCH_UP;
-        if (s->phase != LAUNCH_ENDED && (!trains || now - m->over_ns >= m->rules.grace_ns)) s->stop = 1;
+        if (s->phase != LAUNCH_ENDED && (!trains || now - m->over_ns >= m->rules.grace_ns)) stop_site(s, now);
     }
 }
 
@@ -353,7 +362,6 @@ static void next_of_live(launch_machine *m, size_t i, int64_t now, launch_action
     launch_site *s = &m->site[i];
     const int away = m->rules.home >= 0 && m->rules.home != (int)i;
     const int due = now >= s->list_ns;
-    if (s->stop && s->phase == LAUNCH_QUEUED) want_cancel(s, s->record.job);
     if (s->ncancel && s->lost_ns < 0)
         start_op(m, i, LAUNCH_OP_CANCEL, s->cancel[--s->ncancel], now, a);
     else if (s->stop && !s->stop_put && s->lost_ns < 0)
@@ -418,9 +426,9 @@ void launch_machine_step(launch_machine *m, const launch_event *e, int64_t now, 
         break;
     case LAUNCH_EV_STOP:
         if (e->site < m->rules.nsites)
-            m->site[e->site].stop = 1;
+            stop_site(&m->site[e->site], now);
         else
-            stop_all(m);
+            stop_all(m, now);
         break;
     }
     if (m->save_again && !m->saving && e->kind == LAUNCH_EV_TICK) save(m, a);
