@@ -107,6 +107,8 @@ static sim_job *new_job(sim *w, size_t i, uint32_t generation) {
     sim_job *j = &s->job[s->njobs++];
     *j = (sim_job){
         .id = ++w->next_job, .generation = generation, .next_ns = w->now + (int64_t)draw(w, 120) * S};
+    /* the queue of a site that the run does not need may be longer than the run */
+    if (w->rules.home >= 0 && (int)i != w->rules.home && chance(w, 30)) j->next_ns = give_up + S;
     return j;
 }
 
@@ -306,9 +308,15 @@ static void crash(sim *w) {
     trace(w, "killed", 0, (uint64_t)w->life);
     w->up = 0;
     w->saving = 0;
-    w->up_ns = w->now + (int64_t)draw(w, 60) * S;
-    for (sim_op *o = w->op; o < w->op + OPS; o++) /* what has not reached the site never will, or will */
-        if (o->used && !o->effective && chance(w, 500)) o->effective = 1;
+    w->up_ns = w->now + (chance(w, 500) ? 0 : (int64_t)draw(w, 60) * S);
+    for (sim_op *o = w->op; o < w->op + OPS;
+         o++) { /* what has not reached the site never will, or will, later */
+        if (!o->used || o->effective) continue;
+        if (chance(w, 500))
+            o->effective = 1;
+        else
+            o->effect_ns = w->now + (int64_t)draw(w, (uint64_t)(settle * 8 / 10));
+    }
 }
 
 static void step(sim *w, const launch_event *e) {
@@ -380,7 +388,8 @@ static void check_end(sim *w) {
     for (size_t i = 0; i < w->rules.nsites; i++)
         for (size_t k = 0; k < w->site[i].njobs; k++)
             if (alive(&w->site[i].job[k])) fail(w, "the run has ended and a job lives");
-    if (st->there && st->state == LAUNCH_JOB_END && st->has_exit && st->exit == 0 && w->code != 0)
+    if (st->there && st->state == LAUNCH_JOB_END && st->has_exit && st->exit == 0 && w->code != 0 &&
+        !(w->code == 69 && w->rules.on_window == LAUNCH_CANCEL))
         fail(w, "home ended well, the run did not");
 }
 
