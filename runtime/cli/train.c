@@ -35,7 +35,9 @@ static const struct argp_option options[] = {
     {"site", OPT_SITE, "NAME", 0, "this job is site NAME of a run of several sites", 0},
     {"hub", OPT_HUB, "new", 0, "the run begins here: start its hub beside this site", 0},
     {"join", OPT_JOIN, "HOST:PORT", 0,
-     "the run's hub, if it is not where the invitation says; @FILE: as that file says now and later", 0},
+     "the run's hub, if it is not where the invitation says; @FILE: as that file says now and later "
+     "(default: WEFT_JOIN)",
+     0},
     {"invite", OPT_INVITE, "FILE", 0, "invitation of this site, from `weft hub invite`", 0},
     {"quiet", 'q', 0, 0, "no table and no progress line", 0},
     {"keys", OPT_KEYS, 0, 0, "print every key of a run file with type, default and meaning, and end", 0},
@@ -211,10 +213,12 @@ static int run(const arguments *a, const char *command) {
 }
 
 int cli_train(int argc, char **argv) {
-    arguments a = {.sets = weft_calloc((size_t)argc, sizeof(char *)),
-                   .made = weft_calloc((size_t)argc, sizeof(char *))};
+    arguments a = {.sets = weft_calloc((size_t)argc + 1, sizeof(char *)),
+                   .made = weft_calloc((size_t)argc + 1, sizeof(char *))};
     char *command = join(argc, argv);
+    const char *hub = getenv("WEFT_JOIN"); /* srun --weft-join; what the command line says comes after it */
     if (!a.sets || !a.made || !command) return cli_fail(WEFT_ERR_NOMEM);
+    if (hub && *hub && set_key(&a, OPT_JOIN, hub) < 0) return cli_fail(WEFT_ERR_NOMEM);
     cli_parse(&argp, argc, argv, &a);
     int rc = 0;
     if (a.keys) {
