@@ -5,9 +5,9 @@
  *   if (weft_health_run(&o, &r) < 0) puts(weft_last_error());
  *   for (uint32_t i = 0; i < r.n; i++) puts(r.finding[i].text);
  *
- * The quick checks only look and write one small file a folder: load does not change what they say, and they
- * end within 2 s, a folder on a dead server included. The full ones also measure, on all allowed cores, within
- * 5 s: what else runs on the node shows in them. Needs no MPI. What is kept from one node as JSON lines
+ * The quick checks only look and write one small file a folder: load does not make them fail, and they
+ * end within 2 s on a sound node. The full ones also measure, on all allowed cores, within 5 s: what else runs on
+ * the node shows in them. A folder whose server is dead takes its patience longer. Needs no MPI. What is kept from one node as JSON lines
  * (weft health --full --json) is, from several nodes, a reference: their medians are the node class's, and a
  * node below 85 % of them fails. */
 #ifndef WEFT_HEALTH_H
@@ -55,6 +55,7 @@ typedef struct weft_health_opts {
     size_t nics;
     const char *peer;      /* "HOST:PORT" to ping; NULL: the loopback */
     const char *reference; /* JSON lines of reports; NULL: none */
+    double patience_s;     /* how long a folder may take before it counts as dead; 0: 20 s */
 } weft_health_opts;
 
 typedef struct weft_health_finding {

@@ -18,6 +18,7 @@ enum {
     OPT_NIC,
     OPT_PEER,
     OPT_ONLY,
+    OPT_PATIENCE,
     OPT_PROLOG
 };
 #define MOST           8
@@ -37,6 +38,8 @@ static const struct argp_option options[] = {
     {"only", OPT_ONLY, "CHECK,...", 0,
      "these checks: memory, shm, disk, nic, gpu, clock, leftovers, cores, stream, write, ping", 0},
     {"dir", OPT_DIR, "DIR", 0, "a folder that jobs write to (repeatable; default: TMPDIR or /tmp)", 0},
+    {"patience", OPT_PATIENCE, "S", 0,
+     "seconds after which a folder that does not answer is dead (default 20)", 0},
     {"nic", OPT_NIC, "NAME", 0, "an interface that must be there and up (repeatable)", 0},
     {"peer", OPT_PEER, "HOST:PORT", 0, "whom to ping, instead of the loopback", 0},
     {"reference", OPT_REFERENCE, "FILE", 0, "reports of sound nodes of this class (from --full --json)", 0},
@@ -72,6 +75,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (a->o.nics == MOST) argp_error(state, "at most %d --nic", MOST);
         a->nic[a->o.nics++] = arg;
         return 0;
+    case OPT_PATIENCE: a->o.patience_s = cli_float(state, "--patience", arg, 0.1, 600); return 0;
     case OPT_PEER: a->o.peer = arg; return 0;
     case OPT_REFERENCE: a->reference = arg; return 0;
     case OPT_JSON: a->json = 1; return 0;

@@ -15,16 +15,16 @@
 #include "base/mem.h"
 #include "runtime/health/health.h"
 
-#define PATIENCE_QUICK_S 1.2
-#define PATIENCE_WRITE_S 4.0
-#define WRITE_BYTES      (64u << 20)
-#define WRITE_PIECE      (4u << 20)
-#define WRITE_MOST_S     1.5 /* then what is written so far is synced and counted */
-#define FREE_NONE        0.01
-#define FREE_LOW         0.05
-#define FREE_LOW_BYTES   10e9 /* a large disk may be fuller */
-#define TIME_LOW_S       1.0  /* the server's clock against ours */
-#define TIME_NONE_S      60.0
+#define PATIENCE_S     20.0
+#define SLOW_S         1.2 /* a small file took longer: degraded */
+#define WRITE_BYTES    (64u << 20)
+#define WRITE_PIECE    (4u << 20)
+#define WRITE_MOST_S   1.5 /* then what is written so far is synced and counted */
+#define FREE_NONE      0.01
+#define FREE_LOW       0.05
+#define FREE_LOW_BYTES 10e9 /* a large disk may be fuller */
+#define TIME_LOW_S     1.0  /* the server's clock against ours */
+#define TIME_NONE_S    60.0
 
 typedef enum stage { OPENING, WRITING, SYNCING, READING, REMOVING, DONE } stage;
 static const char *const doing[] = {"opening a file in", "writing to",           "syncing a file in",
@@ -37,6 +37,7 @@ typedef struct probe {
     size_t bytes;
     stage at; /* where it is, or where it failed */
     int done, error;
+    double took;      /* seconds, all of it */
     double rate;      /* bytes a second, the sync included */
     double free, all; /* bytes */
     double inodes;    /* share free */
@@ -124,7 +125,9 @@ static int look(probe *p) {
 
 static void *run(void *arg) {
     probe *p = arg;
+    const double began = weft_now();
     const int e = look(p);
+    p->took = weft_now() - began;
     pthread_mutex_lock(&p->lock);
     p->error = e;
     if (!e) p->at = DONE;
@@ -179,8 +182,13 @@ static struct timespec in_seconds(double s) {
     return t;
 }
 
+static double patience_of(const health_run *h) {
+    return h->o->patience_s > 0 ? h->o->patience_s : PATIENCE_S;
+}
+
 /* 1: something is wrong, and said. */
-static int say_failure(health_run *h, uint32_t check, const probe *p, double patience) {
+static int say_failure(health_run *h, uint32_t check, const probe *p) {
+    const double patience = patience_of(h);
     if (!p->done) {
         health_number(health_find(h, check, WEFT_HEALTH_FAIL, p->dir,
                                   "%.150s: %s it took more than %.1f s: its server does not answer", p->dir,
@@ -207,6 +215,12 @@ static void say_room(health_run *h, const probe *p) {
                               "inodes; at least %.0f %% expected)",
                               p->dir, p->free / 1e9, 100 * share, 100 * p->inodes, 100 * FREE_LOW),
                   100 * least, 100 * (none ? FREE_NONE : FREE_LOW), "%", 0);
+    if (p->took > SLOW_S)
+        health_number(health_find(h, WEFT_CHECK_DISK, WEFT_HEALTH_DEGRADED, p->dir,
+                                  "%.120s: a file of 4 KiB took %.1f s (at most %.1f s expected): it or its "
+                                  "server is overloaded",
+                                  p->dir, p->took, SLOW_S),
+                      p->took, SLOW_S, "s", 0);
     const double off = fabs(p->clock_off);
     if (off > TIME_LOW_S)
         health_number(health_find(h, WEFT_CHECK_CLOCK,
@@ -222,7 +236,7 @@ void health_disk(health_run *h) {
     char dir[HEALTH_DIRS][HEALTH_PATH];
     probe *p[HEALTH_DIRS], found;
     const size_t n = health_dirs(h, dir, HEALTH_DIRS);
-    const struct timespec deadline = in_seconds(PATIENCE_QUICK_S);
+    const struct timespec deadline = in_seconds(patience_of(h));
     for (size_t i = 0; i < n; i++) p[i] = start(dir[i], 4096);
     for (size_t i = 0; i < n; i++) {
         if (!p[i]) {
@@ -231,7 +245,7 @@ void health_disk(health_run *h) {
             continue;
         }
         finish(p[i], &deadline, &found);
-        if (!say_failure(h, WEFT_CHECK_DISK, &found, PATIENCE_QUICK_S)) say_room(h, &found);
+        if (!say_failure(h, WEFT_CHECK_DISK, &found)) say_room(h, &found);
     }
 }
 
@@ -239,9 +253,9 @@ void health_write(health_run *h) {
     char dir[1][HEALTH_PATH];
     probe found, *p = health_dirs(h, dir, 1) ? start(dir[0], WRITE_BYTES) : NULL;
     if (!p) return;
-    const struct timespec deadline = in_seconds(PATIENCE_WRITE_S);
+    const struct timespec deadline = in_seconds(patience_of(h));
     finish(p, &deadline, &found);
-    if (say_failure(h, WEFT_CHECK_WRITE, &found, PATIENCE_WRITE_S)) return;
+    if (say_failure(h, WEFT_CHECK_WRITE, &found)) return;
     health_number(health_find(h, WEFT_CHECK_WRITE, WEFT_HEALTH_OK, found.dir,
                               "%.120s: written and synced at %.0f MB/s", found.dir, found.rate / 1e6),
                   found.rate / 1e6, NAN, "MB/s", 1);

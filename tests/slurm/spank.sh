@@ -2,17 +2,8 @@
 # The options of slurm/spank reach the tasks of srun and of sbatch, wrong values are refused, the meter counts, a site joins a
 # run by `srun --weft-join`; a missing plugin does nothing where it is `optional` and stops srun where it is `required`.
 # Usage: spank.sh WEFT_BINARY SOURCE_DIR
-. "$(dirname "$0")/../runtime/cli/lib.sh"
-need() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || { echo "skipped: no $1 here"; exit 77; }; }
-for p in slurmctld slurmd srun munged cmake cc; do need $p; done
+. "$(dirname "$0")/lib.sh"
 printf '#include <slurm/slurm.h>\n#include <slurm/spank.h>\n' | cc -E - >/dev/null 2>&1 || { echo "skipped: no slurm/spank.h here (libslurm-dev)"; exit 77; }
-# until_true SECONDS COMMAND...: polls
-until_true() {
-  local end=$((SECONDS + $1))
-  shift
-  until "$@"; do [ $SECONDS -lt $end ] || fail "not within the time: $*"; sleep 0.2; done
-}
-
 # refuses REGEX COMMAND...: fails, with whatever code srun has for it, and says REGEX
 refuses() {
   local regex=$1
@@ -23,10 +14,7 @@ refuses() {
 
 cmake -S "$top/slurm/spank" -B plugin >log 2>&1 && cmake --build plugin >log 2>&1 || { cat log >&2; fail "the plugin cannot be built"; }
 ! grep -qi warning log || { cat log >&2; fail "warnings"; }
-bed=$(mktemp -d /tmp/wsp.XXXXXX)
-trap '"$top/slurm/testbed/down" --dir "$bed" >/dev/null 2>&1 || true; kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$work" "$bed"' EXIT
-"$top/slurm/testbed/up" --dir "$bed" --cluster north:2 >env.sh || { echo "skipped: no test bed can be brought up here"; exit 77; }
-eval "$(cat env.sh)"
+bed_up --cluster north:2
 stack=$bed/north/plugstack.conf
 srun="timeout 120 srun"
 

@@ -7,7 +7,6 @@
 
 #include "tests/support/scratch.h"
 
-#include "base/clock.h"
 #include "base/rng.h"
 #include "runtime/health/health.h"
 #include "weft/gemm.h"
@@ -244,9 +243,11 @@ static void a_core_that_computes_wrong_fails(void **state) {
 
 /* --- folders ------------------------------------------------------------------------------------------------------- */
 
+static double patience; /* 0: as it is */
+
 static void run_in(const char *dir, uint32_t checks) {
     const char *const dirs[] = {dir};
-    weft_health_opts o = {.size = sizeof o, .checks = checks, .dir = dirs, .dirs = 1};
+    weft_health_opts o = {.size = sizeof o, .checks = checks, .dir = dirs, .dirs = 1, .patience_s = patience};
     report.size = sizeof report;
     assert_ok(weft_health_run(&o, &report));
 }
@@ -263,11 +264,11 @@ static void run_until(const char *dir, uint32_t checks, const char *text) {
 }
 
 static void a_server_that_hangs_is_said(void **state) {
-    const double began = weft_now();
     __atomic_store_n(&sync_hangs, 1, __ATOMIC_RELEASE);
-    run_in(*state, WEFT_CHECK_DISK);
+    patience = 1;
+    run_in(*state, WEFT_CHECK_DISK); /* returns: it does not wait for the end of the hang */
+    patience = 0;
     find(WEFT_HEALTH_FAIL, "does not answer");
-    assert_true(weft_now() - began < 60); /* it did not wait for the end of the hang */
     const int before = __atomic_load_n(&syncs, __ATOMIC_ACQUIRE);
     __atomic_store_n(&sync_hangs, 0, __ATOMIC_RELEASE);
     for (int i = 0; i < 60000 && __atomic_load_n(&syncs, __ATOMIC_ACQUIRE) == before; i++) usleep(1000);
