@@ -11,16 +11,9 @@
 #include "comm/carrier/p2p.h"
 #include "kernels/kernels.h"
 #include "runtime/cli/cli.h"
+#include "runtime/cli/doctor.h"
 
 enum { OPT_JSON = 1000 };
-
-typedef enum verdict { GOOD, NOTE, BAD } verdict;
-
-typedef struct finding {
-    const char *subject;
-    verdict v;
-    char found[256], mend[256]; /* mend: "" if there is nothing to do */
-} finding;
 
 static int on_path(const char *program) {
     const char *path = getenv("PATH");
@@ -149,7 +142,8 @@ static const struct argp argp = {
     options,
     parse,
     "",
-    "Looks for what makes runs slow, fragile or impossible here, with the command that mends it. Exit "
+    "Looks for what makes runs slow, fragile or impossible here, Slurm included, with the command that mends "
+    "it. Exit "
     "code 69 if something that is needed is missing, else 0.\vExample:\n  weft doctor",
     0,
     0,
@@ -158,7 +152,7 @@ static const struct argp argp = {
 int cli_doctor(int argc, char **argv) {
     int json = 0, worst = GOOD;
     cli_parse(&argp, argc, argv, &json);
-    finding f[16] = {{0}};
+    finding f[48] = {{0}};
     size_t n = 0;
     check_processor(&f[n++]);
     check_cores(&f[n++]);
@@ -172,6 +166,7 @@ int cli_doctor(int argc, char **argv) {
     check_program(&f[n++], "h5dump", "shows token shards", "hdf5-tools", NOTE);
     check_ucx(&f[n++]);
     check_writable(&f[n++]);
+    n += doctor_slurm(&f[n], sizeof f / sizeof *f - n);
     static const char *const mark[] = {"ok", "note", "BAD"};
     for (size_t i = 0; i < n; i++) {
         if (f[i].v > (verdict)worst) worst = f[i].v;
@@ -181,8 +176,8 @@ int cli_doctor(int argc, char **argv) {
             cli_json_print(j);
             continue;
         }
-        printf("%-5s %-20s %s\n", mark[f[i].v], f[i].subject, f[i].found);
-        if (*f[i].mend) printf("%26s -> %s\n", "", f[i].mend);
+        printf("%-5s %-22s %s\n", mark[f[i].v], f[i].subject, f[i].found);
+        if (*f[i].mend) printf("%28s -> %s\n", "", f[i].mend);
     }
     return worst == BAD ? 69 : 0;
 }
