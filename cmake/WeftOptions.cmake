@@ -13,6 +13,9 @@ if(WEFT_SANITIZE)
   # and on checks in line.
   if(CMAKE_C_COMPILER_ID STREQUAL GNU)
     add_compile_options(-fno-var-tracking)
+    if(WEFT_SANITIZE MATCHES thread) # the calls it puts in keep gcc from seeing what is set
+      add_compile_options(-Wno-maybe-uninitialized)
+    endif()
     if(WEFT_SANITIZE MATCHES address)
       add_compile_options(--param=asan-instrumentation-with-call-threshold=500)
     endif()

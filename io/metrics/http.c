@@ -1,23 +1,20 @@
 /* The endpoint: libmicrohttpd with one thread of its own; see export.h.
  *
- * The listening socket is made here, so that a port that is taken is told as such. Answers are copies: the buffer of the
+ * The listening socket is weft's own, so that a port that is taken is told as such. Answers are copies: the buffer of the
  * exporter is free again before a slow reader has taken the last byte. Bounded: connections, memory of each, idle time. */
 #include <stdlib.h>
 
+#include "base/listen.h"
 #include "base/mem.h"
 #include "io/metrics/export_internal.h"
 
 #ifdef WEFT_HTTP
 
-#include <arpa/inet.h>
-#include <errno.h>
 #include <microhttpd.h>
-#include <netinet/in.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-enum { CONNECTIONS = 16, CONNECTION_BYTES = 16 << 10, IDLE_S = 10, BACKLOG = 16 };
+enum { CONNECTIONS = 16, CONNECTION_BYTES = 16 << 10, IDLE_S = 10 };
 
 struct http_server {
     weft_export *e;
@@ -90,60 +87,14 @@ static enum MHD_Result serve(void *arg, struct MHD_Connection *c, const char *ur
     return reply(c, MHD_HTTP_OK, a.response, om_content_type(format));
 }
 
-/* ---- the socket ---- */
-
-typedef union address {
-    struct sockaddr any;
-    struct sockaddr_in v4;
-    struct sockaddr_in6 v6;
-} address;
-
-static weft_status parse_address(const char *text, int port, address *a, socklen_t *bytes) {
-    memset(a, 0, sizeof *a);
-    if (inet_pton(AF_INET, text, &a->v4.sin_addr) == 1) {
-        a->v4.sin_family = AF_INET;
-        a->v4.sin_port = htons((uint16_t)port);
-        *bytes = sizeof a->v4;
-    } else if (inet_pton(AF_INET6, text, &a->v6.sin6_addr) == 1) {
-        a->v6.sin6_family = AF_INET6;
-        a->v6.sin6_port = htons((uint16_t)port);
-        *bytes = sizeof a->v6;
-    } else {
-        return weft_fail(WEFT_ERR_CONFIG,
-                         "log.metrics_bind: '%s' is not a numeric address like 127.0.0.1, 0.0.0.0 or ::1",
-                         text);
-    }
-    return WEFT_OK;
-}
-
-static weft_status listen_on(const char *bind_to, int port, int *out, int *bound) {
-    address a;
-    socklen_t bytes = 0;
-    const int one = 1;
-    WEFT_TRY(parse_address(bind_to, port, &a, &bytes));
-    const int fd = socket(a.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0) return weft_fail_errno(errno, "the socket of log.metrics_port");
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one,
-               sizeof one); /* a restart need not wait for old connections */
-    if (bind(fd, &a.any, bytes) < 0 || listen(fd, BACKLOG) < 0 || getsockname(fd, &a.any, &bytes) < 0) {
-        const int e = errno;
-        close(fd);
-        return weft_fail(WEFT_ERR_CONFIG, "log.metrics_port: cannot listen on %s, port %d: %s%s", bind_to,
-                         port, strerror(e),
-                         e == EADDRINUSE ? " (another run? choose another port, or 0 for none)" : "");
-    }
-    *bound = ntohs(a.any.sa_family == AF_INET ? a.v4.sin_port : a.v6.sin6_port);
-    *out = fd;
-    return WEFT_OK;
-}
-
 weft_status http_open(weft_export *e, const char *bind_to, int port, http_server **out) {
     int fd = -1;
     *out = NULL;
     http_server *h = weft_calloc(1, sizeof *h);
     if (!h) return WEFT_ERR_NOMEM;
     h->e = e;
-    weft_status s = listen_on(bind_to, port, &fd, &h->port);
+    weft_status s = weft_listen(bind_to, port, &fd, &h->port);
+    if (s < 0) weft_context(s, "log.metrics_bind, log.metrics_port");
     if (s >= 0) {
         h->daemon = MHD_start_daemon(
             MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD, 0, NULL, NULL, serve, h, MHD_OPTION_LISTEN_SOCKET,

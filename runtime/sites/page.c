@@ -3,25 +3,21 @@
 
 #include <stdlib.h>
 
+#include "base/listen.h"
 #include "base/mem.h"
 
 #ifdef WEFT_HTTP
 
-#include <arpa/inet.h>
-#include <errno.h>
 #include <microhttpd.h>
-#include <netinet/in.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "runtime/sites/page_html.h"
 
 #define FRESH_NS (10ull * 1000000000u)
-enum { CONNECTIONS = 16, CONNECTION_BYTES = 16 << 10, IDLE_S = 10, BACKLOG = 16 };
+enum { CONNECTIONS = 16, CONNECTION_BYTES = 16 << 10, IDLE_S = 10 };
 
 struct weft_page {
     struct MHD_Daemon *daemon;
@@ -91,63 +87,14 @@ static enum MHD_Result serve(void *arg, struct MHD_Connection *c, const char *ur
     return reply(c, MHD_HTTP_NOT_FOUND, "/, /status.json, /metrics, /healthz\n", "text/plain; charset=utf-8");
 }
 
-static weft_status address_of(const char *where, struct sockaddr_storage *a, socklen_t *bytes) {
-    char host[64] = "";
-    const char *colon = strrchr(where, ':');
-    char *end = NULL;
-    struct sockaddr_in *v4 = (struct sockaddr_in *)a;
-    struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)a;
-    const long port = colon ? strtol(colon + 1, &end, 10) : -1;
-    memset(a, 0, sizeof *a);
-    if (colon && colon[1] && !*end && port >= 0 && port < 65536 && colon - where < (long)sizeof host) {
-        const int v6_text = where[0] == '[' && colon > where && colon[-1] == ']';
-        snprintf(host, sizeof host, "%.*s", (int)(colon - where) - 2 * v6_text, where + v6_text);
-        if (!host[0]) snprintf(host, sizeof host, "127.0.0.1");
-        if (inet_pton(AF_INET, host, &v4->sin_addr) == 1) {
-            v4->sin_family = AF_INET;
-            v4->sin_port = htons((uint16_t)port);
-            *bytes = sizeof *v4;
-            return WEFT_OK;
-        }
-        if (v6_text && inet_pton(AF_INET6, host, &v6->sin6_addr) == 1) {
-            v6->sin6_family = AF_INET6;
-            v6->sin6_port = htons((uint16_t)port);
-            *bytes = sizeof *v6;
-            return WEFT_OK;
-        }
-    }
-    return weft_fail(WEFT_ERR_CONFIG,
-                     "the status page: '%s' is no numeric address with a port, like 127.0.0.1:8080", where);
-}
-
-static weft_status listen_on(const char *where, int *out, int *port) {
-    struct sockaddr_storage a;
-    socklen_t bytes = 0;
-    const int one = 1;
-    WEFT_TRY(address_of(where, &a, &bytes));
-    const int fd = socket(a.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0) return weft_fail_errno(errno, "the socket of the status page");
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(fd, (struct sockaddr *)&a, bytes) < 0 || listen(fd, BACKLOG) < 0 ||
-        getsockname(fd, (struct sockaddr *)&a, &bytes) < 0) {
-        const int e = errno;
-        close(fd);
-        return weft_fail(WEFT_ERR_CONFIG, "the status page cannot listen on %s: %s%s", where, strerror(e),
-                         e == EADDRINUSE ? " (choose another port, or 0 for any)" : "");
-    }
-    *port = ntohs(a.ss_family == AF_INET ? ((struct sockaddr_in *)&a)->sin_port
-                                         : ((struct sockaddr_in6 *)&a)->sin6_port);
-    *out = fd;
-    return WEFT_OK;
-}
-
 weft_status weft_page_open(const char *where, weft_page **out) {
     int fd = -1;
     *out = NULL;
     weft_page *p = weft_calloc(1, sizeof *p);
     if (!p) return WEFT_ERR_NOMEM;
     pthread_mutex_init(&p->lock, NULL);
-    weft_status s = listen_on(where, &fd, &p->port);
+    weft_status s = weft_listen_at(where, &fd, &p->port);
+    if (s < 0) weft_context(s, "the status page");
     if (s >= 0) {
         p->daemon = MHD_start_daemon(
             MHD_USE_AUTO | MHD_USE_INTERNAL_POLLING_THREAD, 0, NULL, NULL, serve, p, MHD_OPTION_LISTEN_SOCKET,
