@@ -26,7 +26,7 @@ if(WEFT_ROOMS STREQUAL all)
   pkg_check_modules(zstd REQUIRED IMPORTED_TARGET libzstd)
   pkg_check_modules(zlib REQUIRED IMPORTED_TARGET zlib)
   pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
-  pkg_check_modules(hdf5 REQUIRED IMPORTED_TARGET hdf5-openmpi)
+  pkg_search_module(hdf5 REQUIRED IMPORTED_TARGET hdf5-openmpi hdf5) # the parallel one: Debian's name, the library's own
   pkg_check_modules(sqlite3 REQUIRED IMPORTED_TARGET sqlite3)
   pkg_check_modules(ucx IMPORTED_TARGET ucx) # optional: the carrier ucx
   pkg_check_modules(microhttpd IMPORTED_TARGET libmicrohttpd) # optional: the metrics endpoint

@@ -43,3 +43,9 @@ install(FILES ${PROJECT_BINARY_DIR}/weftConfig.cmake ${PROJECT_BINARY_DIR}/weftC
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/weft)
 configure_file(cmake/weft.pc.in ${PROJECT_BINARY_DIR}/weft.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/weft.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+# For centres that run Slurm: slurm/README.md.
+configure_file(slurm/modulefiles/weft.in ${PROJECT_BINARY_DIR}/modulefile @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/modulefile DESTINATION ${CMAKE_INSTALL_DATADIR}/weft/slurm/modulefiles/weft RENAME ${PROJECT_VERSION})
+install(DIRECTORY slurm/env slurm/spack slurm/easybuild slurm/apptainer DESTINATION ${CMAKE_INSTALL_DATADIR}/weft/slurm)
+install(PROGRAMS slurm/health/install DESTINATION ${CMAKE_INSTALL_DATADIR}/weft/slurm/health)
