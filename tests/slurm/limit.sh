@@ -23,10 +23,10 @@ Y
 limits() { { cat run/metrics.jsonl 2>/dev/null || true; } | grep -c '"ev":"end","reason":"time limit"' || true; }
 # and the life after the last of them has begun
 enough() {
-  [ -z "$(squeue -h)" ] && return
+  ended && return
   [ "$(limits)" -ge "$trials" ] && [ "$(grep '"ev":"[er][ne]' run/metrics.jsonl | tail -n 1 | grep -c resume)" = 1 ]
 }
-ended() { [ -z "$(squeue -h)" ]; }
+ended() { local q; q=$(squeue -h) && [ -z "$q" ]; } # a controller that does not answer has not ended anything
 story() { cat "$work"/chain/job-*.out "$work"/chain/train.*.log | tail -n 60; grep '"ev":"[er]' run/metrics.jsonl | tail -n 20; } >&2
 
 job chain "--chain successor --set chain.no_progress=0 --set chain.max_generations=$((4 * trials + 8))" \
