@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # weft supervise in real jobs of Slurm.
-# Usage: supervise.sh WEFT_BINARY SOURCE_DIR limit|repair|chain [TRIALS]
+# Usage: supervise.sh WEFT_BINARY SOURCE_DIR limit|repair|chain|cells [TRIALS]
 #   limit   time limits: no committed step is lost, and the weights are those of one run without a limit
 #   repair  a rank killed (alone on its node, and beside another), a rank stopped, a node killed: the training goes on in the
 #           same job with the same weights
+#   cells   three steps in one job: a rank of one is killed, the others go on; a spare node takes a dead one's place
 #   chain   what follows each exit code; the cap; requeue; one life at a time
 # More than one trial: with the negative controls, too.
 . "$(dirname "$0")/lib.sh"
@@ -157,6 +158,30 @@ repair_control() {
   rm -rf run
 }
 
+# --- cells
+
+# The steps of one launch: cell 1 to 3, each on a node of its own with a run of its own.
+cells() {
+  local c before_c
+  batch cells.sh "-N 3 --ntasks-per-node=1 -t 60" "--silent 20 --cells 3" -- "$weft" train "$work/run.yaml" --set run.dir="$work/run-c{cell}"
+  sbatch --parsable cells.sh >/dev/null
+  for c in 1 2 3; do until_true 300 test -e run-c$c/checkpoints/latest || die "cell $c does not train"; done
+  before_c=$(steps_done run-c2)
+  kill_rank n2
+  until_true 300 test -f d/train.0.c2.2.log || die "cell 2 is not launched again"
+  until_true 300 in_file 'resumed .* at step' d/train.0.c2.2.log || die "cell 2 is not resumed"
+  cell_saved() { [ "$(steps_done run-c2)" -gt "$before_c" ]; }
+  until_true 300 cell_saved || die "cell 2 does not get on"
+  [ ! -e d/train.0.c1.2.log ] && [ ! -e d/train.0.c3.2.log ] || die "the other cells were launched again, too"
+  end_run
+  for c in 1 3; do
+    in_file 'resumed' d/train.0.c$c.1.log && die "cell $c was resumed"
+    mv run-c$c run
+    cp -r d keep && whole "cell $c" && mv keep d
+  done
+  rm -rf d run-c2 slurm-*.out
+}
+
 # --- chain
 
 # expect_end CODE: the chain has ended, the last job with that code
@@ -225,7 +250,12 @@ limit)
 repair)
   training
   for ((i = 0; i < trials; i++)); do repair; done
-  [ "$trials" = 1 ] || { spare; repair_control; }
+  [ "$trials" = 1 ] || repair_control
+  ;;
+cells)
+  training
+  cells
+  spare
   ;;
 chain)
   chain_codes
