@@ -24,6 +24,7 @@
 #include "runtime/job/leftovers.h"
 #include "runtime/job/page.h"
 
+#define SOON_NS  50000000u
 #define HEALTH_S 60.0 /* a quick check that takes longer has failed */
 
 extern char **environ;
@@ -253,18 +254,23 @@ static void loop(agent *a) {
     const uint64_t silence = a->o->silence_s > 0 ? (uint64_t)(a->o->silence_s * 1e9) : 0;
     uint64_t next = a->heard_ns = weft_now_ns();
     while (!a->end && !(a->o->stop && *a->o->stop)) {
-        const uint64_t now = weft_now_ns();
-        if (now >= next) {
-            look_for_check(a);
+        const uint32_t epoch = a->epoch, flags = a->flags;
+        const int busy =
+            a->wanted > a->epoch || a->check; /* an order is under way: what is dying is looked for soon */
+        const uint64_t now = weft_now_ns(), wake = busy && next > now + SOON_NS ? now + SOON_NS : next;
+        struct pollfd p = {.fd = a->socket, .events = POLLIN};
+        if (poll(&p, 1, wake > now ? (int)((wake - now) / 1000000) + 1 : 0) > 0) hear(a);
+        if (busy && a->wanted > a->epoch) clean(a);
+        look_for_check(a);
+        const uint64_t then = weft_now_ns();
+        if (then >= next || a->epoch != epoch || a->flags != flags) { /* done is said at once */
             tell(a);
-            next = next + every > now ? next + every : now + every;
+            if (then >= next) next = next + every > then ? next + every : then + every;
         }
-        if (silence && now - a->heard_ns > silence) {
+        if (silence && then - a->heard_ns > silence) {
             weft_warn("no answer of the supervisor for %.0f s: the agent ends", a->o->silence_s);
             return;
         }
-        struct pollfd p = {.fd = a->socket, .events = POLLIN};
-        if (poll(&p, 1, (int)((next - now) / 1000000) + 1) > 0) hear(a);
     }
 }
 
