@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #include "runtime/job/agent.h"
 #include "runtime/job/beat.h"
@@ -303,12 +304,14 @@ static void only_memory_that_nobody_has_is_removed(void **state) {
     snprintf(name[OTHER_USER], 256, "vader_segment.%s.%u.19fd0001.0", host, (unsigned)geteuid() + 1);
     snprintf(name[OURS], 256, "weft-%d-12ab", (int)gone);
     snprintf(name[FOREIGN], 256, "weft-north-17-n1");
+    const time_t touched = time(NULL);
     for (int i = 0; i < KINDS; i++) touch(dir, name[i], path[i], sizeof path[i]);
     const int fd = open(path[USED], O_RDWR | O_CLOEXEC);
     void *at = mmap(NULL, 8192, PROT_READ, MAP_SHARED, fd, 0);
     assert_true(at != MAP_FAILED);
     close(fd);
-    assert_int_equal(job_remove_leftovers(dir, &bytes), 0); /* too young: somebody may be about to map them */
+    n = job_remove_leftovers(dir, &bytes);
+    if (time(NULL) < touched + 2) assert_int_equal(n, 0); /* too young: somebody may be about to map them */
     for (int left = 600; n < 2 && left > 0; left--) {
         uint64_t more = 0;
         n += job_remove_leftovers(dir, &more);
