@@ -25,7 +25,7 @@ function(launch_mutant name from to)
   add_executable(fuzz_launch_${name} ${mutated})
   target_compile_options(fuzz_launch_${name} PRIVATE -w)
   target_link_libraries(fuzz_launch_${name} PRIVATE launch_sim)
-  add_test(NAME launch_mutant.${name} COMMAND fuzz_launch_${name} --find --schedules 20000 --seconds 300)
+  add_test(NAME launch_mutant.${name} COMMAND fuzz_launch_${name} --find --schedules 20000 --seconds 800)
   set_tests_properties(launch_mutant.${name} PROPERTIES TIMEOUT 900)
 endfunction()
 

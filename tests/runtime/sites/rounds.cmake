@@ -37,7 +37,7 @@ function(site_mutant name file)
   add_executable(fuzz_rounds_${name} ${mutated})
   target_compile_options(fuzz_rounds_${name} PRIVATE -w)
   target_link_libraries(fuzz_rounds_${name} PRIVATE site_sim)
-  add_test(NAME site_mutant.${name} COMMAND fuzz_rounds_${name} --find --schedules 20000 --seconds 100)
+  add_test(NAME site_mutant.${name} COMMAND fuzz_rounds_${name} --find --schedules 20000 --seconds 800)
   set_tests_properties(site_mutant.${name} PROPERTIES TIMEOUT 900)
 endfunction()
 
