@@ -125,12 +125,12 @@ mkdir north; : >north/slurm.conf
 cp "$(command -v tail)" slurmd
 (exec ./slurmd -f north/slurm.conf) & # tail -f
 p=$!
-for _ in $(seq 300); do grep -qa north /proc/$p/cmdline && break; sleep 0.1; done
+for _ in $(seq 3000); do grep -qa north /proc/$p/cmdline && break; sleep 0.1; done
 names BAD 'Slurm: slurmd' "$p runs with -f north/slurm.conf" 'absolute'
 kill $p; wait $p 2>/dev/null || true
 (exec ./slurmd -f "$PWD/north/slurm.conf") &
 p=$!
-for _ in $(seq 300); do grep -qa north /proc/$p/cmdline && break; sleep 0.1; done
+for _ in $(seq 3000); do grep -qa north /proc/$p/cmdline && break; sleep 0.1; done
 doctor
 ! grep -q "process $p" out.txt || fail "an absolute path is called relative"
 kill $p; wait $p 2>/dev/null || true
