@@ -228,7 +228,7 @@ static void check_places(slurm *s) {
     say(s, "Slurm: TmpFS", own ? GOOD : BAD,
         "TmpFS=/path/%n in slurm.conf: PMIx's folders of one host's nodes collide (\"File exists\"), those "
         "of two clusters, too",
-        "%.150s, with %d nodes that share a host with another", tmp, shared);
+        "%.150s, and %d nodes share a host with another", tmp, shared);
     setting(s, "TaskProlog", prolog, sizeof prolog);
     const char *btl = getenv("OMPI_MCA_btl");
     if (!s->in_job && !*prolog && !(btl && !strstr(btl, "vader")))
@@ -260,6 +260,7 @@ static void check_job(slurm *s) {
                 "node %.60s has the host name %.60s, as others on this host: Open MPI's shared memory %s",
                 node, host, safe ? "is kept apart" : "will crash");
     }
+    if (getenv("SLURM_STEP_ID")) return; /* a task: what srun was to read, it has read */
     if (cpus && !getenv("SRUN_CPUS_PER_TASK"))
         say(s, "Slurm: cores of a task", NOTE,
             "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK in the batch script (weft launch does)",

@@ -16,7 +16,7 @@ S
   chmod 755 bin/$p
 done
 export PATH=$PWD/bin:$PATH
-unset SLURM_JOB_ID SLURM_PMIX_FENCE SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK SLURM_NTASKS_PER_NODE SLURMD_NODENAME OMPI_MCA_btl OMPI_MCA_btl_vader_backing_directory
+unset SLURM_JOB_ID SLURM_STEP_ID SLURM_PMIX_FENCE SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK SLURM_NTASKS_PER_NODE SLURMD_NODENAME OMPI_MCA_btl OMPI_MCA_btl_vader_backing_directory
 export SLURM_CONF=$PWD/conf/slurm.conf
 
 sound() { # a cluster without pitfalls
@@ -89,6 +89,7 @@ SLURMD_NODENAME=a1 names BAD 'Slurm: host names' 'node a1 has the host name' 'OM
 SLURMD_NODENAME=a1 OMPI_MCA_btl=tcp,self not 'Slurm: host names'
 SLURMD_NODENAME=$(hostname) not 'Slurm: host names'
 SLURM_CPUS_PER_TASK=4 names note 'Slurm: cores of a task' 'does not read it' 'SRUN_CPUS_PER_TASK'
+SLURM_CPUS_PER_TASK=4 SLURM_STEP_ID=0 not 'Slurm: cores of a task'
 SLURM_CPUS_PER_TASK=4 SRUN_CPUS_PER_TASK=4 not 'Slurm: cores of a task'
 SLURM_NTASKS_PER_NODE=2 names note 'Slurm: tasks of a node' 'bends' 'unset'
 mkdir none
