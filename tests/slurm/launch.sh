@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# weft launch on two real clusters: launch.sh WEFT SOURCE MODE [KILL_AT]
+# weft launch on two real clusters: launch.sh WEFT SOURCE MODE [KILL_AT EVERY]
 #   late    one command trains at both; the second site comes late and joins the running job; an invitation of another authority is
 #           refused; the command is killed and watches again; --stop ends both with a checkpoint
-#   killed  the command killed at each of its changes of the file system: the next one adopts, and there is one job
-mode=$3 kill_at=${4-}
+#   killed  the command killed at each (or each EVERY-th, from a random one on) of its changes of the file system: the next one
+#           adopts, and there is one job
+#   ssh     the second site by ssh to an sshd of the test's own, which is not there at first, and goes away for a while
+mode=$3 kill_at=${4-} every=${5-1}
 . "$(dirname "$0")/lib.sh"
 bed_up --cluster north:2 --cluster south:2
 
@@ -32,7 +34,7 @@ rounds() { cat "$1/run/metrics.jsonl" 2>/dev/null | grep -c '"ev":"outer".*"site
 has_rounds() { [ "$(rounds "$1")" -ge "$2" ]; }
 steps_of() { cat "$1/run/metrics.jsonl" 2>/dev/null | grep -c '"ev":"step"\|"loss/train"' || true; }
 trains() { [ "$(steps_of "$1")" -ge "$2" ]; }
-show() { tail -n 15 launch*.log "$work"/*/slurm-*.out "$work"/*/train.*.log "$work/north/hub.log" 2>/dev/null >&2 || true; }
+show() { tail -n 15 launch*.log "$work"/*/slurm-*.out "$work"/*/train.*.log "$work/north/hub.log" >&2 2>/dev/null || true; }
 
 late() {
   config 1000000 "\"--begin=now+15\""
@@ -84,14 +86,16 @@ late() {
 
 # The jobs wait in the queue for good: what counts is how many there are.
 killed() {
-  local n=1 rc=0 killed=0 submitted=0
+  local n rc=0 killed=0 submitted=0
   config 10 "\"--begin=now+3600\""
   sed -i 's/dir: \([^ ,}]*north\)}/dir: \1, extra: ["--begin=now+3600"]}/' run.yaml
-  for ((n = 1; n < 200; n++)); do
+  n=$((1 + ${WEFT_SEED:-$RANDOM} % every))
+  echo "WEFT_SEED=$((n - 1))"
+  for (( ; n < 400; n += every)); do
     rc=0
     rm -rf north south run.launch.json*
     # the jobs do not inherit what kills the command
-    LD_PRELOAD=$kill_at WEFT_KILL_AT=$n SBATCH_EXPORT=NONE timeout 300 "$weft" launch run.yaml --poll 0.5 --settle 1 --detach >killed.log 2>&1 || rc=$?
+    { LD_PRELOAD=$kill_at WEFT_KILL_AT=$n SBATCH_EXPORT=NONE timeout 300 "$weft" launch run.yaml --poll 0.5 --settle 1 --detach >killed.log 2>&1; } 2>/dev/null || rc=$?
     [ $rc = 137 ] || break
     killed=$((killed + 1))
     [ "$(alive north)" -le 1 ] && [ "$(alive south)" -le 1 ] || fail "killed at call $n it left two jobs"
@@ -103,7 +107,82 @@ killed() {
   done
   [ $rc = 0 ] || { cat killed.log; fail "not killed any more, it ended with $rc"; }
   echo "killed $killed times, $submitted jobs were there already"
-  [ $killed -ge 10 ] && [ $submitted -ge 1 ] || fail "hardly ever killed at the moment that counts"
+  [ $killed -ge $((10 / every)) ] && [ $submitted -ge 1 ] || fail "hardly ever killed at the moment that counts"
+}
+# An sshd on a port of its own; `sshd_up` and `sshd_down` as often as one likes.
+sshd_up() {
+  "$(command -v sshd)" -D -e -f "$work/ssh/conf" >>"$work/ssh/log" 2>&1 &
+  sshd=$!
+  until_true 60 listens || { cat "$work/ssh/log" >&2; fail "sshd does not listen"; }
+}
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
+# The one that listens, and those that serve a session.
+sshd_down() {
+  local children
+  children=$(pgrep -P "$sshd" || true)
+  # shellcheck disable=SC2086
+  kill "$sshd" $children 2>/dev/null || true
+  wait "$sshd" 2>/dev/null || true
+}
+free_port() {
+  local p
+  for p in $(shuf -i 20000-30000 -n 50); do
+    (exec 3<>"/dev/tcp/127.0.0.1/$p") 2>/dev/null || { echo "$p"; return; }
+  done
+}
+says() { grep -q "$1" launch.log; }
+
+ssh() {
+  command -v sshd ssh-keygen >/dev/null || { echo "no OpenSSH server here"; exit 77; }
+  local p code=0 # port: sshd_up's too
+  port=$(free_port)
+  mkdir -m 700 ssh
+  [ "$(id -u)" != 0 ] || mkdir -p /run/sshd
+  ssh-keygen -q -t ed25519 -N '' -f ssh/host
+  ssh-keygen -q -t ed25519 -N '' -f ssh/user
+  cp ssh/user.pub ssh/authorized
+  cat >ssh/conf <<Y
+Port $port
+ListenAddress 127.0.0.1
+HostKey $work/ssh/host
+AuthorizedKeysFile $work/ssh/authorized
+PidFile none
+PasswordAuthentication no
+StrictModes no
+UsePAM no
+PrintMotd no
+Y
+  echo "[127.0.0.1]:$port $(cut -d' ' -f1,2 ssh/host.pub)" >ssh/known
+  config 1000000 ""
+  sed -i "s#^    south: {#&driver: ssh, host: 127.0.0.1, weft: $weft, ssh: [-p, $port, -i, $work/ssh/user, -F, none, -oIdentitiesOnly=yes, -oUserKnownHostsFile=$work/ssh/known], #" run.yaml
+  "$weft" launch run.yaml --poll 1 >launch.log 2>&1 &
+  p=$!
+  until_true 120 says 'south: does not answer' || { show; fail "a site that cannot be reached is not said to be so"; }
+  until_true 300 trains north 20 || { show; fail "north waits for a site that it does not need"; }
+  sshd_up
+  until_true 400 has_rounds south 2 || { show; cat ssh/log >&2; fail "south has not joined"; }
+  sshd_down
+  until_true 200 says 'south: does not answer; training' || { show; fail "that ssh is gone is not noticed"; }
+  local before
+  before=$(rounds south)
+  until_true 300 has_rounds south $((before + 2)) || { show; fail "south does not train on without ssh"; }
+  sshd_up
+  until_true 200 eval '[ "$(grep "south: " launch.log | tail -n 1 | grep -c "does not answer")" = 0 ]' || { show; fail "south is not found again"; }
+  [ "$(jobs_of south)" = 1 ] || fail "$(jobs_of south) jobs at south"
+  [ "$(stat -c %a south/invite.json)" = 600 ] || fail "others can read the invitation"
+  cmp run.yaml south/run.yaml || fail "the run file has changed on its way"
+  "$weft" launch run.yaml --poll 1 --stop >stop.log 2>&1 || { show; fail "--stop ended with $?"; }
+  wait $p || code=$?
+  [ $code = 85 ] || { cat launch.log; fail "the stopped run ended with $code"; }
+  [ "$(alive north)$(alive south)" = 00 ] || fail "a job lives on"
+  sshd_down
+  # who is not let in is no site
+  rm ssh/authorized
+  touch ssh/authorized
+  sshd_up
+  "$weft" launch run.yaml --poll 1 --status >refused.log 2>&1 || true
+  grep -q 'south.*does not answer.*ermission denied' refused.log || { cat refused.log; fail "ssh's own words are not shown"; }
+  sshd_down
 }
 $mode
 echo ok
