@@ -21,7 +21,7 @@
 #include "runtime/launch/supervise_live.h"
 #include "weft/job.h"
 
-enum { TURN_MS = 250, HUB_TRIES_S = 120 };
+enum { TURN_MS = 250, HUB_STARTS = 5 };
 static const int64_t second = 1000000000;
 
 static int64_t now_ns(void) {
@@ -61,6 +61,13 @@ static int held_back(const live *l, const live_task *t) {
     return t->kind == LIVE_STEP && l->term_asked;
 }
 
+/* It goes on from its log, at an address of its own, a few times; sites wait for it as long as they can. */
+static void hub_ended(live *l) {
+    l->hub_lost = l->hub_starts <= HUB_STARTS;
+    if (!l->hub_lost && l->m->phase == WEFT_SUPERVISE_WAIT_HUB)
+        live_tell(l, (weft_supervise_event){.kind = WEFT_SAW_HUB});
+}
+
 static void ended(live *l, live_task *t) {
     const int code = t->command.exit_code;
     switch (t->kind) {
@@ -88,8 +95,7 @@ static void ended(live *l, live_task *t) {
     case LIVE_NODES: live_nodes_answer(l, t); break;
     case LIVE_HUB:
         weft_error("the hub ended with %d; its log: %s/hub.log", code, l->dir);
-        if (l->m->phase == WEFT_SUPERVISE_WAIT_HUB)
-            live_tell(l, (weft_supervise_event){.kind = WEFT_SAW_HUB});
+        hub_ended(l);
         break;
     default: break;
     }
@@ -298,6 +304,10 @@ static void each_second(live *l, int64_t now) {
     l->next_second_ns = now + second;
     if (l->m->phase == WEFT_SUPERVISE_INIT) take_lock(l);
     if (live_stop_wanted(l)) live_tell(l, (weft_supervise_event){.kind = WEFT_SAW_ASKED});
+    if (l->hub_lost) {
+        l->hub_lost = 0;
+        begin_hub(l);
+    }
     const weft_status s = live_hub_poll(l);
     if (s != WEFT_IN_PROGRESS) {
         if (s < 0) weft_error("%s", weft_last_error());
@@ -434,6 +444,8 @@ static void machine(live *l) {
                                     .lead_ns = (int64_t)(c->lead_s * 1e9),
                                     .silent_ns = (int64_t)(c->silent_s * 1e9),
                                     .hang_ns = (int64_t)(c->hang_s * 1e9),
+                                    .speaks = live_trains(l),
+                                    .start_ns = (int64_t)(c->start_s * 1e9),
                                     .answer_ns = (int64_t)(c->answer_s * 1e9),
                                     .died_ns = 2 * second,
                                     .kill_ns = 10 * second};

@@ -12,7 +12,7 @@ typedef struct weft_supervise_config {
     weft_strlist command;   /* the program and its arguments */
     int64_t nodes;          /* 0: all of the job */
     int64_t tasks_per_node, cpus_per_task, spares, cells, min_nodes;
-    double lead_s, silent_s, hang_s, answer_s, lock_s, poll_s;
+    double lead_s, silent_s, hang_s, start_s, answer_s, lock_s, poll_s;
     int health;
     const char *mpi, *cpu_bind;
     struct {

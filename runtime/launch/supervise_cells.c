@@ -9,7 +9,14 @@
 #include "runtime/launch/supervise_internal.h"
 
 enum { CODE_DEVICE = 71, CODE_IO = 74, CODE_FAULT = 75, CODE_PEER = 76, CODE_SAVED = 85, CODE_SIGNAL = 128 };
-enum { PATIENCE = 10, HANG_STEPS = 8, HANG_SAVES = 3, NO_NODE = WEFT_SUPERVISE_NODES };
+enum {
+    PATIENCE = 10,
+    HANG_STEPS = 8,
+    HANG_SAVES = 3,
+    START_TIMES = 10,
+    START_PART = 4,
+    NO_NODE = WEFT_SUPERVISE_NODES
+};
 
 static int silent(const weft_supervise_machine *m, uint32_t node, int64_t now) {
     const weft_supervise_node *n = &m->node[node];
@@ -274,6 +281,11 @@ static void look(weft_supervise_machine *m, uint32_t cell, int64_t now) {
     }
     if (!live) return;
     if (!c->spoke || live != c->live || min != c->min_step || max != c->max_step) c->progress_ns = now;
+    if (!c->spoke) {
+        const int64_t took = now > c->since_ns ? now - c->since_ns : 1;
+        if (took > m->slowest_start_ns) m->slowest_start_ns = took;
+        if (c->launch > 1) m->why[0] = 0; /* repaired */
+    }
     c->spoke = 1;
     c->live = live;
     c->min_step = min;
@@ -300,6 +312,15 @@ static int64_t hang_after(const weft_supervise_machine *m, uint32_t cell) {
     return (int64_t)saves > limit ? (int64_t)saves : limit;
 }
 
+/* MPI's start is a barrier that can hang, too. How long one may take is learnt from those that went well. */
+static int64_t start_limit(const weft_supervise_machine *m) {
+    const int64_t learnt = START_TIMES * m->slowest_start_ns;
+    if (!m->rules.start_ns || !(m->rules.speaks || m->attached)) return INT64_MAX;
+    if (!m->slowest_start_ns || learnt > m->rules.start_ns) return m->rules.start_ns;
+    const int64_t least = m->rules.start_ns / START_PART;
+    return learnt > least ? learnt : least;
+}
+
 /* Says why the step is to be given up; 0: it goes on. */
 static int lost(weft_supervise_machine *m, uint32_t cell, int64_t now) {
     weft_supervise_cell *c = &m->cell[cell];
@@ -316,6 +337,10 @@ static int lost(weft_supervise_machine *m, uint32_t cell, int64_t now) {
     }
     if (c->died_ns && now - c->died_ns >= m->rules.died_ns) {
         supervise_say(m, "a rank died and the others wait for it");
+        return 1;
+    }
+    if (!c->spoke && now - c->since_ns >= start_limit(m)) {
+        supervise_say(m, "no rank has spoken for %lld s", (long long)((now - c->since_ns) / 1000000000));
         return 1;
     }
     if (m->rules.hang_ns && c->spoke && now - c->progress_ns >= hang_after(m, cell)) {

@@ -39,6 +39,10 @@ const weft_config_key weft_supervise_keys[] = {
     REAL("hang_s", hang_s, "60", 0, DAYS_S,
          "seconds without progress of any rank that are a hang, at least (8 steps if that is longer); 0: "
          "never"),
+    REAL("start_s", start_s, "120", 0, DAYS_S,
+         "seconds within which the ranks of a step speak, where they ever do; less once it is known how long "
+         "that takes; "
+         "0: any time"),
     REAL("answer_s", answer_s, "60", 1, DAYS_S,
          "seconds that agents may take to answer when they are started"),
     REAL("lock_s", lock_s, "300", 0, DAYS_S, "seconds to wait for the lock of the run"),

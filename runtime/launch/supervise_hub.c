@@ -22,6 +22,7 @@ enum { INVITE_MS = 60000, STATUS_MS = 20000 };
 static weft_status start_hub(live *l) {
     char dir[LIVE_PATH], path[LIVE_PATH];
     weft_words w = {0};
+    l->hub_starts++;
     live_path(l, path, "hub/address");
     unlink(path); /* of the hub before: this one's is waited for */
     live_path(l, path, "invites");

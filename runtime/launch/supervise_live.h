@@ -66,7 +66,9 @@ typedef struct live {
     uint64_t token[2];
     char token_text[40];
     int lock, signals, socket, ended, code, term_asked, leads;
-    int hub_waits; /* away: for its files */
+    int hub_waits; /* for its address, or its files */
+    int hub_lost;  /* it ended, and is to be started again */
+    int hub_starts;
     int64_t began_ns, next_second_ns, next_poll_ns, next_status_ns;
     double began_wall, spent[3]; /* node, core, gpu seconds of the generations before */
     unsigned polls;
@@ -101,6 +103,8 @@ void live_state_answer(live *l, const live_task *t);
 void live_nodes_answer(live *l, const live_task *t);
 
 /* --- supervise_steps.c --- */
+/* Is the program `weft train RUN.yaml`? */
+int live_trains(const live *l);
 weft_status live_agents(live *l);
 weft_status live_launch(live *l, uint32_t cell, uint32_t launch);
 /* Kills a step: its tasks by Slurm within two seconds, then srun. Goes on in live_kill_answer. */

@@ -64,6 +64,9 @@ typedef struct weft_supervise_rules {
     int64_t lead_ns;   /* stop at least so long before the limit */
     int64_t silent_ns; /* a node without heartbeat for so long is dead */
     int64_t hang_ns;   /* no rank progress for so long is a hang; 0: never */
+    int speaks;        /* the program is known to tell its steps */
+    int64_t
+        start_ns; /* if it is, or has been heard: a step whose ranks are silent so long after its launch hangs */
     int64_t answer_ns; /* agents may take so long to answer at the beginning, and after a step's death */
     int64_t died_ns;   /* a step is given so long to end by itself once one of its ranks has died */
     int64_t kill_ns;   /* what still runs so long before the limit is killed */
@@ -202,9 +205,10 @@ typedef struct weft_supervise_machine {
     int64_t end_ns;          /* of the time limit; INT64_MAX: unknown */
     int64_t began_ns, last_ns, agents_ns, submit_ns;
     uint32_t agents_begun, submits, epoch;
-    int attached;  /* some rank has spoken */
-    int cancelled; /* by its owner: nobody comes after it */
-    int code;      /* of the end */
+    int attached;             /* some rank has spoken */
+    int64_t slowest_start_ns; /* until the ranks of a step spoke */
+    int cancelled;            /* by its owner: nobody comes after it */
+    int code;                 /* of the end */
     uint64_t step_ns, save_ns;
     weft_supervise_cell cell[WEFT_SUPERVISE_CELLS];
     weft_supervise_node node[WEFT_SUPERVISE_NODES];

@@ -246,12 +246,16 @@ void live_kill_late(live *l, int64_t now) {
 
 /* --- fewer nodes --- */
 
+int live_trains(const live *l) {
+    const weft_strlist *p = &l->c->command;
+    return p->n >= 3 && !strcmp(p->item[1], "train") && p->item[2][0] != '-';
+}
+
 void live_ask_layout(live *l, uint32_t cell, uint32_t nodes) {
     const weft_strlist *p = &l->c->command;
-    const int trains = p->n >= 3 && !strcmp(p->item[1], "train") && p->item[2][0] != '-';
     weft_words w = {0};
     live_task *t = NULL;
-    if (trains) {
+    if (live_trains(l)) {
         weft_words_all(&w, (const char *const[]){p->item[0], "info", "--plan", p->item[2], NULL});
         weft_words_add(&w, "--ranks=%lld", (long long)nodes * l->c->tasks_per_node);
         for (size_t i = 3; i + 1 < p->n; i++) {

@@ -171,6 +171,7 @@ static void start(world *w, int i) {
                                     .lead_ns = 20 * 1000000000LL,
                                     .silent_ns = 3 * 1000000000LL,
                                     .hang_ns = 10 * 1000000000LL,
+                                    .start_ns = 30 * 1000000000LL,
                                     .answer_ns = 10 * 1000000000LL,
                                     .died_ns = 2 * 1000000000LL,
                                     .kill_ns = 8 * 1000000000LL};

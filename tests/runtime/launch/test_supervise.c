@@ -239,7 +239,7 @@ static void who_asks_and_who_cancels_gets_no_successor(void **state) {
 
 /* Kills the step, lets the agents answer. */
 static void repaired(uint32_t without) {
-    assert_true(did(WEFT_DO_KILL));
+    assert_int_equal(m->cell[0].phase, WEFT_CELL_KILL);
     give((weft_supervise_event){.kind = WEFT_SAW_KILLED, .cell = 0, .launch = m->cell[0].launch});
     assert_false(did(WEFT_DO_LAUNCH)); /* not before the agents have answered */
     for (uint32_t n = 0; n < m->rules.nodes; n++)
@@ -299,6 +299,33 @@ static void a_supervisor_that_slept_blames_nobody(void **state) {
     assert_int_equal(m->cell[0].phase, WEFT_CELL_KILL); /* the control: awake, it does */
 }
 
+static void a_start_that_hangs_is_begun_again(void **state) {
+    (void)state;
+    for (int speaks = 0; speaks < 2; speaks++) {
+        weft_supervise_rules rules = plain;
+        rules.speaks = speaks;
+        rules.start_ns = 120 * second;
+        begin(&rules, NULL, 1);
+        int waited = 0;
+        while (waited < 300 && m->cell[0].phase == WEFT_CELL_RUN) {
+            beats(0, 0, 0, second / 2);
+            waited++;
+        }
+        assert_int_equal(waited < 300, speaks); /* a program that never speaks is left alone */
+        assert_in_range(waited, 240, 300);
+        if (!speaks) continue;
+        repaired(99);
+        assert_int_equal(m->cell[0].launch, 2);
+        beats(1, 5, 3, second); /* now it is known how long it takes */
+        exits(137);
+        beats(0, 0, 0, 0);
+        assert_int_equal(m->cell[0].launch, 3);
+        for (waited = 0; waited < 300 && m->cell[0].phase == WEFT_CELL_RUN; waited++)
+            beats(0, 0, 0, second / 2);
+        assert_in_range(waited, 60, 80);
+    }
+}
+
 static void relaunches_without_a_checkpoint_are_counted(void **state) {
     (void)state;
     begin(&plain, NULL, 1);
@@ -343,6 +370,7 @@ int main(void) {
         cmocka_unit_test(a_silent_node_is_left_and_a_spare_takes_its_place),
         cmocka_unit_test(fewer_nodes_only_if_the_program_can),
         cmocka_unit_test(a_supervisor_that_slept_blames_nobody),
+        cmocka_unit_test(a_start_that_hangs_is_begun_again),
         cmocka_unit_test(relaunches_without_a_checkpoint_are_counted),
         cmocka_unit_test(an_end_at_an_unknown_submission_is_looked_up),
     };
