@@ -30,18 +30,23 @@ typedef enum stage { OPENING, WRITING, SYNCING, READING, REMOVING, DONE } stage;
 static const char *const doing[] = {"opening a file in", "writing to",           "syncing a file in",
                                     "reading from",      "removing a file from", ""};
 
-typedef struct probe {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    int holders; /* the thread, and who waits for it */
-    size_t bytes;
-    stage at; /* where it is, or where it failed */
-    int done, error;
+/* What the thread sees; its own until it is done. */
+typedef struct seen {
     double took;      /* seconds, all of it */
     double rate;      /* bytes a second, the sync included */
     double free, all; /* bytes */
     double inodes;    /* share free */
     double clock_off; /* seconds by which the file's time lies outside what we saw */
+} seen;
+
+typedef struct probe {
+    pthread_mutex_t lock; /* of at, done, error, seen, holders */
+    pthread_cond_t changed;
+    int holders; /* the thread, and who waits for it */
+    size_t bytes;
+    stage at; /* where it is, or where it failed */
+    int done, error;
+    seen seen;
     char dir[HEALTH_PATH];
 } probe;
 
@@ -62,7 +67,7 @@ static void is_at(probe *p, stage at) {
 }
 
 /* Writes p->bytes in pieces; returns 0 or an errno. */
-static int write_some(probe *p, int fd, char *piece, size_t n) {
+static int write_some(probe *p, seen *r, int fd, char *piece, size_t n) {
     const double began = weft_now();
     size_t done = 0;
     while (done < p->bytes && weft_now() - began < WRITE_MOST_S) {
@@ -74,7 +79,7 @@ static int write_some(probe *p, int fd, char *piece, size_t n) {
     }
     is_at(p, SYNCING);
     if (fsync(fd)) return errno;
-    p->rate = (double)done / (weft_now() - began);
+    r->rate = (double)done / (weft_now() - began);
     return 0;
 }
 
@@ -85,7 +90,7 @@ static int read_back(int fd, const char *piece, size_t n) {
     return k < 0 ? errno : (size_t)k != want || memcmp(got, piece, want) != 0 ? EIO : 0;
 }
 
-static int look(probe *p) {
+static int look(probe *p, seen *r) {
     char path[HEALTH_PATH + 32];
     struct statvfs v;
     struct stat st;
@@ -94,26 +99,27 @@ static int look(probe *p) {
     if (!piece) return ENOMEM;
     for (size_t i = 0; i < n; i++) piece[i] = (char)(i * 2654435761u >> 24);
     if (!statvfs(p->dir, &v)) {
-        p->free = (double)v.f_bavail * (double)v.f_frsize;
-        p->all = (double)v.f_blocks * (double)v.f_frsize;
-        p->inodes = v.f_files ? (double)v.f_favail / (double)v.f_files : 1;
+        r->free = (double)v.f_bavail * (double)v.f_frsize;
+        r->all = (double)v.f_blocks * (double)v.f_frsize;
+        r->inodes = v.f_files ? (double)v.f_favail / (double)v.f_files : 1;
     }
     snprintf(path, sizeof path, "%s/.weft-health-XXXXXX", p->dir);
     const double before = weft_wall();
     int fd = mkostemp(path, O_CLOEXEC);
     if (fd < 0) {
+        const int why = errno;
         free(piece);
-        return errno;
+        return why;
     }
     is_at(p, WRITING);
-    int e = write_some(p, fd, piece, n);
+    int e = write_some(p, r, fd, piece, n);
     const double after = weft_wall();
     if (!e) {
         is_at(p, READING);
         e = read_back(fd, piece, n);
         if (!fstat(fd, &st)) {
             const double t = (double)st.st_mtim.tv_sec + (double)st.st_mtim.tv_nsec * 1e-9;
-            p->clock_off = t < before ? t - before : t > after ? t - after : 0;
+            r->clock_off = t < before ? t - before : t > after ? t - after : 0;
         }
     }
     if (!e) is_at(p, REMOVING);
@@ -126,9 +132,11 @@ static int look(probe *p) {
 static void *run(void *arg) {
     probe *p = arg;
     const double began = weft_now();
-    const int e = look(p);
-    p->took = weft_now() - began;
+    seen r = {0};
+    const int e = look(p, &r);
+    r.took = weft_now() - began;
     pthread_mutex_lock(&p->lock);
+    p->seen = r;
     p->error = e;
     if (!e) p->at = DONE;
     p->done = 1;
@@ -206,29 +214,30 @@ static int say_failure(health_run *h, uint32_t check, const probe *p) {
 }
 
 static void say_room(health_run *h, const probe *p) {
-    const double share = p->all > 0 ? p->free / p->all : 1, least = share < p->inodes ? share : p->inodes;
-    const int low = least < FREE_LOW && (p->free < FREE_LOW_BYTES || p->inodes < FREE_LOW);
+    const seen *r = &p->seen;
+    const double share = r->all > 0 ? r->free / r->all : 1, least = share < r->inodes ? share : r->inodes;
+    const int low = least < FREE_LOW && (r->free < FREE_LOW_BYTES || r->inodes < FREE_LOW);
     const int none = least < FREE_NONE && low;
     const weft_health_verdict v = none ? WEFT_HEALTH_FAIL : low ? WEFT_HEALTH_DEGRADED : WEFT_HEALTH_OK;
     health_number(health_find(h, WEFT_CHECK_DISK, v, p->dir,
                               "%.120s: can be written, %.1f GB free (%.1f %% of the space, %.0f %% of the "
                               "inodes; at least %.0f %% expected)",
-                              p->dir, p->free / 1e9, 100 * share, 100 * p->inodes, 100 * FREE_LOW),
+                              p->dir, r->free / 1e9, 100 * share, 100 * r->inodes, 100 * FREE_LOW),
                   100 * least, 100 * (none ? FREE_NONE : FREE_LOW), "%", 0);
-    if (p->took > SLOW_S)
+    if (r->took > SLOW_S)
         health_number(health_find(h, WEFT_CHECK_DISK, WEFT_HEALTH_DEGRADED, p->dir,
                                   "%.120s: a file of 4 KiB took %.1f s (at most %.1f s expected): it or its "
                                   "server is overloaded",
-                                  p->dir, p->took, SLOW_S),
-                      p->took, SLOW_S, "s", 0);
-    const double off = fabs(p->clock_off);
+                                  p->dir, r->took, SLOW_S),
+                      r->took, SLOW_S, "s", 0);
+    const double off = fabs(r->clock_off);
     if (off > TIME_LOW_S)
         health_number(health_find(h, WEFT_CHECK_CLOCK,
                                   off > TIME_NONE_S ? WEFT_HEALTH_FAIL : WEFT_HEALTH_DEGRADED, p->dir,
                                   "%.120s: its server's clock is %.1f s %s this node's (at most %.0f s "
                                   "expected): make writes wrong "
                                   "decisions, certificates fail",
-                                  p->dir, off, p->clock_off < 0 ? "behind" : "before", TIME_LOW_S),
+                                  p->dir, off, r->clock_off < 0 ? "behind" : "before", TIME_LOW_S),
                       off, TIME_LOW_S, "s", 0);
 }
 
@@ -257,8 +266,8 @@ void health_write(health_run *h) {
     finish(p, &deadline, &found);
     if (say_failure(h, WEFT_CHECK_WRITE, &found)) return;
     health_number(health_find(h, WEFT_CHECK_WRITE, WEFT_HEALTH_OK, found.dir,
-                              "%.120s: written and synced at %.0f MB/s", found.dir, found.rate / 1e6),
-                  found.rate / 1e6, NAN, "MB/s", 1);
+                              "%.120s: written and synced at %.0f MB/s", found.dir, found.seen.rate / 1e6),
+                  found.seen.rate / 1e6, NAN, "MB/s", 1);
 }
 
 /* --- which folders ---------------------------------------------------------------------------------------------- */

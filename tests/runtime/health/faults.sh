@@ -48,14 +48,16 @@ limit=$((512 * 1024 * 1024))
 if [ $v != 0 ] && mkdir "$group" 2>/dev/null && { { [ $v = 1 ] && echo $limit >"$group/memory.limit_in_bytes"; } || echo $limit >"$group/memory.max"; } 2>/dev/null; then
   trap 'kill $(jobs -p) 2>/dev/null || true; for p in $(cat "$group/cgroup.procs" 2>/dev/null); do kill -9 $p 2>/dev/null || true; done; wait; rmdir "$group" 2>/dev/null || true; rm -rf "$work"' EXIT
   inside() { bash -c 'echo $$ >"$1/cgroup.procs"; shift; exec "$@"' - "$group" "$@"; }
-  expect 0 '^ok .*memory: ' inside "$weft" health --only memory
+  roomy=0 # the machine as a whole may be short of memory; then a group can only be worse
+  "$weft" health --only memory >out.txt || roomy=$?
+  [ $roomy != 0 ] || expect 0 '^ok .*memory: ' inside "$weft" health --only memory
   set +m
   # tail keeps what has no line end
   inside bash -c 'exec 3< <(exec head -c 475M /dev/zero); { cat <&3; exec sleep 120; } | tail >/dev/null' &
   until_finds 100 2 '^FAIL .*memory: .*control group.*the largest program is tail \(pid [0-9]+\)' inside "$weft" health --only memory
   for p in $(cat "$group/cgroup.procs"); do kill -9 "$p" 2>/dev/null || true; done
   wait 2>/dev/null || true
-  until_finds 60 0 '^ok .*memory: ' inside "$weft" health --only memory
+  [ $roomy != 0 ] || until_finds 100 0 '^ok .*memory: ' inside "$weft" health --only memory
   for _ in $(seq 100); do rmdir "$group" 2>/dev/null && break; sleep 0.1; done
   tried "memory hog"
 else
