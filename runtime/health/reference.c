@@ -139,7 +139,7 @@ double health_reference_median(const health_reference *ref, uint32_t check, cons
         if (is_same(&ref->entry[i], check, subject)) v[n++] = ref->entry[i].value;
     if (n) {
         qsort(v, n, sizeof *v, by_value);
-        median = n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
+        median = n % 2 ? v[n / 2] : 0.5 * v[n / 2 - 1] + 0.5 * v[n / 2];
     }
     free(v);
     *nodes = n;
