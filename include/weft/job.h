@@ -42,7 +42,7 @@ enum {
     WEFT_JOB_START = 1,    /* reading, connecting, loading a checkpoint */
     WEFT_JOB_SAVE = 2,     /* writing one, waiting for it */
     WEFT_JOB_EVALUATE = 3, /* a long computation between steps */
-    WEFT_JOB_WAIT = 4,     /* for others outside this job */
+    WEFT_JOB_WAIT = 4,     /* for others outside this job; said again and again, it is no hang however long */
     WEFT_JOB_END = 5,      /* the last words of the program: its process may go from here on */
 };
 

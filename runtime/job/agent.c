@@ -222,7 +222,7 @@ static void tell(agent *a) {
     job_node n;
     job_page_look(&a->page, &n);
     const job_beat b = {.node = a->o->node,
-                        .flags = a->flags,
+                        .flags = (uint16_t)(a->flags | (n.waits ? JOB_BEAT_WAITS : 0)),
                         .token = {a->o->token[0], a->o->token[1]},
                         .boot = a->boot,
                         .min_step = n.min_step,

@@ -11,12 +11,15 @@
 
 enum { JOB_BEAT_BYTES = 96, JOB_ANSWER_BYTES = 48, JOB_TOKEN_TEXT = 33 };
 
-/* Of a beat. The last three are about the order of `epoch` below. */
+/* Of a beat. All but WAITS are about the order of `epoch` below. */
 enum {
     JOB_BEAT_STRAY = 1 << 0,    /* a rank of the old step still lives, though it was killed */
     JOB_BEAT_HEALTH = 1 << 1,   /* the quick check has ended */
     JOB_BEAT_DEGRADED = 1 << 2, /* with 1 */
     JOB_BEAT_UNFIT = 1 << 3,    /* with 2 or worse: nothing may be started here */
+    JOB_BEAT_WAITS =
+        1
+        << 4, /* a rank waits for others outside the job, and looks for them all the time: it does not hang */
 };
 
 typedef struct job_beat {

@@ -221,6 +221,9 @@ static void count_live(const job_slot *s, job_node *n) {
         n->min_step = step;
         n->phase = atomic_load_explicit(&s->phase, memory_order_acquire);
     }
+    if (atomic_load_explicit(&s->phase, memory_order_acquire) == WEFT_JOB_WAIT &&
+        weft_now_ns() < load(&s->mono_ns) + JOB_WAIT_S * 1000000000ull)
+        n->waits = 1;
     if (first || step > n->max_step) n->max_step = step;
     if (first || saved < n->saved) n->saved = saved;
     if (load(&s->step_ns) > n->step_ns) n->step_ns = load(&s->step_ns);

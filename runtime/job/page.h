@@ -15,7 +15,7 @@
 
 #define JOB_PAGE_MAGIC   0x4c544357u /* "WCTL" */
 #define JOB_PAGE_VERSION 1u
-enum { JOB_PAGE_RANKS_MOST = 1024, JOB_PAGE_NAME = 256 };
+enum { JOB_PAGE_RANKS_MOST = 1024, JOB_PAGE_NAME = 256, JOB_WAIT_S = 30 };
 
 typedef struct job_page_head {
     uint32_t magic, version;
@@ -82,6 +82,7 @@ typedef struct job_node {
     uint64_t saved;              /* the least of those that live */
     uint64_t step_ns, save_ns;   /* the most */
     uint32_t phase;              /* of the one that is least far */
+    int waits;                   /* a live rank is in WEFT_JOB_WAIT and has said so again within JOB_WAIT_S */
 } job_node;
 void job_page_look(const job_page *p, job_node *n);
 

@@ -155,6 +155,7 @@ static void hear(live *l) {
                                             .beat = {.live = b.live_ranks,
                                                      .died = b.dead_ranks > 0,
                                                      .ill = (b.flags & JOB_BEAT_UNFIT) != 0,
+                                                     .waits = (b.flags & JOB_BEAT_WAITS) != 0,
                                                      .patience = b.phase != WEFT_JOB_STEP && b.phase < 64,
                                                      .epoch = epoch,
                                                      .min_step = b.min_step,

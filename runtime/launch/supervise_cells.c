@@ -260,6 +260,7 @@ static void look(weft_supervise_machine *m, uint32_t cell, int64_t now) {
     weft_supervise_cell *c = &m->cell[cell];
     uint64_t min = UINT64_MAX, max = 0, saved = UINT64_MAX, step_ns = 0, save_ns = 0;
     uint32_t live = 0, died = 0, first = NO_NODE;
+    int waits = 0;
     for (uint32_t i = 0; i < m->rules.nodes; i++) {
         const weft_supervise_node *n = &m->node[i];
         if (n->cell != cell) continue;
@@ -269,6 +270,7 @@ static void look(weft_supervise_machine *m, uint32_t cell, int64_t now) {
         }
         if (!n->beat.live || n->seen_ns < c->since_ns) continue;
         live += n->beat.live;
+        waits |= n->beat.waits;
         if (n->beat.min_step < min) min = n->beat.min_step;
         if (n->beat.max_step > max) max = n->beat.max_step;
         if (n->beat.saved < saved) saved = n->beat.saved;
@@ -280,7 +282,8 @@ static void look(weft_supervise_machine *m, uint32_t cell, int64_t now) {
         if (died == 1) c->suspect = first;
     }
     if (!live) return;
-    if (!c->spoke || live != c->live || min != c->min_step || max != c->max_step) c->progress_ns = now;
+    if (!c->spoke || waits || live != c->live || min != c->min_step || max != c->max_step)
+        c->progress_ns = now;
     if (!c->spoke) {
         const int64_t took = now > c->since_ns ? now - c->since_ns : 1;
         if (took > m->slowest_start_ns) m->slowest_start_ns = took;

@@ -108,6 +108,7 @@ typedef enum weft_supervise_event_kind {
 typedef struct weft_supervise_beat {
     uint32_t live;               /* ranks */
     int died;                    /* a rank ended without saying so */
+    int waits;                   /* a rank waits for others outside the job, and looks for them: no hang */
     int patience;                /* the rank that is least far loads, saves, waits: give it more time */
     int ill;                     /* the node's quick health check failed */
     uint32_t epoch;              /* of the newest order that was carried out there */

@@ -104,6 +104,7 @@ struct weft_trainer {
     struct {               /* other sites; outer.c */
         int on, alone;     /* alone: rank 0 holds all of the model */
         weft_sites *sites; /* rank 0 */
+        int unjoined;      /* asked to stop before it took part: nothing is trained, nothing saved */
         weft_fragments fragments;
         float *vector;         /* [largest fragment] */
         int64_t *left;         /* [fragments]: step after which it left last */

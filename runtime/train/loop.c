@@ -254,6 +254,11 @@ static weft_status run_steps(weft_trainer *t, int *outcome) {
         snprintf(json, sizeof json, "\"step\":%lld", (long long)t->resumed_at);
         trainer_event(t, "resume", json);
     }
+    if (t->outer.unjoined) {
+        *outcome = WEFT_TRAIN_STOPPED;
+        end_early(t, trainer_asked_text(t));
+        return WEFT_OK;
+    }
     while (!finished(t)) {
         step_result r;
         WEFT_TRY_CTX(trainer_step(t, &r), "step %lld", (long long)t->st.step + 1);

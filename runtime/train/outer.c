@@ -83,7 +83,9 @@ static weft_status put(weft_trainer *t, int p, int how) {
 
 /* --- opening ---------------------------------------------------------------------------------------------------------- */
 
+/* Called again and again while rank 0 waits to join. */
 static int asked(void *t) {
+    trainer_phase(t, WEFT_JOB_WAIT);
     return trainer_asked(t);
 }
 
@@ -170,12 +172,18 @@ weft_status trainer_outer_join(weft_trainer *t) {
         WEFT_TRY(take(t, p));
         if (t->rank == 0) weft_sites_begin(t->outer.sites, p, t->outer.vector);
     }
+    int32_t stopped = 0;
     trainer_phase(t, WEFT_JOB_WAIT);
     if (t->rank == 0) {
         const double patience = t->c->sites.patience;
         s = weft_sites_join(t->outer.sites, patience > 0 ? (int64_t)(patience * 1e3) : -1, say, t);
+        stopped = s == WEFT_ERR_STATE && trainer_asked(t);
+        if (stopped) s = WEFT_OK;
     }
     WEFT_TRY_CTX(weft_ctrl_agree(t->o.group, s), "joining the other sites");
+    WEFT_TRY(weft_ctrl_bcast(t->o.group, &stopped, sizeof stopped, 0));
+    t->outer.unjoined = stopped;
+    if (stopped) return WEFT_OK;
     if (t->rank == 0) {
         weft_sites_info i;
         weft_sites_look(t->outer.sites, &i);
@@ -299,9 +307,9 @@ static weft_status lost(weft_trainer *t) {
 /* Training stands still until the other sites are there. Collective. */
 static weft_status wait_for_sites(weft_trainer *t) {
     const double began = weft_now();
-    trainer_phase(t, WEFT_JOB_WAIT);
     double next = began + SAY_S;
     for (look k = {.wait = 1}; k.wait;) {
+        trainer_phase(t, WEFT_JOB_WAIT);
         if (t->rank == 0) k = look_around(t);
         WEFT_TRY(weft_ctrl_bcast(t->o.group, &k, sizeof k, 0));
         if (k.what == WEFT_SITES_LOST) return lost(t);
@@ -361,6 +369,7 @@ static look look_for(weft_trainer *t, int p, int back) {
 /* DROPPED: asked to stop. */
 static weft_status wait_for(weft_trainer *t, int p, int back) {
     for (look k = {.wait = 1}; k.wait;) {
+        trainer_phase(t, WEFT_JOB_WAIT);
         if (t->rank == 0) k = look_for(t, p, back);
         WEFT_TRY(weft_ctrl_bcast(t->o.group, &k, sizeof k, 0));
         if (k.what == WEFT_SITES_LOST) return lost(t);
@@ -400,7 +409,6 @@ static weft_status last_rounds(weft_trainer *t) {
 weft_status trainer_outer_finish(weft_trainer *t) {
     if (!t->outer.on) return WEFT_OK;
     WEFT_TRY(trainer_staged(t));
-    trainer_phase(t, WEFT_JOB_WAIT);
     const weft_status s = last_rounds(t);
     if (s != WEFT_OK) return s;
     if (t->rank == 0 && weft_sites_leave(t->outer.sites, LEAVE_MS) < 0)

@@ -55,6 +55,7 @@ same cut whole "" || fail "a supervised run that was stopped has another state"
 losses cut >cut.losses
 losses whole | cmp - cut.losses || fail "it has other losses"
 
+heard 1 = 0
 # other reasons are told by their names; a checkpoint of the running training is heard of
 start 2 "$weft" train run.yaml --set run.dir=other $constant --set train.steps=1000000 --set save.every=3 >other.txt 2>&1 &
 mpi=$!
@@ -77,7 +78,27 @@ code=0
 ranks 2 "$weft" train -q run.yaml --set run.dir=short --set train.steps=1000000 || code=$?
 [ $code = 85 ] || fail "an order from before the start: exit code $code"
 
+# one that waits for a hub that is not there says so, which is no hang however long, and can be asked to stop, too
+heard 1 = 0
+order 0 -1 0 0
+"$weft" hub --dir hub --listen 127.0.0.1:0 >hub.txt 2>&1 &
+hub=$!
+soon [ -s hub/address ] || { cat hub.txt; fail "no hub"; }
+"$weft" hub invite far --dir hub >far.json
+kill -KILL $hub
+wait $hub || true
+start 2 "$weft" train -q run.yaml --site far --invite far.json --set run.dir=far --set train.steps=1000000 >far.txt 2>&1 &
+mpi=$!
+heard 1 = 2
+heard 7 = 4 # WEFT_JOB_WAIT
+heard 8 = 16 # JOB_BEAT_WAITS
+order 1 90000 0 0
+code=0
+wait $mpi || code=$?
+[ $code = 85 ] || { cat far.txt; fail "stopped before it had joined: exit code $code, expected 85"; }
+
 # a rank that is killed counts as dead until the order to clean up; the agent ends when told to, and takes its page along
+heard 1 = 0
 order 0 -1 0 0
 start 1 "$weft" train -q run.yaml --set run.dir=killed --set train.steps=1000000 >killed.txt 2>&1 &
 mpi=$!
