@@ -11,7 +11,7 @@
 #define MEMORY_NONE 0.10   /* fail */
 #define CORRECTED   1000.0 /* errors that ECC corrected since the start: more is a module that is dying */
 #define CONTROLLERS 64
-#define SHM_NONE    64e6 /* bytes: below this no MPI job starts */
+#define SHM_NONE    16e6 /* bytes: below this no MPI job starts */
 #define SHM_LOW     512e6
 #define GIB         1073741824.0
 
