@@ -290,8 +290,10 @@ static void finish_command(launch_driver *d, launch_hub_files *hub) {
     if (!heard) {
         finish(d, LAUNCH_UNKNOWN, what);
     } else if (code != 0) {
-        /* a listing that failed says nothing about jobs, whatever the reason */
-        finish(d, d->op == LAUNCH_OP_LIST || was_deaf(d->command.err.text) ? LAUNCH_UNKNOWN : LAUNCH_REFUSED,
+        /* a listing that failed says nothing about jobs, whatever the reason; 127: there is no squeue */
+        finish(d,
+               (d->op == LAUNCH_OP_LIST && code != 127) || was_deaf(d->command.err.text) ? LAUNCH_UNKNOWN
+                                                                                         : LAUNCH_REFUSED,
                what);
     } else if (d->op == LAUNCH_OP_LIST) {
         finish_list(d, body, n, hub);

@@ -256,12 +256,17 @@ static void answer(launch_machine *m, const launch_event *e, int64_t now, launch
     s->op = LAUNCH_NO_OP;
     s->heard += op == LAUNCH_OP_LIST;
     if (e->answer == LAUNCH_UNKNOWN && s->lost_ns < 0) s->lost_ns = now;
-    if (e->answer != LAUNCH_UNKNOWN) s->lost_ns = NEVER;
+    if (e->answer != LAUNCH_UNKNOWN) {
+        if (s->lost_ns >= 0) say_site(s, "%s", "");
+        s->lost_ns = NEVER;
+    }
     if (e->answer != LAUNCH_DONE && s->phase != LAUNCH_ENDED && e->text) say_site(s, "%s", e->text);
     switch (op) {
     case LAUNCH_OP_LIST:
         if (e->answer == LAUNCH_DONE)
             listed(m, s, e, now, a);
+        else if (e->answer == LAUNCH_REFUSED && s->phase == LAUNCH_NEW)
+            end_site(m, s, EXIT_SERVICE, a); /* no Slurm there */
         else
             s->list_ns = now + m->rules.poll_ns[e->site];
         break;
