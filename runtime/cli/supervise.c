@@ -81,7 +81,10 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (short_for[i].option == key) return add_set(a, short_for[i].key, arg);
     switch (key) {
     case 's':
-        if (!arg || !strchr(arg, '=')) argp_error(state, "--set takes KEY=VALUE, not '%s'", arg);
+        if (!arg || !strchr(arg, '=')) {
+            argp_error(state, "--set takes KEY=VALUE, not '%s'", arg ? arg : "");
+            return EINVAL;
+        }
         return add_set(a, "", arg);
     case OPT_KEYS: a->keys = 1; return 0;
     case ARGP_KEY_ARG:
