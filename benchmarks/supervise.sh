@@ -58,6 +58,8 @@ hurt() { # TEXT COMMAND...
 }
 kill_rank() { kill -9 "$(rank_on "$1" | head -n 1)"; }
 
+no_jobs() { [ -z "$(squeue -h -o %i)" ]; }
+
 bed_up --cluster north:4
 small_config
 sed -i 's/steps: 6/steps: 1000000/' run.yaml
@@ -70,7 +72,7 @@ for ((i = 0; i < trials; i++)); do
   hurt "node killed" "$testbed/kill-node" --dir "$bed" n4
   end
   "$testbed/revive-node" --dir "$bed" n4
-  until_true 300 test -z "$(squeue -h -o %i)"
+  until_true 300 no_jobs
 done
 
 batch 4 ""
