@@ -222,6 +222,7 @@ static void feed(weft_launch *l, const launch_event *e) {
     launch_machine_step(&l->machine, e, now_ns(), &a);
     for (size_t i = 0; i < n; i++) {
         launch_costs_take(&l->costs[i], &l->machine.site[i].status);
+        if (l->hub.bytes[i] > l->costs[i].bytes) l->costs[i].bytes = l->hub.bytes[i];
         l->changes += looks(&l->machine.site[i]) != before[i];
     }
     for (size_t k = 0; k < a.n; k++) {

@@ -3,6 +3,7 @@
 #include "runtime/launch/launch_driver.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -129,6 +130,24 @@ static int replace(char **old, char *now) {
     return changed;
 }
 
+/* hub.json: what each member has sent, by the hub's log; cells of a site together. */
+static void take_accounts(const launch_driver *d, launch_hub_files *hub) {
+    char *text = file_of(d, "hub.json");
+    json_t *o = text ? json_loads(text, 0, NULL) : NULL, *x;
+    uint64_t bytes[LAUNCH_SITES] = {0};
+    size_t k;
+    json_array_foreach(json_object_get(o, "sites"), k, x) {
+        const char *name = json_string_value(json_object_get(x, "site"));
+        const json_int_t n = json_integer_value(json_object_get(x, "bytes"));
+        for (size_t i = 0; name && n > 0 && i < d->c->nmembers; i++)
+            if (!strcmp(name, d->c->member[i].name)) bytes[d->c->member[i].site] += (uint64_t)n;
+    }
+    for (size_t i = 0; i < LAUNCH_SITES; i++)
+        if (bytes[i] > hub->bytes[i]) hub->bytes[i] = bytes[i];
+    json_decref(o);
+    free(text);
+}
+
 static void take_hub(const launch_driver *d, launch_hub_files *hub) {
     int changed = replace(&hub->address, file_of(d, "hub.addr")), all = hub->address != NULL;
     for (size_t i = 0; i < d->c->nmembers; i++) {
@@ -146,7 +165,9 @@ static void take_files(launch_driver *d, launch_hub_files *hub) {
     d->status = (launch_status){0};
     if (status && launch_status_parse(status, strlen(status), &d->status) < 0) weft_clear_error();
     free(status);
-    if ((int)d->site == d->c->home && d->c->nsites > 1) take_hub(d, hub);
+    if ((int)d->site != d->c->home || d->c->nsites < 2) return;
+    take_hub(d, hub);
+    take_accounts(d, hub);
 }
 
 /* ---- commands ---- */

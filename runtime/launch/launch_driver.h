@@ -15,7 +15,8 @@ enum { LAUNCH_FILE_MAX = 1 << 20 }; /* bytes of a file that is fetched */
 /* The hub's address and the invitations, as home has them: what has to be carried. */
 typedef struct launch_hub_files {
     char *address, *invite[LAUNCH_MEMBERS]; /* owned; NULL: not there yet */
-    uint32_t version; /* 0: none; grows whenever all are there and any of them has changed */
+    uint64_t bytes[LAUNCH_SITES]; /* that each site has sent, by the hub's accounts; 0: not known yet */
+    uint32_t version;             /* 0: none; grows whenever all are there and any of them has changed */
 } launch_hub_files;
 
 typedef struct launch_driver {

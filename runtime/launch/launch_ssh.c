@@ -37,6 +37,7 @@ static void list(FILE *f, const launch_driver *d) {
     fetch(f, d, "status.json");
     if ((int)d->site != d->c->home || d->c->nsites < 2) return;
     fetch(f, d, "hub.addr");
+    fetch(f, d, "hub.json");
     for (size_t i = 0; i < d->c->nmembers; i++) {
         char home[80], away[80];
         launch_invite_names(d->c, i, home, away);

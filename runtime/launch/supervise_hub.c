@@ -125,14 +125,18 @@ static weft_status tell_hub(const live *l, weft_command *c, const char *const *w
     return s;
 }
 
-/* Members that take part still, by the hub's own word; -1: it does not say. */
+/* Members that take part still, by the hub's own word; -1: it does not say. What it says is kept in hub.json: it has the
+ * accounts of all members, and weft launch reads them when the hub is gone. */
 static int active_members(const live *l) {
     weft_command c = {0};
     int n = -1;
     if (tell_hub(l, &c, (const char *const[]){"status", "--json", NULL}) >= 0) {
         json_t *j = json_loadb(c.out.text, c.out.n, 0, NULL);
         const json_t *active = json_object_get(j, "active");
+        char path[LIVE_PATH];
+        live_path(l, path, "hub.json");
         if (json_is_array(active)) n = (int)json_array_size(active);
+        if (n >= 0 && weft_file_write(path, c.out.text, c.out.n) < 0) weft_warn("%s", weft_last_error());
         json_decref(j);
     }
     weft_command_close(&c);
@@ -143,13 +147,13 @@ void live_hub_outlast(live *l) {
     const double began = weft_now();
     double most = OUTLAST_S;
     weft_command c = {0};
-    if (l->c->hub.place != WEFT_SUPERVISE_HUB_HERE || l->code != 0 || !live_find(l, LIVE_HUB, 0)) return;
+    if (l->c->hub.place != WEFT_SUPERVISE_HUB_HERE || !live_find(l, LIVE_HUB, 0)) return;
+    int n = active_members(l);
+    if (l->code != 0 || n <= 0) return;
     if (l->m->end_ns != INT64_MAX) {
         const double left = (double)(l->m->end_ns - (int64_t)weft_now_ns()) * 1e-9 - l->c->lead_s / 2;
         if (left < most) most = left;
     }
-    int n = active_members(l);
-    if (n <= 0) return;
     weft_info("%d other member%s of the run: the hub stays until they have ended", n, n == 1 ? "" : "s");
     /* who was needed to begin is not needed for the others' last rounds */
     if (tell_hub(l, &c, (const char *const[]){"set", "min_sites", "1", NULL}) < 0)

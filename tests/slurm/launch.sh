@@ -81,6 +81,11 @@ late() {
     grep -q "^$s .* ended .*" launch2.log || { cat launch2.log; fail "no table at the end"; }
   done
   "$weft" hub verify-log north/hub >/dev/null || fail "the hub's log"
+  "$weft" launch run.yaml --status --json >after.json || fail "--status of a run that has ended"
+  python3 -c 'import json
+for l in open("after.json"):
+    x = json.loads(l)
+    assert x["exit"] == 85 and x["core_hours"] > 0 and x["bytes"] > 0, x' || { cat after.json; fail "no hours or bytes"; }
   echo "rounds of two sites: $(rounds north) at north, $(rounds south) at south"
 }
 
