@@ -21,7 +21,7 @@ exec $weft supervise --dir $work/d --set health=false $supervise -- $*
 Y
 }
 no_jobs() { [ -z "$(squeue -h -o %i)" ]; }
-# Only heartbeats that stay away count here, not a loaded machine: hence --silent 20 where no node is to die.
+# Only heartbeats that stay away count here, not a loaded machine: hence --silent 60 where no node is to die.
 in_file() { grep -qE "$1" "$2" 2>/dev/null; }
 show() { tail -n 30 "$work"/slurm-*.out >&2; tail -n 15 "$work"/d/train.*.log >&2; }
 die() { show; fail "$@"; }
@@ -59,7 +59,7 @@ cut() {
 limit() { # TRIAL: every other one without a signal, by the remaining time alone
   local signal=--signal=B:USR1@30
   [ $(($1 % 2)) = 0 ] || signal=
-  batch limit.sh "-N 2 --ntasks-per-node=1 -t 1 $signal" "--chain successor --lead 30 --silent 20 --set chain.no_progress=0" -- "$weft" train "$work/run.yaml"
+  batch limit.sh "-N 2 --ntasks-per-node=1 -t 1 $signal" "--chain successor --lead 30 --silent 60 --set chain.no_progress=0" -- "$weft" train "$work/run.yaml"
   sbatch --parsable limit.sh >/dev/null
   until_true 900 cut || die "no second generation"
   before=$last
@@ -72,7 +72,7 @@ limit() { # TRIAL: every other one without a signal, by the remaining time alone
 
 # The control: ranks that do not hear the supervisor are killed before the limit, and steps are done twice.
 limit_control() {
-  batch deaf.sh "-N 2 --ntasks-per-node=1 -t 1" "--chain successor --lead 30 --silent 20 --set chain.no_progress=0" -- env -u WEFT_SUPERVISOR "$weft" train "$work/run.yaml"
+  batch deaf.sh "-N 2 --ntasks-per-node=1 -t 1" "--chain successor --lead 30 --silent 60 --set chain.no_progress=0" -- env -u WEFT_SUPERVISOR "$weft" train "$work/run.yaml"
   sbatch --parsable deaf.sh >/dev/null
   until_true 600 in_file 'resumed .* at step|step' d/train.1.1.log || die "no second generation of the deaf one"
   end_run
@@ -99,17 +99,18 @@ hurt() {
   before=$(steps_done run)
   began=$(now_ms)
   "$@"
-  until_true 300 launched "$launch" || die "$text: nothing was launched again"
+  until_true 600 launched "$launch" || die "$text: nothing was launched again"
   echo "$text: launched again after $(($(now_ms) - began)) ms"
   until_true 300 in_file 'resumed .* at step' "d/train.0.$launch.log" || die "$text: not resumed"
   until_true 300 saved_more || die "$text: the training does not get on"
 }
-kill_rank() { kill -9 "$(rank_on "$1" | head -n 1)"; }
-stop_rank() { kill -STOP "$(rank_on "$1" | head -n 1)"; }
+has_rank() { [ -n "$(rank_on "$1" 2>/dev/null)" ]; }
+kill_rank() { until_true 100 has_rank "$1" && kill -9 "$(rank_on "$1" | head -n 1)"; }
+stop_rank() { until_true 100 has_rank "$1" && kill -STOP "$(rank_on "$1" | head -n 1)"; }
 has_saved() { [ -e run/checkpoints/latest ]; }
 
 repair() {
-  batch repair.sh "-N 4 --ntasks-per-node=1 -t 60" "--silent 20 --hang 45" -- "$weft" train "$work/run.yaml"
+  batch repair.sh "-N 4 --ntasks-per-node=1 -t 60" "--silent 60 --hang 45" -- "$weft" train "$work/run.yaml"
   sbatch --parsable repair.sh >/dev/null
   until_true 300 has_saved || die "no training"
   hurt "a rank alone on its node killed" kill_rank n2
@@ -123,7 +124,7 @@ repair() {
   until_true 300 no_jobs || die "the job stays"
   whole "ranks and nodes died"
 
-  batch pair.sh "-N 2 --ntasks-per-node=2 -t 60" "--silent 20 --tasks-per-node 2 --spares 0" -- "$weft" train "$work/run.yaml"
+  batch pair.sh "-N 2 --ntasks-per-node=2 -t 60" "--silent 60 --tasks-per-node 2 --spares 0" -- "$weft" train "$work/run.yaml"
   sbatch --parsable pair.sh >/dev/null
   until_true 300 has_saved || die "no training with two ranks a node"
   hurt "a rank beside another killed" kill_rank n2
@@ -132,7 +133,7 @@ repair() {
 }
 
 spare() {
-  batch spare.sh "-N 3 --ntasks-per-node=1 -t 60" "--silent 20 --spares 1" -- "$weft" train "$work/run.yaml"
+  batch spare.sh "-N 3 --ntasks-per-node=1 -t 60" "--silent 60 --spares 1" -- "$weft" train "$work/run.yaml"
   sbatch --parsable spare.sh >/dev/null
   until_true 300 has_saved || die "no training with a spare"
   hurt "a node killed, a spare takes its place" "$testbed/kill-node" --dir "$bed" n2
@@ -163,7 +164,7 @@ repair_control() {
 # The steps of one launch: cell 1 to 3, each on a node of its own with a run of its own.
 cells() {
   local c before_c
-  batch cells.sh "-N 3 --ntasks-per-node=1 -t 60" "--silent 20 --cells 3" -- "$weft" train "$work/run.yaml" --set run.dir="$work/run-c{cell}"
+  batch cells.sh "-N 3 --ntasks-per-node=1 -t 60" "--silent 60 --cells 3" -- "$weft" train "$work/run.yaml" --set run.dir="$work/run-c{cell}"
   sbatch --parsable cells.sh >/dev/null
   for c in 1 2 3; do until_true 300 test -e run-c$c/checkpoints/latest || die "cell $c does not train"; done
   before_c=$(steps_done run-c2)
