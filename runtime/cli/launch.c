@@ -209,14 +209,21 @@ static void catch_signals(void) {
     sigaction(SIGHUP, &a, NULL);
 }
 
-/* Until the run has ended, or a signal. */
-static weft_status watch(weft_launch *l, launch_view *v) {
+static int has_ended(const weft_launch_site *site, size_t n, const char *name) {
+    for (size_t i = 0; i < n && i < LAUNCH_SITES; i++)
+        if (!strcmp(site[i].name, name)) return !strcmp(site[i].phase, "ended");
+    return 0;
+}
+
+/* Until the run, or the site `only` of it, has ended, or a signal. */
+static weft_status watch(weft_launch *l, launch_view *v, const char *only) {
     weft_launch_site site[LAUNCH_SITES];
     size_t n = 0;
     weft_status s;
     do {
         s = weft_launch_poll(l, site, LAUNCH_SITES, &n, TURN_MS);
         if (s >= 0) launch_view_show(v, site, n < LAUNCH_SITES ? n : LAUNCH_SITES, 0);
+        if (s == WEFT_IN_PROGRESS && only && has_ended(site, n, only)) s = WEFT_OK;
     } while (s == WEFT_IN_PROGRESS && !interrupted);
     if (s == WEFT_OK) launch_view_show(v, site, n, 1);
     return s;
@@ -249,14 +256,14 @@ static int act(const arguments *a, const launch_config *c, weft_launch *l, launc
         s = weft_launch_submit(l, LOOK_MS);
         if (s >= 0) return look(l, v, NULL) < 0 ? 1 : 0;
     }
-    if (s >= 0) s = watch(l, v);
+    if (s >= 0) s = watch(l, v, a->stop ? a->site : NULL);
     if (s < 0) return cli_fail(s);
     if (s == WEFT_IN_PROGRESS) {
         launch_view_goodbye(v, c->path);
         return 128 + interrupted;
     }
     const int code = weft_launch_result(l, &why);
-    launch_view_end(v, code, why);
+    if (!a->stop || !a->site) launch_view_end(v, code, why);
     return a->stop ? 0 : code;
 }
 

@@ -11,15 +11,16 @@
 
 enum { STATE_MAX = 1 << 20 };
 
+/* A supervisor's sums go on from those of the job before it, so they only grow; smaller ones are of a directory that began anew. */
 void launch_costs_take(launch_costs *c, const launch_status *s) {
     if (!s->there || !s->job) return;
-    if (s->job != c->job) {
+    if (s->job != c->job && s->node_seconds < c->job_node) {
         c->node += c->job_node;
         c->core += c->job_core;
         c->gpu += c->job_gpu;
-        c->job = s->job;
         c->job_node = c->job_core = c->job_gpu = 0;
     }
+    c->job = s->job;
     c->job_node = fmax(c->job_node, s->node_seconds);
     c->job_core = fmax(c->job_core, s->core_seconds);
     c->job_gpu = fmax(c->job_gpu, s->gpu_seconds);

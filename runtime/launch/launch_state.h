@@ -5,9 +5,9 @@
 #include "runtime/launch/launch_machine.h"
 
 typedef struct launch_costs { /* seconds */
-    double node, core, gpu;   /* of jobs before `job` */
+    double node, core, gpu;   /* of directories before this one */
     uint64_t job;
-    double job_node, job_core, job_gpu; /* of `job` so far */
+    double job_node, job_core, job_gpu; /* of `job` and those before it, as its supervisor adds them up */
     uint64_t bytes;
 } launch_costs;
 

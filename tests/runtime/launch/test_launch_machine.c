@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "runtime/launch/launch_machine.h"
+#include "runtime/launch/launch_state.h"
 
 #define S INT64_C(1000000000)
 
@@ -245,6 +246,19 @@ static void a_job_that_died_in_silence_is_submitted_anew_three_times(void **stat
     assert_int_equal(m.code, 1);
 }
 
+/* A supervisor counts on from the job before it. */
+static void hours_count_once(void **state) {
+    launch_costs c = {0};
+    (void)state;
+    launch_costs_take(&c, &(launch_status){.there = 1, .job = 1, .node_seconds = 100, .core_seconds = 200});
+    launch_costs_take(&c, &(launch_status){.there = 1, .job = 2, .node_seconds = 130, .core_seconds = 260});
+    launch_costs_take(&c, &(launch_status){.there = 1, .job = 2, .node_seconds = 150, .core_seconds = 300});
+    assert_true(c.node + c.job_node == 150 && c.core + c.job_core == 300);
+    /* the directory was removed: it counts from zero */
+    launch_costs_take(&c, &(launch_status){.there = 1, .job = 3, .node_seconds = 10, .core_seconds = 20});
+    assert_true(c.node + c.job_node == 160 && c.core + c.job_core == 320);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_site_to_its_end),
@@ -256,6 +270,7 @@ int main(void) {
         cmocka_unit_test(observers_submit_nothing),
         cmocka_unit_test(what_ended_well_is_not_begun_again),
         cmocka_unit_test(a_job_that_died_in_silence_is_submitted_anew_three_times),
+        cmocka_unit_test(hours_count_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
