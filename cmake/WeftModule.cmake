@@ -16,7 +16,7 @@ function(weft_test name)
   add_executable(test_${name} ${T_SOURCES})
   target_link_libraries(test_${name} PRIVATE ${T_DEPS} PkgConfig::cmocka)
   if(NOT T_TIMEOUT)
-    set(T_TIMEOUT 900) # finds a hang, on a loaded machine too; never a bound of speed
+    set(T_TIMEOUT 1800) # finds a hang, on a loaded machine too; never a bound of speed
   endif()
   if(WEFT_SANITIZE)
     math(EXPR T_TIMEOUT "4 * ${T_TIMEOUT}")

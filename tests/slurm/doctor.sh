@@ -23,7 +23,7 @@ grep -q 'cores of a task.* is 2' batch.txt || { cat batch.txt >&2; fail "SRUN_CP
 [ "$3" = root ] || grep -q '^ok .*kept apart' step.txt || { cat step.txt >&2; fail "the bed's cure for one host name is not seen"; }
 
 sed -i 's,^TmpFS=.*,TmpFS=/tmp,; s/^SchedulerParameters=.*/Prolog=\/bin\/true/' "$SLURM_CONF"
-timeout 60 scontrol reconfigure
+timeout 600 scontrol reconfigure
 broken() { doctor login.txt && grep -qE '^BAD +Slurm: TmpFS +/tmp' login.txt && grep -qE '^note +Slurm: Prolog' login.txt; }
 until_true 100 broken || { cat login.txt >&2; fail "TmpFS and Prolog are not named"; }
 echo ok

@@ -29,7 +29,7 @@ install
 grep -qx "HealthCheckProgram=$work/check" lines.txt || fail "the installer does not say what to write into slurm.conf"
 printf 'HealthCheckProgram=%s\nHealthCheckInterval=1\nHealthCheckNodeState=ANY\n' "$work/check" >>"$conf"
 breaks n2
-timeout 60 scontrol reconfigure
+timeout 600 scontrol reconfigure
 until_true 200 is n2 drain || fail "n2 is not drained: $(sinfo -h -N -o '%N %t %E')"
 scontrol show node n2 >node.txt
 grep -q 'Reason=weft health: .*/scratch/n2: opening a file in it failed: Not a directory' node.txt || { cat node.txt >&2; fail "the reason says nothing"; }
@@ -37,7 +37,7 @@ is n1 idle || fail "n1 is well, but $(state n1)"
 # mended. (The check every second leaves slurmctld no time to ask whether the node answers: it goes first.)
 mends n2
 sed -i '/^HealthCheck/d' "$conf"
-timeout 60 scontrol reconfigure
+timeout 600 scontrol reconfigure
 runs_on_both() {
   is n2 drain && scontrol update NodeName=n2 State=RESUME # again: a check that began before may come late
   [ "$(timeout 60 srun --immediate=20 -N2 -n2 echo ran 2>/dev/null | grep -c ran)" = 2 ]
@@ -48,8 +48,8 @@ until_true 300 runs_on_both || fail "n2 is mended, but $(sinfo -h -N -o '%N %t %
 install --no-drain
 ! grep -q -- --drain check || fail "--no-drain"
 printf 'Prolog=%s\nPrologFlags=Alloc\n' "$work/check" >>"$conf"
-timeout 60 scontrol reconfigure
-[ "$(timeout 200 srun -N2 -n2 echo ran | grep -c ran)" = 2 ] || fail "the Prolog stops jobs on sound nodes"
+timeout 600 scontrol reconfigure
+[ "$(timeout 600 srun -N2 -n2 echo ran | grep -c ran)" = 2 ] || fail "the Prolog stops jobs on sound nodes"
 breaks n1
 timeout 100 srun -N1 -w n1 true >out.txt 2>&1 &
 until_true 200 is n1 drain || fail "n1 failed its Prolog, but $(state n1)"

@@ -16,7 +16,7 @@ cmake -S "$top/slurm/spank" -B plugin >log 2>&1 && cmake --build plugin >log 2>&
 ! grep -qi warning log || { cat log >&2; fail "warnings"; }
 bed_up --cluster north:2
 stack=$bed/north/plugstack.conf
-srun="timeout 120 srun"
+srun="timeout 600 srun"
 
 # without the plugin the options do not exist
 refuses "unrecognized option .--weft-join" $srun -n1 --weft-join=h:1 true
@@ -40,7 +40,7 @@ $srun -n1 --weft-join=@/scratch/run/hub.addr env | grep -qx 'WEFT_JOIN=@/scratch
 
 # --- sbatch: the script, and a step in it
 printf '#!/bin/bash\nenv | sed s/^/script:/\nsrun -n2 env | sed s/^/step:/\n' >job.sh
-timeout 120 sbatch --wait --output=job.out -N1 -n2 --weft-join=hub.example:7411 --weft-meter job.sh >/dev/null
+timeout 600 sbatch --wait --output=job.out -N1 -n2 --weft-join=hub.example:7411 --weft-meter job.sh >/dev/null
 grep -qx 'script:WEFT_JOIN=hub.example:7411' job.out || { cat job.out >&2; fail "the batch script does not know"; }
 [ "$(grep -cx 'step:WEFT_JOIN=hub.example:7411' job.out)" = 2 ] || { cat job.out >&2; fail "the step of the batch script does not know"; }
 until_true 60 metered batch - 1

@@ -49,7 +49,7 @@ run "$testbed/status" --dir "$bed" || fail "a new bed is not well"
 run timeout 300 srun -N4 -n8 --ntasks-per-node=2 --mpi=pmix "$weft" train -q run.yaml || fail "training over 4 nodes"
 run timeout 300 "$weft" train -q run.yaml --set run.dir="$work/one" || fail "training in one process"
 same run one || fail "8 ranks on 4 nodes and one process differ"
-[ "$(SLURM_CONF=$bed/south/slurm.conf run timeout 60 srun -N3 -n3 sh -c 'echo $SLURMD_NODENAME' | sort | paste -sd' ')" = "s1 s2 s3" ] ||
+[ "$(SLURM_CONF=$bed/south/slurm.conf run timeout 600 srun -N3 -n3 sh -c 'echo $SLURMD_NODENAME' | sort | paste -sd' ')" = "s1 s2 s3" ] ||
   fail "the second cluster's nodes"
 
 # 2. a node dies under a job and comes back

@@ -17,7 +17,7 @@ south=$(sed -n 's/.*cluster south.* at //p' up.txt)
 [ -n "$south" ] || fail "no address of south"
 
 # 50 ms there and back, at least; nobody listens there, and nobody else answers in its place
-took=$(timeout 120 srun -n1 python3 -c '
+took=$(timeout 600 srun -n1 python3 -c '
 import socket, sys, time
 began = time.time()
 try: socket.create_connection((sys.argv[1], 9), 60)
@@ -25,7 +25,7 @@ except ConnectionRefusedError: print(int(1000 * (time.time() - began)))
 ' "$south")
 [ "${took:-0}" -ge 45 ] || fail "from north to south and back took ${took:-no} ms"
 port=$(sed -n 's/^SlurmctldPort=//p' "$bed/south/slurm.conf")
-if timeout 120 srun -n1 python3 -c 'import socket, sys; socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60)' "$port" 2>/dev/null; then
+if timeout 600 srun -n1 python3 -c 'import socket, sys; socket.create_connection(("127.0.0.1", int(sys.argv[1])), 60)' "$port" 2>/dev/null; then
   fail "the controller of south answers in north"
 fi
 
