@@ -328,11 +328,8 @@ static int64_t start_limit(const weft_supervise_machine *m) {
 static int lost(weft_supervise_machine *m, uint32_t cell, int64_t now) {
     weft_supervise_cell *c = &m->cell[cell];
     uint32_t gone = 0;
-    for (uint32_t i = 0; i < m->rules.nodes; i++) {
-        if (m->node[i].cell != cell || !silent(m, i, now)) continue;
-        gone++;
-        blame(m, i);
-    }
+    for (uint32_t i = 0; i < m->rules.nodes; i++)
+        if (m->node[i].cell == cell && silent(m, i, now)) gone++;
     if (gone) {
         c->suspect = NO_NODE;
         supervise_say(m, "%u node%s silent", gone, gone == 1 ? " is" : "s are");
@@ -373,6 +370,9 @@ static void relaunch(weft_supervise_machine *m, uint32_t cell, int64_t now) {
         supervise_done(m, cell, CODE_FAULT, now);
         return;
     }
+    /* One that was only slow speaks again by now, and is no worse for it. */
+    for (uint32_t i = 0; i < m->rules.nodes; i++)
+        if (m->node[i].cell == cell && silent(m, i, now)) blame(m, i);
     pick(m, cell, planned(m), now);
     place(m, cell, now);
 }

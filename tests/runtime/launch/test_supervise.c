@@ -269,6 +269,23 @@ static void a_silent_node_is_left_and_a_spare_takes_its_place(void **state) {
     assert_int_equal(m->node[1].blamed, 1);
 }
 
+static void a_node_that_was_only_slow_stays(void **state) {
+    (void)state;
+    begin(&plain, NULL, 1);
+    for (int i = 0; i < 8 && !did(WEFT_DO_KILL); i++) {
+        for (uint32_t n = 0; n < 3; n++)
+            give((weft_supervise_event){
+                .kind = WEFT_SAW_BEAT, .node = n, .beat = {.live = 1, .epoch = m->epoch}});
+        now += second / 2;
+        give((weft_supervise_event){.kind = WEFT_SAW_TICK});
+    }
+    give((weft_supervise_event){.kind = WEFT_SAW_BEAT, .node = 3, .beat = {.live = 1, .epoch = m->epoch}});
+    repaired(99);
+    assert_int_equal(m->cell[0].phase, WEFT_CELL_RUN);
+    assert_int_equal(m->cell[0].nodes, 4);
+    assert_int_equal(m->node[3].blamed, 0);
+}
+
 static void fewer_nodes_only_if_the_program_can(void **state) {
     (void)state;
     begin(&plain, NULL, 1);
@@ -368,6 +385,7 @@ int main(void) {
         cmocka_unit_test(it_stops_before_the_limit_by_what_saving_takes),
         cmocka_unit_test(who_asks_and_who_cancels_gets_no_successor),
         cmocka_unit_test(a_silent_node_is_left_and_a_spare_takes_its_place),
+        cmocka_unit_test(a_node_that_was_only_slow_stays),
         cmocka_unit_test(fewer_nodes_only_if_the_program_can),
         cmocka_unit_test(a_supervisor_that_slept_blames_nobody),
         cmocka_unit_test(a_start_that_hangs_is_begun_again),
