@@ -44,6 +44,32 @@ C
   g++ "$work/product.cpp" $(PKG_CONFIG_PATH="$lib/pkgconfig" pkg-config --cflags --libs weft) -o "$work/product"
   LD_LIBRARY_PATH=$lib "$work/product"
 fi
+# launching: a program of one's own asks for a site's script; the command finds the profiles that are installed beside it
+printf 'run: {name: x}\nlaunch: {sites: {here: {dir: /scratch/x, nodes: 3}}}\n' >"$work/launch.yaml"
+cat >"$work/launch.c" <<'C'
+#include <stdio.h>
+#include <string.h>
+#include <weft/launch.h>
+int main(int argc, char **argv) {
+    weft_launch_opts o = {sizeof o};
+    weft_launch *l;
+    char text[4096];
+    size_t need = 0;
+    if (weft_launch_open(argc > 1 ? argv[1] : "", &o, &l) < 0 || weft_launch_script(l, "here", text, sizeof text, &need) < 0) {
+        fprintf(stderr, "%s\n", weft_last_error());
+        return 1;
+    }
+    weft_launch_close(l);
+    return strstr(text, "--nodes=3") ? 0 : 2;
+}
+C
+for compile in cc "g++ -x c++"; do
+  command -v ${compile%% *} >/dev/null || continue
+  $compile "$work/launch.c" $(PKG_CONFIG_PATH="$lib/pkgconfig" pkg-config --cflags --libs weft) -o "$work/launch"
+  LD_LIBRARY_PATH=$lib "$work/launch" "$work/launch.yaml"
+done
+"$work/prefix/bin/weft" launch "$work/launch.yaml" --dry-run --set launch.sites.here.env=generic-tcp | grep -q '^# Environment profile generic-tcp'
+
 # the shim: an MPI program that knows nothing of weft gives the same answers, and weft serves it
 mpicc -O1 "$2/tests/comm/pmpi/calls.c" -o "$work/calls"
 mpirun --oversubscribe -n 2 "$work/calls" >"$work/plain"
