@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -53,6 +54,7 @@ static void start_agent(world *w, char *const *health) {
                               .health = health};
     w->agent = fork();
     assert_true(w->agent >= 0);
+    if (w->agent == 0) prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves nobody behind */
     if (w->agent == 0) _exit(job_agent_run(&o) < 0 ? 1 : 0);
 }
 
@@ -97,6 +99,7 @@ static void close_world(world *w) {
 static pid_t start_rank(const world *w, int rank, uint64_t first) {
     const pid_t pid = fork();
     if (pid != 0) return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     char text[16];
     weft_job *j = NULL;
     snprintf(text, sizeof text, "%d", rank);
