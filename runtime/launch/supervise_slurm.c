@@ -171,6 +171,15 @@ static void exclude(const live *l, weft_words *w) {
     if (n) weft_words_add(w, "--exclude=%s", list);
 }
 
+/* `singleton` goes by the job's name. One of the user's choice other runs may have, too: they would wait for each other. */
+static int named_by_launch(const live *l) {
+    char name[LIVE_NAME];
+    const char *id = strrchr(l->c->run, '-');
+    if (!id) return 0;
+    snprintf(name, sizeof name, "weft-%.40s-%.40s", id + 1, l->c->site);
+    return !strcmp(name, l->job_name);
+}
+
 static weft_status successor(live *l, uint64_t *job) {
     weft_command c = {0};
     weft_words w = {0};
@@ -179,7 +188,7 @@ static weft_status successor(live *l, uint64_t *job) {
     without_job(&w);
     weft_words_add(&w, "WEFT_GENERATION=%u", next);
     weft_words_all(&w, (const char *const[]){"sbatch", "--parsable", "--export=ALL", NULL});
-    weft_words_add(&w, "--dependency=singleton,afterany:%s", l->job_text);
+    weft_words_add(&w, "--dependency=%safterany:%s", named_by_launch(l) ? "singleton," : "", l->job_text);
     weft_words_add(&w, "--job-name=%s", l->job_name);
     weft_words_add(&w, "--comment=weft:%s:%s:%u", l->c->run, l->c->site, next);
     weft_words_add(&w, "--nodes=%u", l->nnodes);
@@ -207,6 +216,19 @@ weft_status live_submit(live *l, uint64_t *job) {
     return s;
 }
 
+/* Another run may have this one's name and its job's: a successor's script is the one that this job wrote for it. */
+static weft_status is_mine(const live *l, uint64_t job, int *mine) {
+    weft_command c = {0};
+    weft_words w = {0};
+    weft_words_all(&w, (const char *const[]){"squeue", "-h", "-o", "%o", NULL});
+    weft_words_add(&w, "--jobs=%" PRIu64, job);
+    const weft_status s = ask(&c, &w, ASK_MS);
+    char *text = c.out.text, *line = s >= 0 ? next_line(&text) : NULL;
+    *mine = line && !strcmp(line, l->script);
+    weft_command_close(&c);
+    return s;
+}
+
 weft_status live_successor(live *l, uint64_t *job) {
     weft_command c = {0};
     weft_words w = {0};
@@ -220,10 +242,14 @@ weft_status live_successor(live *l, uint64_t *job) {
     weft_words_add(&w, "--name=%s", l->job_name);
     weft_status s = ask(&c, &w, ASK_MS);
     if (s >= 0) s = slurm_parse_jobs(c.out.text, c.out.n, prefix, jobs, SLURM_JOBS, &n);
-    for (size_t i = 0; s >= 0 && i < n; i++)
-        if (jobs[i].id != l->job && jobs[i].generation == l->m->record.generation + 1 &&
-            !slurm_is_over(jobs[i].state))
-            *job = jobs[i].id;
+    for (size_t i = 0; s >= 0 && i < n; i++) {
+        int mine = 0;
+        if (jobs[i].id == l->job || jobs[i].generation != l->m->record.generation + 1 ||
+            slurm_is_over(jobs[i].state))
+            continue;
+        s = is_mine(l, jobs[i].id, &mine);
+        if (mine) *job = jobs[i].id;
+    }
     free(jobs);
     weft_command_close(&c);
     return s;
