@@ -59,14 +59,14 @@ static const weft_config_key site_keys[] = {
     LIST("ssh", SITE(ssh), "driver ssh: more options of ssh, e.g. [-p, 2222]"),
     STRING("conf", SITE(conf), NULL, "SLURM_CONF of the cluster, if it is not the default one"),
     STRING("dir", SITE(dir), NULL, "directory of the run on the site's shared file system (required)"),
-    INT("nodes", SITE(nodes), "1", 1, 100000, "nodes of the job"),
+    INT("nodes", SITE(nodes), "1", 1, 4096, "nodes of the job"),
     INT("tasks_per_node", SITE(tasks_per_node), "1", 1, 1024, "ranks of a node"),
     INT("cpus_per_task", SITE(cpus_per_task), "1", 1, 1024, "cores of a rank"),
     INT("gpus_per_node", SITE(gpus_per_node), "0", 0, 64, "GPUs of a node"),
-    INT("spares", SITE(spares), "0", 0, 10000, "of the nodes, those that wait until another one fails"),
-    INT("cells", SITE(cells), "1", 1, 64,
+    INT("spares", SITE(spares), "0", 0, 4096, "of the nodes, those that wait until another one fails"),
+    INT("cells", SITE(cells), "1", 1, 32,
         "parts of the job that train as sites of their own: a dead node stops only its part"),
-    INT("min_nodes", SITE(min_nodes), "1", 1, 100000, "nodes below which the job gives its place up"),
+    INT("min_nodes", SITE(min_nodes), "1", 1, 4096, "nodes below which the job gives its place up"),
     INT("lead_s", SITE(lead_s), "120", 10, 86400,
         "seconds before the time limit at which Slurm warns the job, at least"),
     STRING("time", SITE(time), NULL,
@@ -150,8 +150,8 @@ static weft_status check_extra(const launch_config *c, const launch_site_config 
                                       "--wait",          "--wrap",    "--chdir"};
     for (size_t i = 0; i < s->extra.n; i++)
         for (size_t k = 0; k < sizeof own / sizeof *own; k++) {
-            const size_t n = strlen(own[k]);
-            if (!strncmp(s->extra.item[i], own[k], n) && (s->extra.item[i][n] == '=' || !s->extra.item[i][n]))
+            const size_t n = strcspn(s->extra.item[i], "="); /* sbatch takes --arr for --array, too */
+            if (n <= strlen(own[k]) && !strncmp(s->extra.item[i], own[k], n))
                 return bad_site(
                     c, s, "extra",
                     "this option is weft's own; use nodes, tasks_per_node, cpus_per_task, time, dir");
@@ -190,7 +190,10 @@ static weft_status check_site(const launch_config *c, const launch_site_config *
 static weft_status check_pair(const launch_config *c, const launch_site_config *a,
                               const launch_site_config *b) {
     const char *ha = a->host ? a->host : "", *hb = b->host ? b->host : "";
-    if (strcmp(a->dir, b->dir) != 0 || strcmp(ha, hb) != 0) return WEFT_OK;
+    size_t na = strlen(a->dir), nb = strlen(b->dir);
+    while (na > 1 && a->dir[na - 1] == '/') na--;
+    while (nb > 1 && b->dir[nb - 1] == '/') nb--;
+    if (na != nb || strncmp(a->dir, b->dir, na) != 0 || strcmp(ha, hb) != 0) return WEFT_OK;
     char what[160];
     snprintf(what, sizeof what, "is that of site '%s', too: each site has a directory of its own", a->name);
     return bad_site(c, b, "dir", what);
@@ -233,6 +236,10 @@ static weft_status name_members(launch_config *c) {
                 snprintf(name, LAUNCH_MEMBER, "%.31s-c%d", c->site[i].name, (int)k);
             else
                 snprintf(name, LAUNCH_MEMBER, "%.31s", c->site[i].name);
+            for (size_t m = 0; m + 1 < c->nmembers; m++)
+                if (!strcmp(c->member[m].name, name))
+                    return bad_site(c, &c->site[i], "cells",
+                                    "a cell is called SITE-cK, and another site has such a name");
         }
     return WEFT_OK;
 }
