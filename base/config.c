@@ -463,7 +463,7 @@ static weft_status list_mapping(reader *r, member_list *l) {
         if (at + strlen(name.text) + 2 > sizeof r->path)
             return fail_here(r, "unknown key: longer than any that exists");
         const int inside = !strcmp(r->path, l->section);
-        if (inside && l->n == l->cap) return fail_here(r, "more entries than are read here");
+        if (inside && (!l->name || l->n == l->cap)) return fail_here(r, "more entries than are read here");
         if (inside) strcpy(l->name[l->n++], name.text);
         snprintf(r->path + at, sizeof r->path - at, "%s%s", at ? "." : "", name.text);
         const size_t n = strlen(r->path);
