@@ -460,7 +460,7 @@ static weft_status list_mapping(reader *r, member_list *l) {
             return WEFT_OK; /* its end; what else stands here the real reader refuses */
         config_scalar name = {0};
         WEFT_TRY(scalar(r, &name));
-        if (at + strlen(name.text) + 2 > sizeof r->path)
+        if (!name.text || at + strlen(name.text) + 2 > sizeof r->path)
             return fail_here(r, "unknown key: longer than any that exists");
         const int inside = !strcmp(r->path, l->section);
         if (inside && (!l->name || l->n == l->cap)) return fail_here(r, "more entries than are read here");
