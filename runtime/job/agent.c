@@ -165,16 +165,20 @@ static void look_for_check(agent *a) {
     }
 }
 
-static void clean(agent *a) {
+static void remove_leftovers(void) {
     uint64_t bytes = 0;
+    const int n = job_remove_leftovers("/dev/shm", &bytes);
+    if (n) weft_info("removed %d segments of dead ranks, %.1f MiB", n, (double)bytes / 1048576);
+}
+
+static void clean(agent *a) {
     const int lived = job_kill_ranks(&a->page);
     if (lived) {
         a->flags |= JOB_BEAT_STRAY;
         return; /* until the next answer */
     }
     a->flags &= (uint16_t)~JOB_BEAT_STRAY;
-    const int n = job_remove_leftovers("/dev/shm", &bytes);
-    if (n) weft_info("removed %d segments of dead ranks, %.1f MiB", n, (double)bytes / 1048576);
+    remove_leftovers();
     a->epoch = a->wanted;
 }
 
@@ -277,7 +281,11 @@ static void loop(agent *a) {
 weft_status job_agent_run(const job_agent_opts *o) {
     agent a = {.o = o, .socket = -1, .boot = boot_of()};
     weft_status s = open_all(&a);
-    if (s >= 0) loop(&a);
+    if (s >= 0) {
+        tell(&a);
+        remove_leftovers(); /* of jobs that were killed as a whole */
+        loop(&a);
+    }
     if (a.check) {
         kill(a.check, SIGKILL);
         waitpid(a.check, NULL, 0);

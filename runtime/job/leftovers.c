@@ -16,9 +16,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 enum { SEGMENTS_MOST = 4096, NAME_MOST = 256, AGE_S = 2, ENVIRON_MOST = 1 << 20, LINE_MOST = 4096 + 128 };
+#define ORPHAN_NS 60000000000ull
 
 static uint32_t process_of(const struct dirent *e) {
     return isdigit((unsigned char)e->d_name[0]) ? (uint32_t)strtoul(e->d_name, NULL, 10) : 0;
@@ -111,6 +113,20 @@ static int known(const char *name, const char *ompi) {
             !job_process_started((uint32_t)pid) && strspn(name + 5, "0123456789abcdef-") == strlen(name + 5));
 }
 
+/* A control page whose agent was killed with its job. A page lives in one boot, so its clock is this one's; the agent of
+ * another pid namespace seems gone, but its time goes on. */
+static int is_orphan_page(int dir, const char *name) {
+    job_page_head h = {0};
+    if (strncmp(name, "weft-", 5) != 0) return 0;
+    const int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) return 0;
+    const ssize_t n = read(fd, &h, sizeof h);
+    close(fd);
+    if (n != (ssize_t)sizeof h || h.magic != JOB_PAGE_MAGIC) return 0;
+    const uint64_t told = atomic_load_explicit(&h.agent_ns, memory_order_relaxed), now = weft_now_ns();
+    return !job_process_started(h.agent) && told && now > told && now - told > ORPHAN_NS;
+}
+
 static size_t list_segments(const char *dir, segment *list) {
     char host[128] = "", ompi[NAME_MOST];
     DIR *d = opendir(dir);
@@ -119,7 +135,8 @@ static size_t list_segments(const char *dir, segment *list) {
     snprintf(ompi, sizeof ompi, "vader_segment.%s.%u.", host, (unsigned)geteuid());
     for (struct dirent *e; d && n < SEGMENTS_MOST && (e = readdir(d));) {
         struct stat st;
-        if (strlen(e->d_name) >= NAME_MOST || !known(e->d_name, ompi) ||
+        if (strlen(e->d_name) >= NAME_MOST ||
+            (!known(e->d_name, ompi) && !is_orphan_page(dirfd(d), e->d_name)) ||
             fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode) ||
             st.st_uid != geteuid() || st.st_ctime > time(NULL) - AGE_S)
             continue;

@@ -10,7 +10,8 @@
 int job_kill_ranks(const job_page *p);
 
 /* Removes from `dir` ("/dev/shm") the segments of Open MPI on this host (vader_segment.<hostname>.<uid>.*) and of weft
- * (weft-<pid>-*) that belong to this user, are older than two seconds and are mapped in no process. Returns how many;
+ * (weft-<pid>-*, and control pages whose agent has been gone for a minute) that belong to this user, are older than two
+ * seconds and are mapped in no process. Returns how many;
  * *bytes (may be NULL): their size. */
 int job_remove_leftovers(const char *dir, uint64_t *bytes);
 

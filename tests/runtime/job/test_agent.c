@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "runtime/job/agent.h"
 #include "runtime/job/beat.h"
 #include "runtime/job/leftovers.h"
@@ -329,6 +330,31 @@ static void only_memory_that_nobody_has_is_removed(void **state) {
     assert_int_equal(job_remove_leftovers("/nonexistent", NULL), 0);
 }
 
+/* Pages: of an agent that is gone, of one that was there a moment ago, of one that runs, and something of the same name. */
+static void pages_of_dead_agents_are_removed(void **state) {
+    enum { ORPHAN, YOUNG, LIVES, NOT_A_PAGE, PAGES };
+    const char *dir = *state;
+    char path[PAGES][1024], name[64];
+    const pid_t gone = fork();
+    if (gone == 0) _exit(0);
+    assert_int_equal(waitpid(gone, NULL, 0), gone);
+    for (int i = 0; i < PAGES; i++) {
+        snprintf(name, sizeof name, "weft-north-%d-n1", i);
+        touch(dir, name, path[i], sizeof path[i]);
+        job_page_head h = {.magic = i == NOT_A_PAGE ? 7 : JOB_PAGE_MAGIC,
+                           .version = JOB_PAGE_VERSION,
+                           .agent = (uint32_t)(i == LIVES ? getpid() : gone)};
+        atomic_store(&h.agent_ns, i == YOUNG ? weft_now_ns() : 1); /* 1: as this machine began */
+        const int fd = open(path[i], O_WRONLY | O_CLOEXEC);
+        assert_int_equal(pwrite(fd, &h, sizeof h, 0), sizeof h);
+        close(fd);
+    }
+    int n = 0;
+    for (int left = 600; n < 1 && left > 0; left--, usleep(100000)) n += job_remove_leftovers(dir, NULL);
+    assert_int_equal(n, 1);
+    for (int i = 0; i < PAGES; i++) assert_int_equal(access(path[i], F_OK) == 0, i != ORPHAN);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(ranks_are_seen_and_told_to_stop, scratch_make, scratch_remove),
@@ -340,7 +366,7 @@ int main(void) {
                                         scratch_remove),
         cmocka_unit_test_setup_teardown(health_is_told_as_the_check_found_it, scratch_make, scratch_remove),
         cmocka_unit_test(a_wrong_environment_is_named),
-        cmocka_unit_test_setup_teardown(only_memory_that_nobody_has_is_removed, scratch_make,
-                                        scratch_remove)};
+        cmocka_unit_test_setup_teardown(only_memory_that_nobody_has_is_removed, scratch_make, scratch_remove),
+        cmocka_unit_test_setup_teardown(pages_of_dead_agents_are_removed, scratch_make, scratch_remove)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
