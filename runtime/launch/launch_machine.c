@@ -62,8 +62,9 @@ static void died(launch_machine *m, launch_site *s, launch_actions *a) {
         return;
     }
     if (!mend || m->rules.chain == LAUNCH_CHAIN_NONE || ++s->record.deaths > LAUNCH_DEATHS) {
-        say_site(s, "job %llu ended (%s) without a word from its supervisor",
-                 (unsigned long long)s->record.job, known ? slurm_state_name(state) : "forgotten by Slurm");
+        say_site(s, "job %llu ended (%s) without a word from its supervisor; see slurm-%llu.out in its dir",
+                 (unsigned long long)s->record.job, known ? slurm_state_name(state) : "forgotten by Slurm",
+                 (unsigned long long)s->record.job);
         end_site(m, s, EXIT_OTHER, a);
         return;
     }

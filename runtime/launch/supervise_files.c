@@ -51,7 +51,10 @@ static weft_status chain_of_json(live *l, const char *text, size_t n, weft_super
     json_t *bad = NULL, *j = json_loadb(text, n, 0, &why);
     json_int_t version = 0, generation = 0, first = 0, job = 0, next = 0, saved = 0, stale = 0, faults = 0;
     int intent = 0, ended = 0;
-    if (!j) return weft_fail(WEFT_ERR_FORMAT, "chain.json: line %d: %s", why.line, why.text);
+    if (!j)
+        return weft_fail(WEFT_ERR_FORMAT,
+                         "%s/chain.json: line %d: %s; if the chain is to begin anew, remove it", l->dir,
+                         why.line, why.text);
     const int ok = json_unpack_ex(j, &why, 0, "{s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:I, s:I, s:I, s?o}", "v",
                                   &version, "generation", &generation, "first", &first, "job", &job,
                                   "next_job", &next, "intent", &intent, "ended", &ended, "saved", &saved,
