@@ -88,7 +88,7 @@ static void srun(weft_words *w, const char *mpi, const char *name) {
 
 weft_status live_agents(live *l) {
     weft_words w = {0};
-    step_environment e;
+    step_environment e = {0};
     char log[LIVE_PATH], name[64];
     uint32_t n = 0;
     const int64_t now = (int64_t)weft_now_ns();
@@ -149,7 +149,7 @@ static void program(const live *l, weft_words *w, uint32_t cell) {
 
 weft_status live_launch(live *l, uint32_t cell, uint32_t launch) {
     weft_words w = {0};
-    step_environment e;
+    step_environment e = {0};
     char log[LIVE_PATH], name[LIVE_NAME];
     const long long per_node = l->c->tasks_per_node;
     uint32_t n = 0;
