@@ -192,7 +192,14 @@ expect_end() {
   [ "$(status exit)" = "$1" ] || die "$1: $(cat d/status.json)"
 }
 requeued() { [ "$(chain generation 2>/dev/null)" = 1 ]; }
-due() { scontrol update JobId="$1" StartTime=now 2>/dev/null || true; requeued; }
+# Not in the second in which slurmd was told to kill it: it would refuse the new life as the one that it has just ended.
+due() {
+  if [ "$(squeue -h -j "$1" -o %T)" = PENDING ]; then
+    sleep 5
+    scontrol update JobId="$1" StartTime=now 2>/dev/null || true
+  fi
+  requeued
+}
 
 chain_codes() {
   # 85 is followed, up to the cap, though the script resets the counter
