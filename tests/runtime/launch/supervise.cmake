@@ -1,49 +1,24 @@
 # Faults at random against the supervisor's machine, in virtual time.
 add_library(supervise_sim STATIC fuzz_supervise.c)
 target_link_libraries(supervise_sim PUBLIC weft_supervise_machine weft_base)
-file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/nothing.c "typedef int nothing;\n")
-add_executable(fuzz_supervise ${CMAKE_CURRENT_BINARY_DIR}/nothing.c)
-target_link_libraries(fuzz_supervise PRIVATE supervise_sim)
+weft_fuzzer(fuzz_supervise supervise_sim)
 add_test(NAME supervise_lives COMMAND fuzz_supervise --schedules 2000 --seconds 30)
 set_tests_properties(supervise_lives PROPERTIES TIMEOUT 1800 LABELS sanitize)
 add_test(NAME supervise_lives.long COMMAND fuzz_supervise --schedules 100000 --seed 1000000)
 set_tests_properties(supervise_lives.long PROPERTIES TIMEOUT 14400 LABELS long)
-# Negative controls: the lock is not looked at, and mistakes in the sources, each of which has to be found. A mutant is a
-# source with some text replaced; its object comes before that of the library.
+# Negative controls: the lock is not looked at, and mistakes in the sources, each of which has to be found.
 add_test(NAME supervise_mutant.no_lock COMMAND fuzz_supervise --find --no-lock --schedules 20000 --seconds 800)
 set_tests_properties(supervise_mutant.no_lock PROPERTIES TIMEOUT 1800)
-#   supervise_mutant(NAME FILE FROM TO [FROM TO ...])
-function(supervise_mutant name file)
-  set(source ${PROJECT_SOURCE_DIR}/runtime/launch/${file})
-  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
-  file(READ ${source} text)
-  set(at 2)
-  while(at LESS ARGC)
-    math(EXPR next "${at} + 1")
-    string(FIND "${text}" "${ARGV${at}}" found)
-    if(found EQUAL -1)
-      message(FATAL_ERROR "mutant ${name}: ${file} has no \"${ARGV${at}}\"")
-    endif()
-    string(REPLACE "${ARGV${at}}" "${ARGV${next}}" text "${text}")
-    math(EXPR at "${at} + 2")
-  endwhile()
-  set(mutated ${CMAKE_CURRENT_BINARY_DIR}/mutants/${name}_${file})
-  file(CONFIGURE OUTPUT ${mutated} CONTENT "${text}" @ONLY)
-  add_executable(fuzz_supervise_${name} ${mutated})
-  target_compile_options(fuzz_supervise_${name} PRIVATE -w)
-  target_link_libraries(fuzz_supervise_${name} PRIVATE supervise_sim)
-  add_test(NAME supervise_mutant.${name} COMMAND fuzz_supervise_${name} --find --schedules 20000 --seconds 800)
-  set_tests_properties(supervise_mutant.${name} PROPERTIES TIMEOUT 1800)
-endfunction()
+set(mutants supervise_mutant fuzz_supervise supervise_sim)
 
-supervise_mutant(same_generation supervise_machine.c
+weft_mutant(same_generation runtime/launch/supervise_machine.c
   "r->generation + 1 > e->expected ? r->generation + 1 : e->expected" "r->generation > e->expected ? r->generation : e->expected")
-supervise_mutant(superseded_runs supervise_machine.c "e->expected && e->expected <= r->generation" "0")
-supervise_mutant(write_failed supervise_machine.c "        if (!ok) {" "        if (0) {")
-supervise_mutant(no_cap supervise_machine.c
+weft_mutant(superseded_runs runtime/launch/supervise_machine.c "e->expected && e->expected <= r->generation" "0")
+weft_mutant(write_failed runtime/launch/supervise_machine.c "        if (!ok) {" "        if (0) {")
+weft_mutant(no_cap runtime/launch/supervise_machine.c
   "number - r->first >= m->rules.max_generations" "0"
   "r->generation + 1 - r->first >= m->rules.max_generations" "0")
-supervise_mutant(unclean supervise_cells.c "n->beat.epoch >= n->order" "1")
-supervise_mutant(old_exit supervise_cells.c "c->phase != WEFT_CELL_RUN || c->launch != e->launch" "c->phase != WEFT_CELL_RUN")
-supervise_mutant(no_kill supervise_cells.c
+weft_mutant(unclean runtime/launch/supervise_cells.c "n->beat.epoch >= n->order" "1")
+weft_mutant(old_exit runtime/launch/supervise_cells.c "c->phase != WEFT_CELL_RUN || c->launch != e->launch" "c->phase != WEFT_CELL_RUN")
+weft_mutant(no_kill runtime/launch/supervise_cells.c
   "    if (!late) begin_repair(m, cell);\n    kill_step(m, cell, now);" "    if (!late) begin_repair(m, cell);\n    settle(m, cell, now);")

@@ -4,9 +4,7 @@ weft_test(hub_machine SOURCES test_hub_machine.c DEPS weft_sites weft_base m LAB
 set(sim sim_world.c sim_hub.c sim_site.c sim_plane.c sim_oracle.c)
 add_library(site_sim STATIC ${sim} fuzz_rounds.c)
 target_link_libraries(site_sim PUBLIC weft_sites weft_base)
-file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/empty.c "typedef int empty;\n")
-add_executable(fuzz_rounds ${CMAKE_CURRENT_BINARY_DIR}/empty.c)
-target_link_libraries(fuzz_rounds PRIVATE site_sim)
+weft_fuzzer(fuzz_rounds site_sim)
 add_test(NAME site_rounds COMMAND fuzz_rounds --schedules 200 --seconds 30)
 set_tests_properties(site_rounds PROPERTIES TIMEOUT 1800 LABELS sanitize)
 add_test(NAME site_rounds.churn COMMAND fuzz_rounds --schedules 2 --faults 1000)
@@ -14,48 +12,24 @@ set_tests_properties(site_rounds.churn PROPERTIES TIMEOUT 1800)
 add_test(NAME site_rounds.long COMMAND fuzz_rounds --schedules 100000 --seed 1000000)
 set_tests_properties(site_rounds.long PROPERTIES TIMEOUT 14400 LABELS long)
 
-# The negative controls: the same fuzzer must find each of these mistakes. A mutant is one source with some text replaced;
-# its object comes before those of the libraries. Not finding the text is an error: then the mutant has to be made anew.
-#   site_mutant(NAME FILE FROM TO [FROM TO ...])
-function(site_mutant name file)
-  get_filename_component(source ${file} ABSOLUTE BASE_DIR ${PROJECT_SOURCE_DIR})
-  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
-  file(READ ${source} text)
-  set(at 2)
-  while(at LESS ARGC)
-    math(EXPR next "${at} + 1")
-    string(FIND "${text}" "${ARGV${at}}" found)
-    if(found EQUAL -1)
-      message(FATAL_ERROR "mutant ${name}: ${file} has no \"${ARGV${at}}\"")
-    endif()
-    string(REPLACE "${ARGV${at}}" "${ARGV${next}}" text "${text}")
-    math(EXPR at "${at} + 2")
-  endwhile()
-  get_filename_component(base ${file} NAME)
-  set(mutated ${CMAKE_CURRENT_BINARY_DIR}/mutants/${name}_${base})
-  file(CONFIGURE OUTPUT ${mutated} CONTENT "${text}" @ONLY)
-  add_executable(fuzz_rounds_${name} ${mutated})
-  target_compile_options(fuzz_rounds_${name} PRIVATE -w)
-  target_link_libraries(fuzz_rounds_${name} PRIVATE site_sim)
-  add_test(NAME site_mutant.${name} COMMAND fuzz_rounds_${name} --find --schedules 20000 --seconds 800)
-  set_tests_properties(site_mutant.${name} PROPERTIES TIMEOUT 1800)
-endfunction()
+# The negative controls.
+set(mutants site_mutant fuzz_rounds site_sim)
 
-site_mutant(early_apply runtime/sites/member_rounds.c
+weft_mutant(early_apply runtime/sites/member_rounds.c
   "    f->prepared = 1;"
   "    f->prepared = 1; member_emit(m, &(weft_member_action){.kind = WEFT_DO_APPLY, .key = f->attempt.key, .commit = &f->attempt});")
-site_mutant(feedback_at_send tests/runtime/sites/sim_site.c
+weft_mutant(feedback_at_send tests/runtime/sites/sim_site.c
   "        f->feedback++; /* e = e - q: only now */" ""
   "    f->mine_to = k->tokens;" "    f->mine_to = k->tokens; f->feedback++;")
-site_mutant(stale_incarnation runtime/sites/hub_machine.c
+weft_mutant(stale_incarnation runtime/sites/hub_machine.c
   "    if (msg->incarnation != from->incarnation) return;" "")
-site_mutant(lost_abort runtime/sites/hub_rounds.c
+weft_mutant(lost_abort runtime/sites/hub_rounds.c
   "hub_message(h, WEFT_SITE_ABORT)->u.abort = (weft_site_abort){key, reason};\n    hub_append(h);" "f->phase = WEFT_ROUND_IDLE; f->root_known = 0; (void)key; (void)reason;")
-site_mutant(commit_before_sync tests/runtime/sites/sim_hub.c
+weft_mutant(commit_before_sync tests/runtime/sites/sim_hub.c
   "    if (w->hub.disk_busy) return;"
   "    for (size_t c = 1; c < w->nconn; c++) if (w->conn[c].streaming) stream(w, c, w->nlog, w->nlog); if (w->hub.disk_busy) return;")
-site_mutant(joiner_counted runtime/sites/hub_rounds.c
+weft_mutant(joiner_counted runtime/sites/hub_rounds.c
   "weft_site_set fit = had & ~f->unfit;" "weft_site_set fit = (had | (here & ~f->regular)) & ~f->unfit;")
-site_mutant(joiner_not_audited runtime/sites/hub_audits.c
+weft_mutant(joiner_not_audited runtime/sites/hub_audits.c
   "        if (same_root(a, m, k)) {" "        if (1) {")
-site_mutant(last_life runtime/sites/member_rounds.c "if (in && held_for(f, c->key.round))" "if (in)")
+weft_mutant(last_life runtime/sites/member_rounds.c "if (in && held_for(f, c->key.round))" "if (in)")
