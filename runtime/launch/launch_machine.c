@@ -9,6 +9,8 @@
 enum { EXIT_STOPPED = 85, EXIT_SERVICE = 69, EXIT_CANCELED = 130, EXIT_OTHER = 1, NOTHING_LEFT = -1 };
 #define NEVER (-1)
 #define FAR   INT64_MAX
+#define BEGIN_NS                                                                                             \
+    INT64_C(5000000000) /* between the first sight of a requeued job and the wish that it begins */
 
 const char *launch_phase_name(launch_phase p) {
     static const char *const names[LAUNCH_PHASES] = {"looking", "preparing", "saving",   "submitting",
@@ -93,6 +95,21 @@ static int needless(const launch_site *s, const slurm_job *a, const slurm_job *b
     return !(s->status.there && s->status.next_job == a->id);
 }
 
+/* A requeued job waits only for Slurm's two minutes: they may be cut, but not to the second in which its last life was ended.
+ * slurmd would take the new life for that one, refuse it, and nobody would come back to it. */
+static void wish_begin(const launch_machine *m, launch_site *s, const slurm_job *j) {
+    const int waits = j->state == SLURM_PENDING && !strcmp(j->reason, "BeginTime");
+    if (m->rules.chain != LAUNCH_REQUEUE) return;
+    if (!waits) {
+        if (s->waiting_job == j->id) s->waiting_job = 0;
+    } else if (s->waiting_job != j->id) {
+        s->waiting_job = j->id;
+        s->waiting_ns = s->op_began_ns;
+    } else if (s->op_began_ns - s->waiting_ns >= BEGIN_NS) {
+        s->now_job = j->id;
+    }
+}
+
 /* Cancels duplicates, and what waits if the site is to stop; returns the job that is in charge: of those that live the one of
  * the oldest generation. */
 static const slurm_job *choose(launch_machine *m, launch_site *s, const slurm_job *jobs, size_t n) {
@@ -108,8 +125,7 @@ static const slurm_job *choose(launch_machine *m, launch_site *s, const slurm_jo
                 break;
             }
         if (!j) continue;
-        if (m->rules.chain == LAUNCH_REQUEUE && j->state == SLURM_PENDING && !strcmp(j->reason, "BeginTime"))
-            s->now_job = j->id;
+        wish_begin(m, s, j);
         if (!best || j->generation < best->generation) best = j;
     }
     return best;

@@ -86,7 +86,9 @@ typedef struct launch_site {
     int64_t settle_ns;            /* a listing that began before this does not prove that there is no job */
     int64_t lost_ns;              /* since when it does not answer; -1: it does */
     uint32_t missing, tries, carried, heard; /* heard: listings that were answered, with an error even */
-    uint64_t cancel[LAUNCH_CANCELS], now_job;
+    uint64_t cancel[LAUNCH_CANCELS], now_job,
+        waiting_job; /* waiting_job: requeued, seen first by the listing of waiting_ns */
+    int64_t waiting_ns;
     uint32_t ncancel;
     int stop, stop_put, carry_op;
     launch_status status; /* of the current job, or the last one */

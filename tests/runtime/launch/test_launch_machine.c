@@ -185,7 +185,7 @@ static void the_hub_is_carried_again_when_it_moves(void **state) {
     }
 }
 
-static void a_requeued_job_may_start_at_once(void **state) {
+static void a_requeued_job_may_start_soon(void **state) {
     slurm_job j = {.id = 7, .state = SLURM_PENDING};
     (void)state;
     for (int mode = 0; mode < 2; mode++) {
@@ -194,7 +194,19 @@ static void a_requeued_job_may_start_at_once(void **state) {
         strcpy(j.reason, "BeginTime");
         tick(0);
         list(0, &j, 1, NULL, 0);
+        assert_int_equal(op(0), LAUNCH_NO_OP); /* its last life may have ended a moment ago */
+        tick(10);
+        list(0, &j, 1, NULL, 0);
         assert_int_equal(op(0), mode ? LAUNCH_OP_NOW : LAUNCH_NO_OP);
+        if (!mode) continue;
+        answer(0, LAUNCH_DONE, 0);
+        tick(10);
+        j.state = SLURM_RUNNING;
+        list(0, &j, 1, NULL, 0);
+        tick(10);
+        j.state = SLURM_PENDING; /* requeued once more: it is as new */
+        list(0, &j, 1, NULL, 0);
+        assert_int_equal(op(0), LAUNCH_NO_OP);
     }
 }
 
@@ -266,7 +278,7 @@ int main(void) {
         cmocka_unit_test(a_refused_job_ends_its_site),
         cmocka_unit_test(too_few_within_the_window),
         cmocka_unit_test(the_hub_is_carried_again_when_it_moves),
-        cmocka_unit_test(a_requeued_job_may_start_at_once),
+        cmocka_unit_test(a_requeued_job_may_start_soon),
         cmocka_unit_test(observers_submit_nothing),
         cmocka_unit_test(what_ended_well_is_not_begun_again),
         cmocka_unit_test(a_job_that_died_in_silence_is_submitted_anew_three_times),
