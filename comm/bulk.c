@@ -21,6 +21,7 @@
 #include "comm/engine.h"
 #include "comm/group.h"
 #include "comm/mover.h"
+#include "comm/nccl/after.h"
 #include "comm/nccl/device.h"
 #include "comm/pairs.h"
 #include "comm/plan.h"
@@ -52,8 +53,11 @@ struct weft_bulk {
     size_t *length; /* ALLTOALLV: bytes of each in a round */
     unsigned char *tensor_ready, *bucket_ready;
     int *unready; /* tensors of each bucket that are not ready */
+    after *after; /* tensors in device memory: those that a stream has still to finish; else NULL */
     size_t words; /* of the contributor bitmap */
 };
+
+enum { ANNOUNCED = 1, FINAL = 2 }; /* tensor_ready: its stream is not through with it; it is */
 
 #define KINDS 5
 static const char *const kind_name[KINDS] = {"allreduce", "bcast", "reduce-scatter", "allgather",
@@ -67,6 +71,7 @@ static void bulk_destroy(weft_bulk *b) {
     engine_remove(b->group->ctx, &b->item);
     vote_destroy(b->vote);
     mover_destroy(b->mover);
+    after_destroy(b->after);
     plan_free(&b->plan);
     for (int i = 0; b->tensor && i < b->nt; i++) free((char *)b->tensor[i].name);
     free(b->tensor);
@@ -99,9 +104,11 @@ static weft_status copy_tensors(weft_bulk *b, int nt, const weft_tensor *t) {
 
 static weft_status fill_bulk(weft_bulk *b, int nt, const weft_tensor *t) {
     weft_group *g = b->group;
+    const int on_device = device_holds(nt, t) == 1;
     WEFT_TRY(copy_tensors(b, nt, t));
     WEFT_TRY(plan_build(&b->plan, b->kind, g->size, nt, b->tensor, b->bucket_bytes,
-                        device_holds(nt, t) == 1 ? DEVICE_CHUNK : g->ctx->chunk));
+                        on_device ? DEVICE_CHUNK : g->ctx->chunk));
+    if (on_device) WEFT_TRY(after_create(nt, &b->after));
     b->words = ((size_t)g->size + 63) / 64;
     b->vote = vote_create(g, g->bulk, TAG_VOTE);
     b->tensor_ready = weft_calloc((size_t)nt, 1);
@@ -278,9 +285,38 @@ static weft_status advance_vote(weft_bulk *b, int *moved, int *waits_for) {
     return b->mover->ops->begin(b->mover, b->own, vote_result(b->vote));
 }
 
+/* The tensors that i, or WEFT_ALL, means. */
+static int first_of(int i) {
+    return i == WEFT_ALL ? 0 : i;
+}
+static int last_of(const weft_bulk *b, int i) {
+    return i == WEFT_ALL ? b->nt - 1 : i;
+}
+
+static void count_ready(weft_bulk *b, int i) {
+    const int k = b->plan.bucket_of[i];
+    if (--b->unready[k] == 0) b->bucket_ready[k] = 1;
+}
+
+/* Tensors that the device has finished since. */
+static weft_status look_at_device(weft_bulk *b, int *moved) {
+    int i;
+    for (;;) {
+        const weft_status s = after_next(b->after, &i);
+        if (s != WEFT_OK) return s < 0 ? s : WEFT_OK;
+        *moved = 1;
+        for (int k = first_of(i); k <= last_of(b, i); k++)
+            if (b->tensor_ready[k] == ANNOUNCED) {
+                b->tensor_ready[k] = FINAL;
+                count_ready(b, k);
+            }
+    }
+}
+
 static weft_status advance_round(engine_item *i, int *moved, int *waits_for) {
     weft_bulk *b = (weft_bulk *)i;
-    weft_status s = b->phase == BULK_VOTING ? advance_vote(b, moved, waits_for) : WEFT_OK;
+    weft_status s = b->after ? look_at_device(b, moved) : WEFT_OK;
+    if (s == WEFT_OK && b->phase == BULK_VOTING) s = advance_vote(b, moved, waits_for);
     if (s == WEFT_OK) s = b->mover->ops->advance(b->mover, b->bucket_ready, moved, waits_for);
     if (s == WEFT_OK) round_over(b);
     return s < 0 ? weft_context(s, "%s, round %u", b->what, b->round) : s;
@@ -322,6 +358,7 @@ weft_status weft_bulk_start(weft_bulk *b, double weight) {
     b->range = weft_range_start(b->what);
     memset(b->tensor_ready, 0, (size_t)b->nt);
     memset(b->bucket_ready, 0, (size_t)b->plan.nbuckets);
+    if (b->after) after_reset(b->after);
     for (int i = 0; i < b->plan.nbuckets; i++)
         b->unready[i] = b->plan.bucket[i].last - b->plan.bucket[i].first + 1;
     const weft_status s = begin_round(b);
@@ -330,25 +367,29 @@ weft_status weft_bulk_start(weft_bulk *b, double weight) {
     return nudge(g, !g->ctx->engine.quiet);
 }
 
-static void mark_ready(weft_bulk *b, int i) {
+static void mark_ready(weft_bulk *b, int i, int how) {
     if (b->tensor_ready[i]) return;
-    b->tensor_ready[i] = 1;
-    const int k = b->plan.bucket_of[i];
-    if (--b->unready[k] == 0) b->bucket_ready[k] = 1;
+    b->tensor_ready[i] = (unsigned char)how;
+    if (how == FINAL) count_ready(b, i);
 }
 
 weft_status weft_bulk_ready(weft_bulk *b, int i) {
+    return weft_bulk_ready_after(b, i, NULL);
+}
+
+weft_status weft_bulk_ready_after(weft_bulk *b, int i, void *stream) {
     if (!b || i < WEFT_ALL || i >= b->nt) return weft_fail(WEFT_ERR_ARG, "ready: tensor %d", i);
     WEFT_TRY(group_usable(b->group));
     if (!b->round) return weft_fail(WEFT_ERR_STATE, "%s: tensor ready before weft_bulk_start", b->what);
     if (i != WEFT_ALL && b->tensor_ready[i])
         return weft_fail(WEFT_ERR_STATE, "%s: tensor '%s' ready twice in round %u", b->what,
                          b->tensor[i].name, b->round);
-    if (i != WEFT_ALL) {
-        mark_ready(b, i);
-    } else {
-        for (int k = 0; k < b->nt; k++) mark_ready(b, k);
-    }
+    if (stream && !b->after)
+        return weft_fail(WEFT_ERR_ARG, "%s: a stream for tensors that are in host memory", b->what);
+    int news = 0;
+    for (int k = first_of(i); k <= last_of(b, i); k++) news |= !b->tensor_ready[k];
+    if (news && stream) WEFT_TRY_CTX(after_announce(b->after, i, stream), "%s", b->what);
+    for (int k = first_of(i); k <= last_of(b, i); k++) mark_ready(b, k, stream ? ANNOUNCED : FINAL);
     return nudge(b->group, !b->group->ctx->engine.quiet);
 }
 

@@ -1,4 +1,6 @@
 /* The device carrier of a build without NCCL's headers: all memory is host memory. */
+#include "base/status.h"
+#include "comm/nccl/after.h"
 #include "comm/nccl/device.h"
 
 int device_holds(int nt, const weft_tensor *t) {
@@ -29,4 +31,31 @@ void device_stop(weft_ctx *c) {
 
 void device_destroy(weft_ctx *c) {
     (void)c;
+}
+
+weft_status after_create(int n, after **out) {
+    (void)n;
+    *out = NULL;
+    return weft_fail(WEFT_ERR_UNSUPPORTED, "built without CUDA");
+}
+
+void after_destroy(after *a) {
+    (void)a;
+}
+
+void after_reset(after *a) {
+    (void)a;
+}
+
+weft_status after_announce(after *a, int i, void *stream) {
+    (void)a;
+    (void)i;
+    (void)stream;
+    return WEFT_ERR_UNSUPPORTED;
+}
+
+weft_status after_next(after *a, int *i) {
+    (void)a;
+    (void)i;
+    return WEFT_IN_PROGRESS;
 }

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/status.h"
+#include "kernels/cuda/calls.h"
 
 static nccl_api table;
 static int tried, found;
@@ -16,9 +17,21 @@ static const char * override(void) {
     return e && *e ? e : NULL;
 }
 
+/* The CUDA runtime that is linked into weft sees a device. */
+static int linked_device(void) {
+    static int asked, devices;
+    cudaError_t (*count)(int *);
+    void *f = weft_cuda_function("cudaGetDeviceCount");
+    if (asked || !f) return devices > 0;
+    asked = 1;
+    memcpy(&count, &f, sizeof count);
+    if (count(&devices) != cudaSuccess) devices = 0;
+    return devices > 0;
+}
+
 int nccl_wanted(void) {
     const char *e = override();
-    return e ? strcmp(e, "off") != 0 : access("/dev/nvidiactl", F_OK) == 0;
+    return (e && strcmp(e, "off") != 0) || access("/dev/nvidiactl", F_OK) == 0 || linked_device();
 }
 
 static void *open_first(const char *const *name, int n) {
@@ -27,9 +40,9 @@ static void *open_first(const char *const *name, int n) {
     return h;
 }
 
-/* A function pointer from an object pointer, as POSIX asks for. */
+/* A function pointer from an object pointer, as POSIX asks for. library NULL: weft itself. */
 static int look_up(void *library, const char *name, void *place) {
-    void *f = dlsym(library, name);
+    void *f = library ? dlsym(library, name) : weft_cuda_function(name);
     memcpy(place, &f, sizeof f);
     return f != NULL;
 }
@@ -57,12 +70,15 @@ static weft_status load(void) {
     static const char *const nccl_names[] = {"libnccl.so.2"};
     static const char *const cuda_names[] = {"libcudart.so.13", "libcudart.so.12", "libcudart.so"};
     const char *other = override();
-    if (!nccl_wanted()) return weft_fail(WEFT_ERR_SERVICE, "no GPU driver, or WEFT_NCCL=off");
+    const int off = other && strcmp(other, "off") == 0;
+    if (!nccl_wanted()) return weft_fail(WEFT_ERR_SERVICE, "no GPU driver");
     /* The second belt of the One-Order rule. Before the library reads it. */
     setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
-    void *nccl = other ? open_first(&other, 1) : open_first(nccl_names, 1), *probe;
-    void *cuda = nccl && look_up(nccl, "cudaMalloc", &probe) ? nccl : open_first(cuda_names, 3);
-    if (!cuda) return weft_fail(WEFT_ERR_SERVICE, "no CUDA runtime: %s", dlerror());
+    void *nccl = off ? NULL : other ? open_first(&other, 1) : open_first(nccl_names, 1), *probe, *cuda = NULL;
+    if (nccl && look_up(nccl, "cudaMalloc", &probe))
+        cuda = nccl;
+    else if (!linked_device() && !(cuda = open_first(cuda_names, 3)))
+        return weft_fail(WEFT_ERR_SERVICE, "no CUDA runtime: %s", dlerror());
     WEFT_TRY(fill_cuda(cuda));
     if (nccl) fill_nccl(nccl); /* without it, messages are staged */
     return WEFT_OK;

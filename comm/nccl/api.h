@@ -1,5 +1,6 @@
-/* The functions of NCCL and of the CUDA runtime that weft calls, found at run time: no weft program needs either library
- * to start. WEFT_NCCL names another library (tests), which may bring its own CUDA functions; "off" means none. */
+/* The functions of NCCL and of the CUDA runtime that comm/ calls. NCCL is found at run time: no weft program needs it to
+ * start. CUDA's functions are those of the runtime that is linked into weft where that sees a device (kernels/cuda/calls.h),
+ * else a library's. WEFT_NCCL names another NCCL, which may bring CUDA functions of its own (tests); "off": none. */
 #ifndef WEFT_COMM_NCCL_API_H
 #define WEFT_COMM_NCCL_API_H
 
@@ -51,7 +52,7 @@ typedef struct nccl_api {
 
 /* The table, loaded once for the process; NULL with the error text set where there is not even CUDA. Main thread. */
 const nccl_api *nccl_load(void);
-/* Whether it is worth looking: a GPU driver is here, or WEFT_NCCL says so. */
+/* Whether it is worth looking: a GPU driver or a device is here, or WEFT_NCCL names a library. */
 int nccl_wanted(void);
 
 weft_status nccl_check(const nccl_api *a, ncclResult_t r, const char *call);

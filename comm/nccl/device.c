@@ -250,8 +250,8 @@ static weft_status share_notes(weft_ctx *c, slot_note **all, int *total) {
 
 /* Bulks of the context, in the order of the notes, are the plans 0, 1, ... */
 static weft_status number_tickets(device *d, const slot_note *note, int n, uint32_t before) {
-    ticket_slot *slot = weft_calloc((size_t)n, sizeof *slot);
-    nccl_mover **of_plan = weft_calloc((size_t)n, sizeof(nccl_mover *));
+    ticket_slot *slot = weft_calloc((size_t)n + 1, sizeof *slot);
+    nccl_mover **of_plan = weft_calloc((size_t)n + 1, sizeof(nccl_mover *));
     weft_status s = slot && of_plan ? WEFT_OK : WEFT_ERR_NOMEM;
     uint32_t k = 0; /* plan */
     for (int i = 0; i < n && s == WEFT_OK; i++) {
@@ -265,7 +265,7 @@ static weft_status number_tickets(device *d, const slot_note *note, int n, uint3
     if (s == WEFT_OK)
         s = tickets_create(&d->tickets, slot, (uint32_t)n, TICKET_AGREED, TICKET_CREDIT, before);
     free(d->of_slot);
-    d->of_slot = s == WEFT_OK ? weft_calloc((size_t)n, sizeof(nccl_mover *)) : NULL;
+    d->of_slot = s == WEFT_OK ? weft_calloc((size_t)n + 1, sizeof(nccl_mover *)) : NULL;
     if (s == WEFT_OK && !d->of_slot) s = WEFT_ERR_NOMEM;
     for (int i = 0; i < n && s == WEFT_OK; i++) {
         const ticket_slot *t = &d->tickets.slot[i];
@@ -309,6 +309,7 @@ static weft_status recover(weft_ctx *c) {
     if (!failed || !d) return WEFT_OK;
     if (d->failed == WEFT_OK) device_fail(d, weft_fail(WEFT_ERR_LINK, "it failed on another rank"));
     d->nflights = 0;
+    d->head = NULL;
     for (int i = 0; i < c->next_id; i++) {
         int has = 0;
         for (const nccl_mover *v = d->movers; v; v = v->next) has |= v->group == c->groups[i];
@@ -317,18 +318,33 @@ static weft_status recover(weft_ctx *c) {
     return WEFT_OK; /* it counts as failed until the pulses of the new era begin */
 }
 
+/* Whether no rank has device bulks of two groups. */
+static weft_status find_order(weft_ctx *c) {
+    const device *d = c->device;
+    int64_t groups = 0;
+    for (int i = 0; i < c->next_id; i++) {
+        int has = 0;
+        for (const nccl_mover *v = d->movers; v; v = v->next) has |= v->group == c->groups[i];
+        groups += has;
+    }
+    WEFT_TRY(weft_ctrl_allreduce(c->all, &groups, 1, WEFT_I64, WEFT_MAX));
+    c->device->by_start = groups < 2;
+    return WEFT_OK;
+}
+
 static weft_status renumber(weft_ctx *c, const slot_note *note, int n) {
     uint32_t before;
     WEFT_TRY(first_number(c, &before));
     WEFT_TRY(weft_ctrl_agree(c->all, device_open(c)));
+    WEFT_TRY(find_order(c));
     device *d = c->device;
-    weft_status s = number_tickets(d, note, n, before);
+    weft_status s = number_tickets(d, note, d->by_start ? 0 : n, before);
     if (s == WEFT_OK && !d->pulse) s = pulse_create(c, &d->pulse);
     WEFT_TRY(weft_ctrl_agree(c->all, s));
     WEFT_TRY(agree_on_list(c));
     pulse_begin(d->pulse, &d->tickets, before, ++d->era);
     d->failed = WEFT_OK;
-    c->tickets = &d->tickets;
+    c->tickets = d->by_start ? NULL : &d->tickets;
     engine_add(c, LANE_CTRL, &d->item);
     return WEFT_OK;
 }
@@ -400,7 +416,7 @@ static weft_status advance_flights(device *d, int *moved) {
         WEFT_TRY(advance_flight(d, f, &over));
         if (!over || i) continue;
         f->mover->done++;
-        ticket_done(&d->tickets);
+        if (!d->by_start) ticket_done(&d->tickets);
         d->first = (d->first + 1) % TICKET_CREDIT;
         d->nflights--;
         *moved = 1;

@@ -1,12 +1,18 @@
 /* The device carrier: bulks whose tensors are in device memory travel by NCCL.
  *
- * One stream of the device takes all of weft's operations, in the order of their tickets (ticket.h), which is the same
- * on all ranks; the host never waits for it: communicators are non-blocking, the end of each operation is an event. At
- * most TICKET_CREDIT messages are in the stream. Messages of a bulk are its plan's, one NCCL group each.
+ * One stream of the device takes all of weft's operations, in one order on all ranks; the host never waits for it:
+ * communicators are non-blocking, the end of each operation is an event. At most TICKET_CREDIT messages are in the
+ * stream. Messages of a bulk are its plan's, one NCCL group each. Which order:
  *
- * What this asks of the program (ticket.h): all bulks in device memory that were committed are started in rounds, each
- * once before any for the second time, by all members (weight 0: nothing to give), and none is waited for before this
- * rank has made ready all of its own in the round.
+ *   by start   where no rank has device bulks of two groups (data parallelism alone). Members begin the bulks of a group in
+ *              one order, and the vote of each round has shown that all of them did, so that is the order: bulks are
+ *              started as often as one likes, and a message goes out when it is ready here. A kernel may then wait on
+ *              its device for a late peer: the communicator has at most CTAS_MOST blocks, and the program does not wait
+ *              for the whole device (cudaFree, cudaDeviceSynchronize) between a start and its wait. It makes ready what
+ *              it started first before it waits for what it started later.
+ *   tickets    (ticket.h) else. All committed bulks are started in rounds, each once before any for the second time, by
+ *              all members (weight 0: nothing to give), and none is waited for before this rank has made ready all of
+ *              its own in the round. A message goes out when it is ready on all ranks.
  *
  * When an operation fails on any rank, all ranks learn it (pulse.h), abort their communicators and return LINK for their
  * device bulks, until a weft_commit that makes new ones; the host carriers go on. Main thread. */

@@ -25,6 +25,8 @@ typedef struct device {
     cudaStream_t stream;
     flight flight[TICKET_CREDIT]; /* a ring, in the stream's order */
     int first, nflights;
+    int by_start; /* no rank has device bulks of two groups: the order is that of their starts, without tickets */
+    nccl_mover *head; /* by_start: bulks that are not all issued, in that order */
     tickets tickets;
     nccl_mover **of_slot; /* whose bucket a slot is; NULL: not this rank's */
     pulse *pulse;
@@ -36,7 +38,7 @@ typedef struct device {
 
 struct nccl_mover {
     mover mover;
-    nccl_mover *next;
+    nccl_mover *next, *behind; /* all movers; by_start: the one that was started after this one */
     device *device;
     weft_group *group;
     const plan *plan;

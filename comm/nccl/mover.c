@@ -110,8 +110,23 @@ weft_status nccl_mover_create(device *d, const mover_spec *spec, mover **out) {
     return WEFT_OK;
 }
 
+/* by_start: votes of a group end in the order of its starts, and rounds begin as they do. */
+static void line_up(nccl_mover *v) {
+    nccl_mover **end = &v->device->head;
+    while (*end) end = &(*end)->behind;
+    v->behind = NULL;
+    *end = v;
+}
+
+static void leave_line(nccl_mover *v) {
+    nccl_mover **at = &v->device->head;
+    while (*at && *at != v) at = &(*at)->behind;
+    if (*at) *at = v->behind;
+}
+
 static void nccl_mover_destroy(mover *m) {
     nccl_mover *v = (nccl_mover *)m;
+    leave_line(v);
     nccl_mover **at = &v->device->movers;
     while (*at && *at != v) at = &(*at)->next;
     if (*at) *at = v->next;
@@ -242,6 +257,28 @@ static int count(const uint64_t *bits, int size) {
     return n;
 }
 
+/* Whether the next message of v is the next of all. */
+static int has_turn(const nccl_mover *v, const unsigned char *ready) {
+    device *d = v->device;
+    uint32_t slot, message;
+    if (!d->by_start) return ticket_next(&d->tickets, &slot, &message) && d->of_slot[slot] == v;
+    if (d->head != v || d->nflights == TICKET_CREDIT) return 0;
+    return ready[v->issued < v->plan->nmessages ? plan_message_at(v->plan, v->issued).bucket : 0];
+}
+
+/* It was issued, and perhaps there is nothing that will end. */
+static void count_turn(nccl_mover *v, int empty) {
+    device *d = v->device;
+    v->issued++;
+    v->empty += empty;
+    if (!d->by_start) {
+        ticket_issued(&d->tickets);
+        if (empty) ticket_done(&d->tickets);
+    } else if (v->issued == v->messages) {
+        leave_line(v);
+    }
+}
+
 static weft_status nccl_begin(mover *m, int own, const uint64_t *contributor) {
     nccl_mover *v = (nccl_mover *)m;
     v->own = own;
@@ -250,10 +287,12 @@ static weft_status nccl_begin(mover *m, int own, const uint64_t *contributor) {
     v->issued = v->done = v->empty = v->seen = 0;
     v->under_way = 1;
     memset(v->posted, 0, (size_t)v->plan->nbuckets);
+    if (v->device->by_start && v->messages) line_up(v);
     return WEFT_OK;
 }
 
 static weft_status post_ready(nccl_mover *v, const unsigned char *ready, int *moved) {
+    if (v->device->by_start) return WEFT_OK;
     for (int b = 0; b < v->plan->nbuckets; b++) {
         if (v->posted[b] || !ready[b]) continue;
         WEFT_TRY(ticket_post(&v->device->tickets, v->slot[b]));
@@ -266,13 +305,9 @@ static weft_status post_ready(nccl_mover *v, const unsigned char *ready, int *mo
 /* The next message has its turn. One that is empty here, or that nobody contributes to, is only counted. */
 static weft_status take_turn(nccl_mover *v) {
     device *d = v->device;
-    const int m = v->issued++;
-    ticket_issued(&d->tickets);
-    if (!v->contributors || m >= v->plan->nmessages) {
-        ticket_done(&d->tickets);
-        v->empty++;
-        return WEFT_OK;
-    }
+    const int m = v->issued, empty = !v->contributors || m >= v->plan->nmessages;
+    count_turn(v, empty);
+    if (empty) return WEFT_OK;
     flight *f = &d->flight[(d->first + d->nflights) % TICKET_CREDIT];
     f->mover = v;
     f->comm = v->group->nccl;
@@ -291,12 +326,10 @@ static int is_launching(const device *d) {
 static weft_status nccl_advance(mover *m, const unsigned char *ready, int *moved, int *waits_for) {
     nccl_mover *v = (nccl_mover *)m;
     device *d = v->device;
-    uint32_t slot, message;
     (void)waits_for;
     if (d->failed != WEFT_OK) return weft_fail(d->failed, "%s", d->failed_text);
     WEFT_TRY(post_ready(v, ready, moved));
-    if (v->issued < v->messages && !is_launching(d) && ticket_next(&d->tickets, &slot, &message) &&
-        d->of_slot[slot] == v) {
+    if (v->issued < v->messages && !is_launching(d) && has_turn(v, ready)) {
         const weft_status s = take_turn(v);
         *moved = 1;
         if (s < 0) return device_fail(d, s);

@@ -172,6 +172,10 @@ WEFT_API weft_status weft_bulk_lengths(weft_bulk *b, const size_t *n, void *cons
 WEFT_API weft_status weft_bulk_start(weft_bulk *b, double weight);
 /* Tensor i (or WEFT_ALL) is final here; may be reduced from now on. */
 WEFT_API weft_status weft_bulk_ready(weft_bulk *b, int i);
+/* Tensors in device memory: tensor i (or WEFT_ALL) is final when all that was put into `stream`, a cudaStream_t of this
+ * device, before this call is complete. Returns at once; nothing touches the tensor earlier. NULL: final now. After
+ * weft_bulk_wait results may be used in any stream. ARG: the tensors are in host memory. */
+WEFT_API weft_status weft_bulk_ready_after(weft_bulk *b, int i, void *stream);
 /* Waits until tensor i (or WEFT_ALL) holds the result; *total_weight (may be NULL): number of contributors.
  * timeout_ms < 0: the context's. TIMEOUT, PEER: the group is unusable afterwards. NO_CONTRIB: nobody did. */
 WEFT_API weft_status weft_bulk_wait(weft_bulk *b, int i, int64_t timeout_ms, double *total_weight);

@@ -11,6 +11,9 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "comm/ctrl.h"
+#ifdef FAKE_NCCL
+#include "comm/nccl/api.h"
+#endif
 #include "comm/peers.h"
 #include "tests/support/mpi_test.h"
 
@@ -19,7 +22,26 @@
 
 #define DEATH 20 /* the round before which the victim dies */
 
-static float data[200000];
+static float host_data[200000], *data = host_data;
+
+/* Device memory of a library with NCCL's interface, which kills the victim in a kernel; the others' never end. */
+static int device_data(int victim, float **out) {
+#ifdef FAKE_NCCL
+    char die[32];
+    void *p = NULL;
+    snprintf(die, sizeof die, "%d:%d", victim, DEATH + 1); /* they are counted from 1 */
+    setenv("FAKE_NCCL_DIE", die, 1);
+    setenv("WEFT_NCCL", FAKE_NCCL, 1);
+    const nccl_api *a = nccl_load();
+    if (!a || a->cudaMalloc(&p, sizeof host_data) != cudaSuccess) return -1;
+    *out = p;
+    return 0;
+#else
+    (void)victim;
+    (void)out;
+    return -1;
+#endif
+}
 
 static weft_status work(weft_group *g, weft_bulk *b, int bulk) {
     if (!bulk) return weft_ctrl_barrier(g);
@@ -45,12 +67,14 @@ static void await_others(const char *dir, int victim) {
 }
 
 static int be_a_rank(char **argv) {
-    const int victim = atoi(argv[3]), bulk = !strcmp(argv[4], "bulk");
+    const int victim = atoi(argv[3]), device = !strcmp(argv[4], "device"),
+              bulk = device || !strcmp(argv[4], "bulk");
     int level, rank;
     char path[512], line[2048];
     MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &level);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     const weft_comm_opts o = {.size = sizeof o, .timeout_ms = MPI_TEST_PATIENCE_MS};
+    if (device && device_data(victim, &data)) return 4;
     const weft_tensor t = {data, 200000, WEFT_F32, 0, "data"};
     weft_ctx *c;
     weft_group *g, *g2;
@@ -65,7 +89,7 @@ static int be_a_rank(char **argv) {
             snprintf(path, sizeof path, "%s/death", argv[2]);
             const int n = snprintf(line, sizeof line, "%.6f\n", weft_wall());
             weft_file_write(path, line, (size_t)n);
-            kill(getpid(), SIGKILL);
+            if (!device) kill(getpid(), SIGKILL); /* else in its kernel of this round */
         }
         if (i == DEATH && !strcmp(argv[4], "group"))
             s = weft_group_create(c, MPI_COMM_WORLD, "late", &g2);
@@ -140,6 +164,14 @@ static void a_rank_killed_in_a_bulk_is_named(void **state) {
     run(3, 1, "bulk", "");
 }
 
+#ifdef FAKE_NCCL
+static void a_rank_killed_in_a_kernel_is_named(void **state) {
+    (void)state;
+    run(2, 1, "device", "");
+    run(3, 0, "device", "");
+}
+#endif
+
 static void a_killed_root_is_named(void **state) {
     (void)state;
     run(3, 0, "barrier", "");
@@ -161,6 +193,9 @@ int main(int argc, char **argv) {
     self = argv[0];
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_rank_killed_in_a_bulk_is_named),
+#ifdef FAKE_NCCL
+        cmocka_unit_test(a_rank_killed_in_a_kernel_is_named),
+#endif
         cmocka_unit_test(a_killed_root_is_named),
         cmocka_unit_test(a_rank_that_died_before_a_group_is_made_is_named),
         cmocka_unit_test(a_rank_killed_on_another_node_is_named),

@@ -2,6 +2,7 @@
  * the order in which ranks become ready; an error of one rank's device reaches all; host traffic goes on.
  *
  * test_comm_nccl [ROUNDS]: of bulks in random order, in all. */
+#include <dlfcn.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include "comm/group.h"
 #include "comm/nccl/api.h"
 #include "comm/ticket.h"
+#include "tests/comm/fakenccl/fake.h"
 #include "tests/support/mpi_test.h"
 
 #define ROUNDS 10000
@@ -318,6 +320,122 @@ static void reductions_carry_the_tickets(void **state) {
     mpi_test_finalize(ctx);
 }
 
+/* Bulks of one group only: what is started goes out in that order, as often as it is started. Gradients in many rounds
+ * (ZeRO 2 and 3), parameters in one, and a bulk that this step does not need. */
+static void one_group_needs_no_rounds(void **state) {
+    (void)state;
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
+    const int me = mpi_test_rank(), p = mpi_test_size();
+    weft_bulk *grads, *params, *seldom;
+    float *x[3];
+    size_t lo, hi;
+    const size_t n = (size_t)p * 16 * 50;
+    for (int i = 0; i < 3; i++) x[i] = device_floats(n);
+    const weft_tensor tg = {x[0], n, WEFT_F32, 0, "grads"}, tp = {x[1], n, WEFT_F32, 0, "params"},
+                      ts = {x[2], n, WEFT_F32, 0, "seldom"};
+    assert_ok(weft_bulk_create(ctx->all, WEFT_BULK_REDUCE_SCATTER, 1, &tg, NULL, &grads));
+    assert_ok(weft_bulk_create(ctx->all, WEFT_BULK_ALLGATHER, 1, &tp, NULL, &params));
+    assert_ok(weft_bulk_create(ctx->all, WEFT_BULK_ALLREDUCE, 1, &ts, NULL, &seldom));
+    assert_ok(weft_commit(ctx));
+    weft_part(n, p, me, &lo, &hi);
+    for (uint32_t step = 0; step < 20; step++) {
+        for (size_t i = lo; i < hi; i++) x[1][i] = value(me, 1, step, i);
+        assert_ok(weft_bulk_start(params, 1)); /* the first step's, too: before any gradients */
+        assert_ok(weft_bulk_ready(params, WEFT_ALL));
+        for (uint32_t micro = 0; micro < 1 + step % 4; micro++) {
+            for (size_t i = 0; i < n; i++) x[0][i] = value(me, 0, step + micro, i);
+            assert_ok(weft_bulk_start(grads, 1));
+            assert_ok(weft_bulk_ready(grads, WEFT_ALL));
+            if (!micro) {
+                assert_ok(weft_bulk_wait(params, WEFT_ALL, -1, NULL));
+                for (int r = 0; r < p; r++) {
+                    size_t first, end;
+                    weft_part(n, p, r, &first, &end);
+                    for (size_t i = first; i < end; i++) assert_true(x[1][i] == value(r, 1, step, i));
+                }
+            }
+            assert_ok(weft_bulk_wait(grads, WEFT_ALL, -1, NULL));
+            for (size_t i = lo; i < hi; i++) {
+                float want = 0;
+                for (int r = 0; r < p; r++) want += value(r, 0, step + micro, i);
+                assert_true(x[0][i] == want);
+            }
+        }
+        if (step == 7) run_round(seldom);
+    }
+    assert_null(ctx->tickets); /* no agreement was needed */
+    mpi_test_finalize(ctx);
+}
+
+/* --- gradients that the device is still computing
+ * ------------------------------------------------------------------------------------------------------ */
+
+static _Atomic int gate;
+
+/* The kernel that writes the tensor waits while the bulk is under way. What does the sum hold at the end? */
+static float sum_of_a_late_kernel(int announced, int staged) {
+    const int p = mpi_test_size();
+    void *library = dlopen(FAKE_NCCL, RTLD_NOW | RTLD_NOLOAD);
+    fake_write_call *write;
+    *(void **)&write = dlsym(library, "fake_write");
+    cudaStream_t stream;
+    weft_bulk *b;
+    if (staged) setenv("FAKE_NCCL_REFUSE", "1", 1);
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
+    float *x = device_floats(3000);
+    const weft_tensor t[2] = {{x, 1000, WEFT_F32, 0, "first"}, {x + 1000, 2000, WEFT_F32, 0, "second"}};
+    assert_int_equal(api->cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, 0), cudaSuccess);
+    assert_ok(weft_bulk_create(ctx->all, WEFT_BULK_ALLREDUCE, 2, t, NULL, &b));
+    assert_ok(weft_commit(ctx));
+    for (size_t i = 0; i < 3000; i++) x[i] = 1;
+    gate = 0;
+    assert_ok(weft_bulk_start(b, 1));
+    write(stream, x + 1000, 2000, 5, &gate);
+    assert_ok(weft_bulk_ready_after(b, 1, announced ? stream : NULL));
+    assert_error(weft_bulk_ready_after(b, 1, stream), WEFT_ERR_STATE, "ready twice");
+    assert_ok(weft_bulk_ready_after(b, WEFT_ALL, announced ? stream : NULL));
+    assert_ok(weft_bulk_ready_after(b, WEFT_ALL, announced ? stream : NULL)); /* nothing new */
+    for (int i = 0; i < 200 && announced; i++) {
+        assert_int_equal(weft_bulk_test(b, 1), WEFT_IN_PROGRESS);
+        usleep(200);
+    }
+    if (announced) gate = 1;
+    assert_ok(weft_bulk_wait(b, WEFT_ALL, -1, NULL));
+    const float sum = x[1500];
+    assert_true(x[500] == (float)p);
+    MPI_Barrier(MPI_COMM_WORLD);
+    gate = 1;
+    while (x[1500] == sum && !announced) usleep(100); /* the kernel overwrites it */
+    api->cudaStreamDestroy(stream);
+    mpi_test_finalize(ctx);
+    unsetenv("FAKE_NCCL_REFUSE");
+    dlclose(library);
+    return sum;
+}
+
+static void gradients_wait_for_their_kernels(void **state) {
+    (void)state;
+    const float p = (float)mpi_test_size();
+    assert_true(sum_of_a_late_kernel(1, 0) == 5 * p);
+    assert_true(sum_of_a_late_kernel(1, 1) == 5 * p);
+    assert_true(sum_of_a_late_kernel(0, 0) == p); /* control: what "final now" would have summed */
+}
+
+static void host_memory_has_no_stream(void **state) {
+    (void)state;
+    static float x[100];
+    ctx = mpi_test_context(MPI_TEST_PATIENCE_MS, 4096);
+    const weft_tensor t = {x, 100, WEFT_F32, 0, "x"};
+    weft_bulk *b;
+    assert_ok(weft_bulk_create(ctx->all, WEFT_BULK_ALLREDUCE, 1, &t, NULL, &b));
+    assert_ok(weft_commit(ctx));
+    assert_ok(weft_bulk_start(b, 1));
+    assert_error(weft_bulk_ready_after(b, 0, &gate), WEFT_ERR_ARG, "host memory");
+    assert_ok(weft_bulk_ready_after(b, 0, NULL));
+    assert_ok(weft_bulk_wait(b, WEFT_ALL, -1, NULL));
+    mpi_test_finalize(ctx);
+}
+
 /* --- what goes wrong
  * ------------------------------------------------------------------------------------------------------ */
 
@@ -404,6 +522,9 @@ int main(int argc, char **argv) {
         cmocka_unit_test(what_a_weightless_rank_has_is_never_read),
         cmocka_unit_test(ranks_in_any_order_never_hang),
         cmocka_unit_test(reductions_carry_the_tickets),
+        cmocka_unit_test(one_group_needs_no_rounds),
+        cmocka_unit_test(gradients_wait_for_their_kernels),
+        cmocka_unit_test(host_memory_has_no_stream),
         cmocka_unit_test(memory_on_both_sides_is_refused),
         cmocka_unit_test(a_failing_device_is_told_to_all),
         cmocka_unit_test(a_commit_recovers_from_an_idle_error),

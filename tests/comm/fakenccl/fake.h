@@ -6,12 +6,13 @@
  * order, and a kernel that could start waits up to FAKE_NCCL_DELAY_US first.
  *
  * Non-blocking communicators launch late: a kernel is in its stream only when ncclCommGetAsyncError no longer says
- * ncclInProgress.
+ * ncclInProgress. What the application computes is fake_write: floats that are written when a gate opens.
  *
  * Ranks of a communicator are processes of one machine that share a segment; its name is the unique id. "Device" memory
  * is malloc's, remembered so that cudaPointerGetAttributes knows it. FAKE_NCCL_ERROR="rank:n": on that rank (of its
  * communicator), kernel n never ends and ncclCommGetAsyncError says so. FAKE_NCCL_IDLE=rank: the error
- * is there at once. FAKE_NCCL_REFUSE: no communicator is made. */
+ * is there at once. FAKE_NCCL_DIE="rank:n": that rank is killed when it launches kernel n. FAKE_NCCL_REFUSE: no
+ * communicator is made. */
 #ifndef WEFT_TESTS_FAKENCCL_H
 #define WEFT_TESTS_FAKENCCL_H
 
@@ -93,6 +94,9 @@ size_t fake_type_size(ncclDataType_t t);
 
 /* fake_device.c */
 void fake_launch(cudaStream_t s, fake_kernel *k);
+/* A kernel of the application, at its place in the stream: waits until *gate, then writes n times v. No slot is needed. */
+typedef void fake_write_call(cudaStream_t s, float *at, size_t n, float v, const _Atomic int *gate);
+fake_write_call fake_write;
 uint64_t fake_now_us(void);
 uint32_t fake_random(uint32_t below);
 

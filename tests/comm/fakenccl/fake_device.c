@@ -8,13 +8,18 @@
 
 #include "tests/comm/fakenccl/fake.h"
 
-typedef enum command_kind { COMMAND_KERNEL, COMMAND_EVENT } command_kind;
+typedef enum command_kind { COMMAND_KERNEL, COMMAND_EVENT, COMMAND_WRITE } command_kind;
 
 typedef struct command {
     command_kind kind;
     fake_kernel *kernel; /* owned */
     cudaEvent_t event;
     int started;
+    struct {
+        float *at, v;
+        size_t n;
+        const _Atomic int *gate;
+    } write;
 } command;
 
 struct CUevent_st {
@@ -70,6 +75,12 @@ static int serve(struct CUstream_st *s) {
     command *c = &s->queue[s->head % FAKE_DEPTH];
     if (c->kind == COMMAND_EVENT) {
         atomic_store(&c->event->pending, 0);
+        s->head++;
+        return 1;
+    }
+    if (c->kind == COMMAND_WRITE) {
+        if (!atomic_load(c->write.gate)) return 0;
+        for (size_t i = 0; i < c->write.n; i++) c->write.at[i] = c->write.v;
         s->head++;
         return 1;
     }
@@ -143,7 +154,11 @@ static void enqueue(cudaStream_t s, command c) {
 }
 
 void fake_launch(cudaStream_t s, fake_kernel *k) {
-    enqueue(s, (command){COMMAND_KERNEL, k, NULL, 0});
+    enqueue(s, (command){.kind = COMMAND_KERNEL, .kernel = k});
+}
+
+void fake_write(cudaStream_t s, float *at, size_t n, float v, const _Atomic int *gate) {
+    enqueue(s, (command){.kind = COMMAND_WRITE, .write = {at, v, n, gate}});
 }
 
 /* --- CUDA
@@ -198,7 +213,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t e) {
 
 cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
     atomic_store(&e->pending, 1);
-    enqueue(s, (command){COMMAND_EVENT, NULL, e, 0});
+    enqueue(s, (command){.kind = COMMAND_EVENT, .event = e});
     return cudaSuccess;
 }
 

@@ -1,5 +1,6 @@
 /* NCCL's functions: communicators over a shared segment, groups of calls that become one kernel. */
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,9 +100,9 @@ ncclResult_t ncclGroupStart(void) {
     return ncclSuccess;
 }
 
-/* FAKE_NCCL_ERROR=rank:kernel */
-static int is_faulty(const ncclComm_t c) {
-    const char *e = getenv("FAKE_NCCL_ERROR");
+/* variable=rank:kernel */
+static int is_named(const char *variable, const ncclComm_t c) {
+    const char *e = getenv(variable);
     int rank;
     unsigned long kernel;
     return e && sscanf(e, "%d:%lu", &rank, &kernel) == 2 && rank == c->rank && kernel == c->kernels;
@@ -114,7 +115,8 @@ static ncclResult_t launch(void) {
     k->step = group.step;
     k->nsteps = group.n;
     group.comm->kernels++;
-    if (is_faulty(group.comm)) {
+    if (is_named("FAKE_NCCL_DIE", group.comm)) kill(getpid(), SIGKILL);
+    if (is_named("FAKE_NCCL_ERROR", group.comm)) {
         atomic_store(&group.comm->error, 1);
         k->goal = UINT64_MAX; /* never */
         k->joined = 1;
