@@ -18,6 +18,10 @@ endif()
 if(microhttpd_FOUND)
   target_link_libraries(weft PRIVATE PkgConfig::microhttpd)
 endif()
+if(WEFT_HAS_CUDA) # its own CUDA runtime, which is nobody else's business
+  target_link_libraries(weft PRIVATE CUDA::cudart_static)
+  target_link_options(weft PRIVATE -Wl,--exclude-libs,libcudart_static.a)
+endif()
 set_target_properties(weft PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR} LINKER_LANGUAGE C
   LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib)
 target_include_directories(weft INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)

@@ -1,10 +1,11 @@
 # Compiler flags that hold for every file. -ffp-contract=off and no -ffast-math are part of the bit contract.
-add_compile_options(-Wall -Wextra $<$<COMPILE_LANGUAGE:C>:-Wshadow> $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes>
-                    $<$<COMPILE_LANGUAGE:C>:-Wvla> -ffp-contract=off $<$<COMPILE_LANGUAGE:C>:-fvisibility=hidden>
-                    -fno-omit-frame-pointer)
+add_compile_options($<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-Wall> $<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-Wextra>
+                    $<$<COMPILE_LANGUAGE:C>:-Wshadow> $<$<COMPILE_LANGUAGE:C>:-Wstrict-prototypes>
+                    $<$<COMPILE_LANGUAGE:C>:-Wvla> $<$<COMPILE_LANGUAGE:C,CXX>:-ffp-contract=off>
+                    $<$<COMPILE_LANGUAGE:C>:-fvisibility=hidden> $<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-fno-omit-frame-pointer>)
 add_compile_definitions($<$<COMPILE_LANGUAGE:C>:_GNU_SOURCE>)
 if(WEFT_WERROR)
-  add_compile_options(-Werror)
+  add_compile_options($<$<NOT:$<COMPILE_LANGUAGE:CUDA>>:-Werror>)
 endif()
 if(WEFT_SANITIZE)
   add_compile_options(-fsanitize=${WEFT_SANITIZE} -fno-sanitize-recover=undefined -g -O1)

@@ -27,6 +27,6 @@ struct weft_exec {
     size_t scratch_bytes;
 };
 
-extern const weft_backend_class weft_backend_ref, weft_backend_cpu;
+extern const weft_backend_class weft_backend_ref, weft_backend_cpu, weft_backend_cuda;
 
 #endif

@@ -1,5 +1,6 @@
 /* Opens backends by name and passes calls on to their class. The one file of kernels/ that knows all of them.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/status.h"
@@ -7,10 +8,22 @@
 
 /* "auto" takes the first that this machine can run. */
 static const weft_backend_class *const classes[] = {
+    &weft_backend_cuda,
     &weft_backend_cpu,
     &weft_backend_ref,
 };
 #define CLASSES (sizeof classes / sizeof *classes)
+
+/* "cuda:1" is the class cuda and device 1. */
+static int names(const char *name, const char *class, weft_backend_opts *o) {
+    const size_t n = strlen(class);
+    char *end = NULL;
+    if (strncmp(name, class, n) != 0) return 0;
+    if (!name[n]) return 1;
+    if (name[n] != ':' || strcmp(class, "cuda") != 0 || name[n + 1] < '0' || name[n + 1] > '9') return 0;
+    o->device = (int)strtol(name + n + 1, &end, 10);
+    return !*end;
+}
 
 weft_status weft_backend_open(const char *name, const weft_backend_opts *o, weft_backend **b) {
     if (!name || !b) return weft_fail(WEFT_ERR_ARG, "backend open: name and result are needed");
@@ -18,13 +31,16 @@ weft_status weft_backend_open(const char *name, const weft_backend_opts *o, weft
     if (o && o->size != sizeof *o)
         return weft_fail(WEFT_ERR_ARG, "backend open: options of %u bytes, expected %zu", o->size, sizeof *o);
     int any = strcmp(name, "auto") == 0;
+    weft_backend_opts mine = {.size = sizeof mine};
+    if (o) mine = *o;
     for (size_t i = 0; i < CLASSES; i++) {
-        if (!any && strcmp(name, classes[i]->name) != 0) continue;
-        weft_status s = classes[i]->open(o, b);
+        if (!any && !names(name, classes[i]->name, &mine)) continue;
+        weft_status s = classes[i]->open(&mine, b);
         if (any && s == WEFT_ERR_UNSUPPORTED && i + 1 < CLASSES) continue;
         return s < 0 ? weft_context(s, "backend %s", classes[i]->name) : s;
     }
-    return weft_fail(WEFT_ERR_UNSUPPORTED, "backend '%s': this build has cpu, ref and auto", name);
+    return weft_fail(WEFT_ERR_UNSUPPORTED, "backend '%s': there are cuda, cuda:INDEX, cpu, ref and auto",
+                     name);
 }
 
 const struct weft_ops *weft_backend_ops(const weft_backend *b) {

@@ -1,16 +1,23 @@
 /* The op table: every inner loop of weft, one instance per backend.
  *
  * runtime/ and comm/ reach arithmetic only through struct weft_ops. Backends: `ref` (scalar C, double accumulation, the
- * oracle of the tests), `cpu` (portable, AVX2, AVX-512, AVX512_BF16, AMX, chosen at run time), later `cuda`. This header is private to
- * weft: the table may change.
+ * oracle of the tests), `cpu` (portable, AVX2, AVX-512, AVX512_BF16, AMX, chosen at run time), `cuda` (one GPU). This header is
+ * private to weft: the table may change.
  *
  * Rules for every op
  *  - Shapes, strides and dtypes stand in a descriptor; a wrong one gives WEFT_ERR_ARG or WEFT_ERR_UNSUPPORTED and
  *    nothing is written. All sizes and strides are in elements. Row-major.
  *  - No allocation, no lock, no global state. Scratch comes from the exec; weft_op_scratch() gives its size at plan
  *    time, and an exec with less gives WEFT_ERR_NOMEM.
- *  - The first argument is a weft_exec (a team of threads plus scratch); one thread uses it at a time. CPU ops are
- *    complete on return.
+ *  - The first argument is a weft_exec (a team of threads, or a stream of the device, plus scratch); one thread uses it at
+ *    a time. CPU ops are complete on return. CUDA ops run in the order of their calls some time before sync() returns.
+ *  - Memory: pointers are of the backend's memory (alloc), which on cuda the host cannot touch. Memory of the host are:
+ *    descriptors and all that they point to (weft_groups.first too); arrays of pointers, clip and skip, all read during
+ *    the call; and the results `out` of sumsq and absmax, `sums` of sumsq_blocks, `first` of route_sort, `nonfinite` of
+ *    quant, `bytes` of gemm_pack, `flops` of probe_fma: an op with such a result is complete on return. copy takes either
+ *    on either side, and is complete on return where one side is the host's.
+ *  - What only the data show (VOCAB) is found on cuda while the op runs: nothing out of range is read or written, and the
+ *    next sync() or host result gives the error. Errors of the device (DEVICE) come from there too, and stay.
  *  - NaN and infinity propagate. -ffp-contract=off, FMA explicit.
  *  - Bit contract (cpu): the bits of a result depend on op, descriptor and WEFT_KERNELS_CONTRACT only; not on thread
  *    count, instruction set, alignment or time. One exception: bf16 products on AMX tiles are summed in the order of the
@@ -42,16 +49,20 @@ typedef struct weft_backend_opts {
     const char *isa;
     /* ops that read and write more bytes than this write past the caches; 0: 1.5 times the L3 cache. cpu only */
     size_t beyond_cache;
+    int device; /* which GPU; cuda only. The name "cuda:1" says it too */
 } weft_backend_opts;
 
 typedef struct weft_backend_desc {
-    char name[16];  /* "ref", "cpu" */
-    char isa[16];   /* "scalar", "portable", "avx2", "avx512", "avx512bf16", "amx" */
+    char name[16];  /* "ref", "cpu", "cuda" */
+    char isa[16];   /* "scalar", "portable", "avx2", "avx512", "avx512bf16", "amx"; "sm_90" */
     char model[64]; /* processor name */
-    int cores;      /* cores that this process may use */
+    int cores;      /* cores that this process may use; cuda: multiprocessors */
     size_t l1d, l2, l3;
     uint32_t contract;
     uint32_t bf16_order; /* of the sums in bf16 products; equal bits need equal contract and order */
+    int device;          /* 1: memory of the backend is not the host's */
+    int index;           /* of the device */
+    size_t memory;       /* bytes of the device; 0: the host's */
 } weft_backend_desc;
 
 typedef struct weft_exec_opts {
@@ -65,7 +76,8 @@ typedef struct weft_exec_opts {
     uint32_t tick_us;
 } weft_exec_opts;
 
-/* name: "ref", "cpu" or "auto" (cpu, but ref on x86-64 without AVX2 and FMA). Any thread. UNSUPPORTED, ARG. */
+/* name: "ref", "cpu", "cuda", "cuda:INDEX" or "auto" (cuda where there is a GPU that this build has code for; else cpu, but
+ * ref on x86-64 without AVX2 and FMA). Any thread. UNSUPPORTED (the error text says why), ARG. */
 weft_status weft_backend_open(const char *name, const weft_backend_opts *o, weft_backend **b);
 const struct weft_ops *weft_backend_ops(const weft_backend *b);
 weft_status weft_backend_info(const weft_backend *b, weft_backend_desc *d);
@@ -263,11 +275,13 @@ typedef enum weft_codec {
 #define WEFT_PUSH_MAX   256
 
 struct weft_ops {
-    /* memory: 64-byte aligned (2 MiB and huge pages from 4 MiB on), zeroed. */
+    /* memory: 64-byte aligned (2 MiB and huge pages from 4 MiB on; cuda: 256), zeroed. release waits for the device. */
     weft_status (*alloc)(weft_backend *b, size_t bytes, void **p);
     void (*release)(weft_backend *b, void *p);
     weft_status (*copy)(weft_exec *x, void *dst, const void *src, size_t bytes);
     weft_status (*fill)(weft_exec *x, void *dst, int byte, size_t bytes);
+    /* Waits for all ops of x; gives the first error that they had since the last wait. */
+    weft_status (*sync)(weft_exec *x);
 
     weft_status (*gemm)(weft_exec *x, const weft_gemm_desc *d, const void *a, const void *b, void *c,
                         const weft_epilogue *e /* NULL: none */);

@@ -54,11 +54,17 @@ static weft_status ref_fill(weft_exec *x, void *dst, int byte, size_t bytes) {
     return WEFT_OK;
 }
 
+static weft_status ref_sync(weft_exec *x) {
+    (void)x;
+    return WEFT_OK;
+}
+
 static const struct weft_ops ref_ops = {
     .alloc = ref_alloc,
     .release = ref_release,
     .copy = ref_copy,
     .fill = ref_fill,
+    .sync = ref_sync,
     .gemm = ref_gemm,
     .gemm_pack = ref_gemm_pack,
     .embed_fwd = ref_embed_fwd,

@@ -617,8 +617,8 @@ static const struct plain_case {
 #undef PLAIN
 };
 enum { PLAIN_CASES = sizeof plain_cases / sizeof *plain_cases };
-_Static_assert(SCRATCH_CASES + PLAIN_CASES + 3 == sizeof(struct weft_ops) / sizeof(void (*)(void)),
-               "a case for every op but alloc, release and probe_fma");
+_Static_assert(SCRATCH_CASES + PLAIN_CASES + 4 == sizeof(struct weft_ops) / sizeof(void (*)(void)),
+               "a case for every op but alloc, release, sync and probe_fma");
 
 static void hundred_calls_allocate_nothing(const kt_run *r, const char *name,
                                            weft_status (*call)(const kt_run *r)) {

@@ -79,6 +79,8 @@ void kt_fill(kt_rng *r, weft_dtype t, void *p, size_t n, double scale) {
     for (size_t i = 0; i < n; i++) kt_put(t, p, i, scale * (kt_uniform(r) + kt_uniform(r) + kt_uniform(r)));
 }
 
+void (*kt_on_map)(void *map, size_t bytes), (*kt_on_unmap)(void *map);
+
 void *kt_new(kt_pool *pool, size_t bytes, int place) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     kt_buffer *b = &pool->buffer[pool->n];
@@ -90,6 +92,7 @@ void *kt_new(kt_pool *pool, size_t bytes, int place) {
     memset(b->map, CANARY, b->map_bytes);
     b->start = place == KT_FLUSH ? b->map + b->map_bytes - bytes : b->map + 64 + place;
     pool->n++;
+    if (kt_on_map) kt_on_map(b->map, b->map_bytes);
     return b->start;
 }
 
@@ -126,6 +129,7 @@ int kt_intact(const kt_pool *pool, const char *who) {
 
 void kt_free(kt_pool *pool) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    for (int i = 0; kt_on_unmap && i < pool->n; i++) kt_on_unmap(pool->buffer[i].map);
     for (int i = 0; i < pool->n; i++) munmap(pool->buffer[i].map, pool->buffer[i].map_bytes + page);
     pool->n = 0;
 }

@@ -51,6 +51,9 @@ typedef struct kt_pool {
     kt_buffer buffer[KT_POOL];
 } kt_pool;
 
+/* Told of every mapping that begins or ends to be; NULL: nobody. */
+extern void (*kt_on_map)(void *map, size_t bytes), (*kt_on_unmap)(void *map);
+
 /* A buffer of `bytes`, KT_FLUSH or `place` bytes behind a 64-byte boundary; filled with the canary. Never
  * NULL. */
 void *kt_new(kt_pool *pool, size_t bytes, int place);

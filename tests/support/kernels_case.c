@@ -12,6 +12,9 @@
 #include <cmocka.h>
 
 #include "base/status.h"
+#if KT_CUDA
+#include "kernels/cuda/ops.h"
+#endif
 
 kt_run kt_runs[24];
 int kt_nruns;
@@ -89,8 +92,29 @@ static int kt_add(const char *name, const char *isa, int threads) {
     return 1;
 }
 
+/* The device reads and writes the buffers of the tests where they are, in memory of the host that it has been told of. Twice,
+ * for its bits are the same each time. */
+static void kt_add_device(void) {
+#if KT_CUDA
+    if (kt_add("cuda", NULL, 1) <= 0) {
+#ifdef KT_EMULATED
+        fail_msg("no emulated device: %s", weft_last_error());
+#endif
+        printf("# skipped: no GPU\n");
+        return;
+    }
+    kt_add("cuda", NULL, 2);
+    kt_on_map = cuda_host_map;
+    kt_on_unmap = cuda_host_unmap;
+#endif
+}
+
 int kt_open(void **state) {
+#ifdef KT_EMULATED
+    static const char *const levels[] = {"none"};
+#else
     static const char *const levels[] = {"portable", "avx2", "avx512", "avx512bf16", "amx"};
+#endif
     (void)state;
     setvbuf(stdout, NULL, _IOLBF, 0);
     unsetenv("WEFT_ISA"); /* the table below asks for each level itself */
@@ -98,7 +122,8 @@ int kt_open(void **state) {
     if (kt_add("ref", NULL, 1) < 0) return -1;
     for (int level = 0; level < (int)(sizeof levels / sizeof *levels); level++)
         for (int threads = 1; threads <= 3; threads++)
-            if (kt_add("cpu", levels[level], threads) <= 0) break;
+            if (!strcmp(levels[level], "none") || kt_add("cpu", levels[level], threads) <= 0) break;
+    kt_add_device();
     for (int i = 0; i < kt_nruns; i++) printf("# runs on %s\n", kt_runs[i].label);
     return 0;
 }
@@ -215,6 +240,7 @@ static int kt_call(const kt_case *c, kt_run *r, kt_rng *rng, kt_pool *pool, void
     }
     kt_exec_for(r, c->op, c->desc);
     s = c->call(r, c->arg, out);
+    if (s == WEFT_OK) s = r->ops->sync(r->exec);
     if (s != WEFT_OK)
         return differs("%s on %s: %s: %s", c->name, r->label, weft_status_name(s), weft_last_error());
     if (!kt_intact(pool, c->name)) return differs("%s on %s: wrote outside its outputs", c->name, r->label);
