@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "base/sum.h"
+#include "kernels/cuda/calls.h"
 
 /* A run of adjacent elements of a share that AdamW treats alike. */
 typedef struct segment {
@@ -299,7 +300,7 @@ static weft_status muon_step(weft_optim *o, float clip, double lr) {
     for (int r = 0; ranks > 1 && r < ranks; r++) {
         if (!o->bulk[r]) continue;
         WEFT_TRY(weft_bulk_start(o->bulk[r], 1));
-        WEFT_TRY(weft_bulk_ready(o->bulk[r], WEFT_ALL));
+        WEFT_TRY(weft_bulk_ready_after(o->bulk[r], WEFT_ALL, weft_cuda_stream(o->x)));
         WEFT_TRY_CTX(weft_bulk_wait(o->bulk[r], WEFT_ALL, -1, NULL), "sharing the Muon updates of rank %d",
                      r);
     }

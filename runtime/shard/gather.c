@@ -15,7 +15,7 @@ static weft_status start(weft_shards *s, size_t unit, buffer *b) {
     b->unit = unit;
     b->moving = 1;
     WEFT_TRY(weft_bulk_start(s->gather[unit], 1));
-    return weft_bulk_ready(s->gather[unit], WEFT_ALL);
+    return shard_ready(s, s->gather[unit], WEFT_ALL);
 }
 
 static weft_status arrive(weft_shards *s, buffer *b) {
@@ -86,5 +86,5 @@ weft_status gather_spread(weft_shards *s) {
         }
     memset(s->coming, 1, n);
     WEFT_TRY(weft_bulk_start(s->spread, 1));
-    return weft_bulk_ready(s->spread, WEFT_ALL);
+    return shard_ready(s, s->spread, WEFT_ALL);
 }

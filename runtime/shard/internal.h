@@ -13,10 +13,10 @@ enum { BUFFER_EVEN, BUFFER_ODD, BUFFER_ENDS, BUFFER_HEAD, BUFFERS };
 
 typedef struct buffer {
     void *ptr;
-    size_t elements;
-    size_t unit; /* whose it is; NOBODY */
-    int moving;  /* weights: being gathered; gradients: being summed */
-    int users;   /* weights: opened and not done */
+    size_t elements, at; /* at: in the arena, where it is not shared */
+    size_t unit;         /* whose it is; NOBODY */
+    int moving;          /* weights: being gathered; gradients: being summed */
+    int users;           /* weights: opened and not done */
 } buffer;
 
 struct weft_shards {
@@ -26,7 +26,9 @@ struct weft_shards {
     weft_unit apart; /* what a tied head gives to the embeddings (tied.c): behind all other gradients */
     weft_backend *backend;
     const struct weft_ops *ops;
+    int on_device; /* memory is the backend's, and ops have been launched when they return, not done */
     weft_exec *x;
+    void *stream; /* of x; NULL: ops are done when they return */
     weft_group *group, *same_experts;
     size_t elem;
     size_t own;                  /* elements */
@@ -59,6 +61,10 @@ struct weft_shards {
 
 /* The buffer that unit u uses. */
 int shard_buffer_of(const weft_shards *s, size_t unit);
+/* Tensor i of b is final once the ops that were called until now are done. */
+static inline weft_status shard_ready(const weft_shards *s, weft_bulk *b, int i) {
+    return weft_bulk_ready_after(b, i, s->stream);
+}
 /* A unit with a gradient. */
 static inline const weft_unit *shard_unit(const weft_shards *s, size_t unit) {
     return unit < s->params->nunits ? &s->params->unit[unit] : &s->apart;

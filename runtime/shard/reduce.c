@@ -62,7 +62,7 @@ static weft_status buffer_final(weft_shards *s, size_t unit) {
     s->open[unit] = 0;
     s->summed[shard_buffer_of(s, unit)].moving = 1;
     WEFT_TRY(weft_bulk_start(s->reduce[unit], 1));
-    return weft_bulk_ready(s->reduce[unit], WEFT_ALL);
+    return shard_ready(s, s->reduce[unit], WEFT_ALL);
 }
 
 /* --- the store -------------------------------------------------------------------------------------------------------- */
@@ -87,7 +87,7 @@ weft_status reduce_final(void *arg, size_t unit) {
     s->open[unit] = 0;
     if (s->o.reproducible) WEFT_TRY(merge(s, i, u->offset, u->elements, s->grads + u->offset));
     weft_bulk *sum = u->role == WEFT_UNIT_EXPERTS ? s->sum_experts : s->sum;
-    return sum && i + 1 == s->micros ? weft_bulk_ready(sum, s->place[unit]) : WEFT_OK;
+    return sum && i + 1 == s->micros ? shard_ready(s, sum, s->place[unit]) : WEFT_OK;
 }
 
 weft_status reduce_begin(weft_shards *s) {
@@ -99,7 +99,7 @@ weft_status reduce_end(weft_shards *s) {
     for (int i = 0; i < BUFFERS && s->o.zero >= 2; i++) WEFT_TRY(arrive(s, &s->summed[i]));
     weft_bulk *const sum[] = {s->sum, s->sum_experts};
     for (int i = 0; i < 2; i++)
-        if (sum[i]) WEFT_TRY(weft_bulk_ready(sum[i], WEFT_ALL));
+        if (sum[i]) WEFT_TRY(shard_ready(s, sum[i], WEFT_ALL));
     for (int i = 0; i < 2; i++)
         if (sum[i]) WEFT_TRY_CTX(weft_bulk_wait(sum[i], WEFT_ALL, -1, NULL), "gradient sum");
     return WEFT_OK;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "kernels/cuda/calls.h"
 #include "runtime/shard/internal.h"
 
 int shard_buffer_of(const weft_shards *s, size_t unit) {
@@ -44,9 +45,14 @@ static void size_buffers(weft_shards *s, buffer *b) {
     }
 }
 
-/* Memory that ranks move things in and out of is the group's, where there is one; the plan then only counts it. */
-static size_t plan(const weft_shards *s, weft_arena *arena, const char *part, size_t bytes, int shared) {
-    if (!shared || s->o.ranks == 1) return weft_arena_reserve(arena, part, bytes);
+/* Memory that ranks move things in and out of is the group's, where there is one and the host computes; the plan then only
+ * counts it. */
+static int is_shared(const weft_shards *s, int moves) {
+    return moves && s->o.ranks > 1 && !s->on_device;
+}
+
+static size_t plan(const weft_shards *s, weft_arena *arena, const char *part, size_t bytes, int moves) {
+    if (!is_shared(s, moves)) return weft_arena_reserve(arena, part, bytes);
     weft_arena_note(arena, part, (bytes + 63) / 64 * 64);
     return 0;
 }
@@ -64,9 +70,14 @@ static void plan_memory(weft_shards *s, weft_arena *arena) {
     for (int64_t n = s->o.reproducible ? s->o.micros : 1; n > 1; n /= 2)
         s->level_at[s->levels++] = plan(s, arena, "gradient tree", s->level_elements * 4, 0);
     for (int i = 0; i < BUFFERS && zero >= 2; i++) {
-        plan(s, arena, "buffers", s->summed[i].elements * 4, 1);
-        if (zero == 3) plan(s, arena, "buffers", s->gathered[i].elements * s->elem, 1);
+        s->summed[i].at = plan(s, arena, "buffers", s->summed[i].elements * 4, 1);
+        if (zero == 3) s->gathered[i].at = plan(s, arena, "buffers", s->gathered[i].elements * s->elem, 1);
     }
+}
+
+static int is_device(const weft_backend *b) {
+    weft_backend_desc d;
+    return weft_backend_info(b, &d) == WEFT_OK && d.device;
 }
 
 weft_status weft_shards_create(const weft_shards_opts *o, const weft_params *p, weft_backend *b,
@@ -79,6 +90,7 @@ weft_status weft_shards_create(const weft_shards_opts *o, const weft_params *p, 
     s->params = p;
     s->backend = b;
     s->ops = weft_backend_ops(b);
+    s->on_device = is_device(b);
     s->elem = weft_dtype_size(o->t);
     s->share = weft_calloc(p->nunits + 1, sizeof *s->share);
     s->piece = weft_calloc(p->n, sizeof *s->piece);
@@ -123,18 +135,19 @@ static weft_status place_shared(const weft_shards *s, size_t bytes, void **where
     return *where ? WEFT_OK : weft_context(WEFT_ERR_NOMEM, "memory shared by the ranks of a node");
 }
 
-static weft_status place(const weft_shards *s, const weft_arena *arena, size_t at, size_t bytes, int shared,
+static weft_status place(const weft_shards *s, const weft_arena *arena, size_t at, size_t bytes, int moves,
                          void **where) {
-    if (shared && s->o.ranks > 1) return place_shared(s, bytes, where);
+    if (is_shared(s, moves)) return place_shared(s, bytes, where);
     *where = weft_arena_at(arena, at);
     return WEFT_OK;
 }
 
-static weft_status place_buffers(weft_shards *s) {
+static weft_status place_buffers(weft_shards *s, const weft_arena *arena) {
     for (int i = 0; i < BUFFERS; i++) {
         buffer *g = &s->summed[i], *w = &s->gathered[i];
-        if (g->elements) WEFT_TRY(place_shared(s, g->elements * 4, &g->ptr));
-        if (w->elements && s->o.zero == 3) WEFT_TRY(place_shared(s, w->elements * s->elem, &w->ptr));
+        if (g->elements) WEFT_TRY(place(s, arena, g->at, g->elements * 4, 1, &g->ptr));
+        if (w->elements && s->o.zero == 3)
+            WEFT_TRY(place(s, arena, w->at, w->elements * s->elem, 1, &w->ptr));
     }
     return WEFT_OK;
 }
@@ -160,7 +173,7 @@ static weft_status place_all(weft_shards *s, const weft_arena *arena) {
     for (int i = 0; i < s->levels; i++) s->level[i] = weft_arena_at(arena, s->level_at[i]);
     if (zero < 3) s->weights = weights;
     if (zero < 2) s->grads = grads;
-    if (zero >= 2) WEFT_TRY(place_buffers(s));
+    if (zero >= 2) WEFT_TRY(place_buffers(s, arena));
     point_shares(s, weights, s->o.t == WEFT_F32 ? NULL : weft_arena_at(arena, s->masters_at), grads);
     return WEFT_OK;
 }
@@ -223,6 +236,7 @@ static weft_status plan_moves(weft_shards *s) {
 weft_status weft_shards_bind(weft_shards *s, const weft_arena *arena, weft_exec *x, weft_group *data,
                              weft_group *same_experts) {
     s->x = x;
+    s->stream = weft_cuda_stream(x);
     s->group = data;
     s->same_experts = same_experts;
     WEFT_TRY(place_all(s, arena));

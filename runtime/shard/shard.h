@@ -11,6 +11,9 @@
  * through with them. With `reproducible` the gradients of the micro-batches are added in the fixed binary tree, unit by
  * unit; otherwise one after the other. Source: Rajbhandari et al. 2020 (ZeRO).
  *
+ * On a device, everything lies in the arena (memory of the backend); bulks leave when the stream of the exec has come to
+ * where they were made ready, and are waited for by the host, so that what is launched after a wait finds the sums.
+ *
  * Single thread: the one that owns the exec. Functions marked (C) are collective over the data group. */
 #ifndef WEFT_RUNTIME_SHARD_H
 #define WEFT_RUNTIME_SHARD_H

@@ -43,7 +43,7 @@ weft_status tied_sum(weft_shards *s) {
     }
     if (!s->tie) return WEFT_OK;
     WEFT_TRY(weft_bulk_start(s->tie, 1));
-    WEFT_TRY(weft_bulk_ready(s->tie, WEFT_ALL));
+    WEFT_TRY(shard_ready(s, s->tie, WEFT_ALL));
     WEFT_TRY_CTX(weft_bulk_wait(s->tie, WEFT_ALL, -1, NULL), "tied embeddings");
     return WEFT_OK;
 }

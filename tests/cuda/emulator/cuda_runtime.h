@@ -353,6 +353,7 @@ enum cudaDeviceAttr {
 EMU_API cudaError_t cudaGetDeviceCount(int *n);
 EMU_API cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device);
 EMU_API cudaError_t cudaDeviceGetAttribute(int *v, enum cudaDeviceAttr a, int device);
+EMU_API cudaError_t cudaDeviceGetPCIBusId(char *text, int n, int device);
 EMU_API cudaError_t cudaSetDevice(int device);
 EMU_API cudaError_t cudaGetDevice(int *device);
 EMU_API cudaError_t cudaDeviceSynchronize(void);
@@ -396,5 +397,8 @@ EMU_API cudaError_t cudaLaunchHostFunc(cudaStream_t s, void (*f)(void *), void *
 
 /* Appends work that touches device memory to the stream (host.cpp). */
 EMU_API void emu_enqueue(cudaStream_t s, std::function<void()> work);
+/* Work that others have to do their part of: step is called whenever somebody asks for the stream, or waits for it, until it
+ * gives true. */
+EMU_API void emu_enqueue_steps(cudaStream_t s, std::function<bool()> step);
 
 #endif

@@ -2,6 +2,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -19,8 +20,8 @@ struct CUevent_st {
     uint64_t at; /* done when the stream has done so many */
 };
 struct CUstream_st {
-    std::deque<std::function<void()>> work;
-    uint64_t given, done;
+    std::deque<std::function<bool()>> work;
+    uint64_t given, done, questions;
     bool running;
 };
 
@@ -163,7 +164,8 @@ static CUstream_st *of(cudaStream_t s) {
     return s;
 }
 
-static void run_until(CUstream_st *s, uint64_t at) {
+/* wait: also for steps of others (emu_enqueue_steps); else as far as it goes. */
+static void run_until(CUstream_st *s, uint64_t at, bool wait = true) {
     if (s->running) {
         fprintf(stderr, "emulator: streams that wait for each other\n");
         abort();
@@ -171,20 +173,30 @@ static void run_until(CUstream_st *s, uint64_t at) {
     s->running = true;
     enter();
     while (s->done < at) {
-        std::function<void()> work = std::move(s->work.front());
-        s->work.pop_front();
-        work();
-        s->done++;
+        if (s->work.front()()) {
+            s->work.pop_front();
+            s->done++;
+        } else if (wait) {
+            sched_yield();
+        } else {
+            break;
+        }
     }
     leave();
     s->running = false;
 }
 
-void emu_enqueue(cudaStream_t stream, std::function<void()> work) {
+void emu_enqueue_steps(cudaStream_t stream, std::function<bool()> step) {
     guard g(lock);
     CUstream_st *s = of(stream);
-    s->work.push_back(std::move(work));
+    s->work.push_back(std::move(step));
     s->given++;
+}
+void emu_enqueue(cudaStream_t stream, std::function<void()> work) {
+    emu_enqueue_steps(stream, [=]() {
+        work();
+        return true;
+    });
 }
 
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int priority) {
@@ -220,9 +232,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t s) {
 }
 /* The first question is always too early; each later one is answered after a little work. */
 static cudaError_t ask(CUstream_st *s, uint64_t at) {
-    static uint64_t questions;
     if (s->done >= at) return cudaSuccess;
-    if (questions++ % 2) run_until(s, s->done + 1);
+    if (s->questions++ % 2) run_until(s, s->done + 1, false);
     return s->done >= at ? cudaSuccess : cudaErrorNotReady;
 }
 cudaError_t cudaStreamQuery(cudaStream_t s) {
@@ -353,6 +364,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device) {
     cudaDeviceGetAttribute(&p->major, cudaDevAttrComputeCapabilityMajor, device);
     cudaDeviceGetAttribute(&p->minor, cudaDevAttrComputeCapabilityMinor, device);
     cudaDeviceGetAttribute(&p->multiProcessorCount, cudaDevAttrMultiProcessorCount, device);
+    return cudaSuccess;
+}
+cudaError_t cudaDeviceGetPCIBusId(char *text, int n, int device) {
+    snprintf(text, (size_t)n, "0000:%02x:00.0", device);
     return cudaSuccess;
 }
 static thread_local int current;
