@@ -30,6 +30,11 @@ static const struct {
     {"lane_p50", "lane", "Median time of an operation of a lane, rank 0.", NULL},
     {"lane_p99", "lane", "99th percentile of the time of an operation of a lane, rank 0.", NULL},
     {"lane_max", "lane", "Longest time of an operation of a lane, rank 0.", NULL},
+    {"gpu_power", NULL, "Power that rank 0's GPU draws.", NULL},
+    {"gpu_energy", NULL, "Energy that rank 0's GPU has used since this process began to train.", NULL},
+    {"gpu_sm_clock", NULL, "Clock of the multiprocessors of rank 0's GPU.", NULL},
+    {"gpu_memory_clock", NULL, "Clock of the memory of rank 0's GPU.", NULL},
+    {"gpu_temperature", NULL, "Temperature of rank 0's GPU.", NULL},
 };
 
 static const char *unit_word(const char *unit) {
@@ -37,6 +42,10 @@ static const char *unit_word(const char *unit) {
     return !strcmp(unit, "s")       ? "seconds"
            : !strcmp(unit, "bytes") ? "bytes"
            : !strcmp(unit, "nats")  ? "nats"
+           : !strcmp(unit, "W")     ? "watts"
+           : !strcmp(unit, "J")     ? "joules"
+           : !strcmp(unit, "Hz")    ? "hertz"
+           : !strcmp(unit, "C")     ? "celsius"
                                     : NULL;
 }
 

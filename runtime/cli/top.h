@@ -18,6 +18,7 @@ typedef struct top_run {
     char title[128], state[64]; /* state: "running", "ended: done", "no answer: ..." */
     double step, steps, time_limit, tokens, first_t, t; /* steps, time_limit: where the run ends */
     double loss, valid, valid_step, bpb, rate, mfu, norm, lr;
+    double watts, joules, hertz, celsius; /* of rank 0's GPU */
     double phase[TOP_PHASES];
     top_lane lane[TOP_LANES];
     double saves, save_step, save_t, save_seconds, save_bytes;

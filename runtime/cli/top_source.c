@@ -33,10 +33,10 @@ const char *const top_lane_name[TOP_LANES] = {"lat", "lat_loaded", "halo", "bulk
 
 void top_run_init(top_run *r) {
     memset(r, 0, sizeof *r);
-    double *const unknown[] = {&r->steps,     &r->time_limit, &r->first_t,      &r->t,
-                               &r->loss,      &r->valid,      &r->valid_step,   &r->bpb,
-                               &r->rate,      &r->mfu,        &r->norm,         &r->lr,
-                               &r->save_step, &r->save_t,     &r->save_seconds, &r->save_bytes};
+    double *const unknown[] = {&r->steps,      &r->time_limit, &r->first_t,   &r->t,      &r->loss,
+                               &r->valid,      &r->valid_step, &r->bpb,       &r->rate,   &r->mfu,
+                               &r->norm,       &r->lr,         &r->save_step, &r->save_t, &r->save_seconds,
+                               &r->save_bytes, &r->watts,      &r->joules,    &r->hertz,  &r->celsius};
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) *unknown[i] = NAN;
     for (int i = 0; i < TOP_PHASES; i++) r->phase[i] = NAN;
 }
@@ -77,7 +77,11 @@ static void set_metric(top_run *r, const char *name, double v) {
                  {"tokens_per_s", offsetof(top_run, rate)},
                  {"mfu", offsetof(top_run, mfu)},
                  {"grad_norm", offsetof(top_run, norm)},
-                 {"lr", offsetof(top_run, lr)}};
+                 {"lr", offsetof(top_run, lr)},
+                 {"gpu_power", offsetof(top_run, watts)},
+                 {"gpu_energy", offsetof(top_run, joules)},
+                 {"gpu_sm_clock", offsetof(top_run, hertz)},
+                 {"gpu_temperature", offsetof(top_run, celsius)}};
     static const struct {
         const char *stem;
         size_t at;
@@ -208,7 +212,11 @@ static void take_sample(void *arg, const om_read_sample *s) {
                  {"weft_lane_bytes", "lane", "lane_bytes"},
                  {"weft_lane_p50_seconds", "lane", "lane_p50"},
                  {"weft_lane_p99_seconds", "lane", "lane_p99"},
-                 {"weft_lane_max_seconds", "lane", "lane_max"}};
+                 {"weft_lane_max_seconds", "lane", "lane_max"},
+                 {"weft_gpu_power_watts", NULL, "gpu_power"},
+                 {"weft_gpu_energy_joules", NULL, "gpu_energy"},
+                 {"weft_gpu_sm_clock_hertz", NULL, "gpu_sm_clock"},
+                 {"weft_gpu_temperature_celsius", NULL, "gpu_temperature"}};
     static const struct {
         const char *name;
         size_t at;

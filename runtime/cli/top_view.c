@@ -175,6 +175,13 @@ static void training(const top_run *r, int columns, int utf8, top_screen *s) {
     put(s, "lr        %-14s gradient norm %s", digits(r->lr, 3, a), digits(r->norm, 3, b));
 }
 
+static void gpu(const top_run *r, top_screen *s) {
+    word a, b, c, d;
+    if (!isfinite(r->watts) && !isfinite(r->hertz) && !isfinite(r->celsius)) return;
+    put(s, "GPU       %s W   %sHz   %s C   %sJ so far (rank 0's)", fixed(r->watts, 0, a), si(r->hertz, b),
+        fixed(r->celsius, 0, c), si(r->joules, d));
+}
+
 static void phases(const top_run *r, int columns, int utf8, top_screen *s) {
     word a;
     char text[4 * BAR_MAX];
@@ -234,6 +241,7 @@ void top_render(const top_run *r, int columns, int rows, int utf8, double now, t
     s->n = 0;
     head(r, columns, now, s);
     training(r, columns, utf8, s);
+    gpu(r, s);
     phases(r, columns, utf8, s);
     checkpoints(r, now, s);
     events(r, s);
@@ -277,6 +285,10 @@ json_t *top_json(const top_run *r, double now) {
                    {"mfu", r->mfu},
                    {"grad_norm", r->norm},
                    {"lr", r->lr},
+                   {"gpu_watts", r->watts},
+                   {"gpu_joules", r->joules},
+                   {"gpu_sm_hertz", r->hertz},
+                   {"gpu_celsius", r->celsius},
                    {"checkpoints", r->saves},
                    {"checkpoint_step", r->save_step},
                    {"checkpoint_seconds", r->save_seconds},

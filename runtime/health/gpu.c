@@ -1,63 +1,10 @@
-/* GPUs, through NVIDIA's management library, which is opened at run time: weft is built without it, and a node without
- * GPUs is no failure unless its class has them. The few names and numbers used of it are declared here as its
- * documented interface (NVML API, version 2 symbols) has them. */
-#include <dlfcn.h>
+/* GPUs, through NVIDIA's management library; a node without GPUs is no failure unless its class has them. */
 #include <stdio.h>
 #include <string.h>
 
+#include "base/status.h"
 #include "runtime/health/health.h"
-
-typedef struct nvml_device *device;
-typedef struct nvml_memory {
-    unsigned long long total, free, used;
-} nvml_memory;
-
-enum {
-    NVML_TEMPERATURE_GPU = 0,
-    NVML_UNCORRECTED = 1,
-    NVML_VOLATILE = 0,
-};
-/* Reasons for a low clock that speak of a fault: the slow-down of the hardware, by heat, by the power brake; heat as
- * the driver sees it. (A power cap is how the site wants it.) */
-#define NVML_SLOWDOWN 0x08ull
-#define NVML_SW_HEAT  0x20ull
-#define NVML_HW_HEAT  0x40ull
-#define NVML_BRAKE    0x80ull
-
-typedef struct nvml {
-    int (*init)(void);
-    int (*shutdown)(void);
-    int (*count)(unsigned *n);
-    int (*handle)(unsigned i, device *d);
-    int (*name)(device d, char *name, unsigned n);
-    int (*memory)(device d, nvml_memory *m);
-    int (*ecc)(device d, int kind, int counter, unsigned long long *n);
-    int (*pending)(device d, unsigned *yes);
-    int (*remapped)(device d, unsigned *ok, unsigned *bad, unsigned *pending, unsigned *failed);
-    int (*throttle)(device d, unsigned long long *reasons);
-    int (*temperature)(device d, int sensor, unsigned *celsius);
-} nvml;
-
-/* The address of a function as a pointer to one: dlsym returns a pointer to data. */
-static int take(void *lib, const char *name, void *f, size_t n) {
-    void *p = dlsym(lib, name);
-    memcpy(f, &p, n);
-    return p != NULL;
-}
-#define TAKE(member, name) take(lib, name, &m->member, sizeof m->member)
-
-static int open_nvml(void *lib, nvml *m) {
-    memset(m, 0, sizeof *m);
-    (void)TAKE(name, "nvmlDeviceGetName");
-    (void)TAKE(memory, "nvmlDeviceGetMemoryInfo");
-    (void)TAKE(ecc, "nvmlDeviceGetTotalEccErrors");
-    (void)TAKE(pending, "nvmlDeviceGetRetiredPagesPendingStatus");
-    (void)TAKE(remapped, "nvmlDeviceGetRemappedRows");
-    (void)TAKE(throttle, "nvmlDeviceGetCurrentClocksThrottleReasons");
-    (void)TAKE(temperature, "nvmlDeviceGetTemperature");
-    return TAKE(init, "nvmlInit_v2") && TAKE(shutdown, "nvmlShutdown") &&
-           TAKE(count, "nvmlDeviceGetCount_v2") && TAKE(handle, "nvmlDeviceGetHandleByIndex_v2");
-}
+#include "runtime/meter/nvml.h"
 
 static void bad(health_run *h, weft_health_verdict v, const char *gpu, const char *what, double value) {
     health_number(health_find(h, WEFT_CHECK_GPU, v, gpu, "%s: %s", gpu, what), value, 0, "", 0);
@@ -65,7 +12,7 @@ static void bad(health_run *h, weft_health_verdict v, const char *gpu, const cha
 
 static void look_at(health_run *h, const nvml *m, unsigned i, unsigned *sound) {
     char gpu[16], name[96] = "?", text[160];
-    device d = NULL;
+    nvml_handle d = NULL;
     unsigned yes = 0, ok = 0, rows = 0, failed = 0, heat = 0;
     unsigned long long errors = 0, reasons = 0;
     nvml_memory memory = {0};
@@ -117,23 +64,19 @@ static void absent(health_run *h, const char *why) {
 void health_gpu(health_run *h) {
     nvml m;
     unsigned n = 0, sound = 0;
-    void *lib = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!lib) {
-        absent(h, "there is no NVIDIA driver (libnvidia-ml.so.1)");
+    const weft_status s = nvml_open(&m);
+    if (s == WEFT_ERR_UNSUPPORTED) {
+        absent(h, weft_last_error());
         return;
     }
-    if (!open_nvml(lib, &m))
-        absent(h, "the NVIDIA library here lacks functions that are needed");
-    else if (m.init() != 0)
-        bad(h, WEFT_HEALTH_FAIL, "count",
-            "the NVIDIA library is there, but its driver does not answer: nvidia-smi says why", NAN);
-    else {
-        if (m.count(&n) != 0) n = 0;
-        for (unsigned i = 0; i < n; i++) look_at(h, &m, i, &sound);
-        health_number(health_find(h, WEFT_CHECK_GPU, WEFT_HEALTH_OK, "count",
-                                  "%u GPU%s, %u of them without remark", n, n == 1 ? "" : "s", sound),
-                      n, NAN, "", 1);
-        (void)m.shutdown();
+    if (s < 0) {
+        bad(h, WEFT_HEALTH_FAIL, "count", weft_last_error(), NAN);
+        return;
     }
-    dlclose(lib);
+    if (m.count(&n) != 0) n = 0;
+    for (unsigned i = 0; i < n; i++) look_at(h, &m, i, &sound);
+    health_number(health_find(h, WEFT_CHECK_GPU, WEFT_HEALTH_OK, "count",
+                              "%u GPU%s, %u of them without remark", n, n == 1 ? "" : "s", sound),
+                  n, NAN, "", 1);
+    nvml_close(&m);
 }

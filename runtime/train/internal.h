@@ -48,7 +48,7 @@ enum {
 enum { TRAINER_STOPS = 7, STAT_CLOCK = TRAINER_STOPS, STAT_ROUTER };
 
 /* The engine's lanes as the records show them. */
-enum { TRAINER_LANES = 5, TRAINER_LANE_FIGURES = 5 };
+enum { TRAINER_LANES = 5, TRAINER_LANE_FIGURES = 5, TRAINER_GPU_FIGURES = 5 };
 
 struct weft_trainer {
     weft_trainer_opts o;
@@ -121,7 +121,10 @@ struct weft_trainer {
     uint32_t id_loss, id_valid, id_bpb, id_rate, id_mfu, id_norm, id_lr, id_phase[PHASES],
         id_router[ROUTER_FIGURES];
     uint32_t id_lane[TRAINER_LANES][TRAINER_LANE_FIGURES];
-    double lanes_at; /* weft_now() of the last look at them */
+    double lanes_at;          /* weft_now() of the last look at them */
+    struct weft_meter *meter; /* of rank 0's GPU; NULL: none, or it does not tell */
+    double meter_at;
+    uint32_t id_gpu[TRAINER_GPU_FIGURES];
     struct weft_export *exporter;
     struct weft_trace_clock *clocks; /* measured so far; NULL: no trace */
     size_t nclocks;
@@ -193,6 +196,10 @@ weft_status trainer_watch_open(weft_trainer *t);
 /* Before a record: an event if a stall was reported; sets the lanes' metrics if it is their turn, or the last record. */
 void trainer_watch_lanes(weft_trainer *t, int last);
 void trainer_watch_close(weft_trainer *t);
+/* power.c; rank 0. Before a record: sets the GPU's metrics if it is their turn, or the last record. */
+void trainer_power_open(weft_trainer *t);
+void trainer_watch_power(weft_trainer *t, int last);
+void trainer_power_close(weft_trainer *t);
 /* supervised.c: the job's supervisor, if there is one. Local. */
 weft_status trainer_job_open(weft_trainer *t);
 void trainer_phase(weft_trainer *t, uint32_t phase); /* WEFT_JOB_STEP ...: from now on */

@@ -77,6 +77,7 @@ static weft_status record(weft_trainer *t, const step_result *r, int last) {
     }
     weft_metric_set(t->id_phase[PHASE_OTHER], other > 0 ? other : 0);
     trainer_watch_lanes(t, last);
+    trainer_watch_power(t, last);
     trainer_outer_record(t);
     weft_status s = weft_metrics_emit(t->metrics, t->st.step, t->st.g, t->st.tokens);
     weft_metric_set(t->id_valid, NAN);
@@ -193,6 +194,7 @@ static void record_evaluation(weft_trainer *t) {
     for (int i = 0; i < ROUTER_FIGURES && weft_model_desc_of(t->model)->experts; i++)
         weft_metric_set(t->id_router[i], NAN);
     trainer_watch_lanes(t, 0);
+    trainer_watch_power(t, 0);
     if (t->metrics && weft_metrics_emit(t->metrics, t->st.step, t->st.g, t->st.tokens) < 0)
         weft_warn("%s", weft_last_error());
 }

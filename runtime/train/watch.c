@@ -86,6 +86,7 @@ weft_status trainer_watch_open(weft_trainer *t) {
                                 .ranks = t->ranks,
                                 .steps = t->c->train.steps};
     register_lanes(t);
+    trainer_power_open(t);
     if (!o.port && !o.textfile) return WEFT_OK;
     WEFT_TRY(weft_export_open(&o, t->metrics, &t->exporter));
     if (o.port) weft_info("metrics: http://%s:%d/metrics", o.bind, weft_export_port(t->exporter));
@@ -95,4 +96,5 @@ weft_status trainer_watch_open(weft_trainer *t) {
 void trainer_watch_close(weft_trainer *t) {
     weft_export_close(t->exporter);
     t->exporter = NULL;
+    trainer_power_close(t);
 }
