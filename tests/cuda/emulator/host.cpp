@@ -12,6 +12,7 @@
 
 #define SPACE   ((size_t)1 << 40) /* addresses of device memory */
 #define PAGE    ((size_t)4096)
+#define ALIGN   ((size_t)256)
 #define DEVICES 1
 #define VERSION 13000
 
@@ -51,9 +52,16 @@ static int depth;                       /* of work being done */
 static size_t whole_pages(size_t n) {
     return (n + PAGE - 1) / PAGE * PAGE;
 }
+/* Blocks end where their last page does, but for the alignment of what they begin with. */
+static size_t room(size_t bytes) {
+    return (bytes + ALIGN - 1) / ALIGN * ALIGN;
+}
+static void protect(char *p, size_t bytes, int how) {
+    char *first = p + room(bytes) - whole_pages(room(bytes));
+    if (mprotect(first, whole_pages(room(bytes)), how)) abort();
+}
 static void protect_all(int how) {
-    for (auto &m : live)
-        if (mprotect(m.first, whole_pages(m.second), how)) abort();
+    for (auto &m : live) protect(m.first, m.second, how);
 }
 static void enter(void) {
     if (depth++ == 0) protect_all(PROT_READ | PROT_WRITE);
@@ -71,21 +79,23 @@ static char *block_of(const std::map<char *, size_t> &m, const void *p) {
 
 cudaError_t cudaMalloc(void **p, size_t bytes) {
     guard g(lock);
-    const size_t most = from_environment("WEFT_EMU_MEMORY", (size_t)8 << 30),
-                 pages = whole_pages(bytes ? bytes : 1);
+    const size_t most = from_environment("WEFT_EMU_MEMORY", (size_t)8 << 30);
     if (!space) {
         space = (char *)mmap(NULL, SPACE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (space == (char *)MAP_FAILED) abort();
     }
     *p = NULL;
-    if (live_bytes + pages > most || space_used + pages + PAGE > SPACE)
+    if (!bytes) bytes = 1;
+    if (bytes > most || live_bytes + whole_pages(room(bytes)) > most)
         return failed(cudaErrorMemoryAllocation);
-    char *at = space + space_used;
+    const size_t pages = whole_pages(room(bytes));
+    if (space_used + pages + PAGE > SPACE) return failed(cudaErrorMemoryAllocation);
+    char *at = space + space_used + pages - room(bytes);
     space_used += pages + PAGE; /* a page that is nobody's */
-    if (mprotect(at, pages, PROT_READ | PROT_WRITE)) abort();
+    protect(at, bytes, PROT_READ | PROT_WRITE);
     memset(at, 0xFF, bytes); /* NaN */
-    if (!depth && mprotect(at, pages, PROT_NONE)) abort();
-    live[at] = bytes ? bytes : 1;
+    if (!depth) protect(at, bytes, PROT_NONE);
+    live[at] = bytes;
     live_bytes += pages;
     *p = at;
     return cudaSuccess;
@@ -97,9 +107,9 @@ cudaError_t cudaFree(void *p) {
     cudaDeviceSynchronize();
     auto it = live.find((char *)p);
     if (it == live.end()) return failed(cudaErrorInvalidValue);
-    const size_t pages = whole_pages(it->second);
-    madvise(p, pages, MADV_DONTNEED);
-    if (mprotect(p, pages, PROT_NONE)) abort();
+    const size_t pages = whole_pages(room(it->second));
+    madvise(it->first + room(it->second) - pages, pages, MADV_DONTNEED);
+    protect(it->first, it->second, PROT_NONE);
     live_bytes -= pages;
     live.erase(it);
     return cudaSuccess;
