@@ -111,21 +111,49 @@ EPI float2 epi_pre2(const gemm_epi &e, int64_t m, int64_t n, int both, float2 v)
     return v;
 }
 
-/* All of it but the store; n is even and < e.n. */
-EPI float2 epi_value2(const gemm_epi &e, int64_t m, int64_t n, float2 v) {
+/* What the steps read beside the sums; 0 where a step is left out. */
+struct epi_reads {
+    float2 c, bias, beside; /* beside: of act_bwd or residual, which exclude each other */
+};
+/* Of row m, columns n and n + 1 < e.n. Apart from what follows, so that a kernel can have many reads under way. */
+EPI epi_reads epi_read2(const gemm_epi &e, int64_t m, int64_t n) {
     const int both = n + 1 < e.n;
-    if (e.add) v = epi_add(v, epi_load2(e.c, e.out_bf16, e.pairs, m * e.ldc + n, both));
-    v = epi_pre2(e, m, n, both, v);
-    if (e.act_bwd) {
-        const float2 z = epi_load2(e.act_bwd, e.out_bf16, e.pairs, m * e.ldp + n, both);
-        v = make_float2(v.x * gelu_slope(z.x), v.y * gelu_slope(z.y));
-    }
+    epi_reads r;
+    r.c = r.bias = r.beside = make_float2(0.0f, 0.0f);
+    if (e.add) r.c = epi_load2(e.c, e.out_bf16, e.pairs, m * e.ldc + n, both);
+    if (e.bias) r.bias = epi_load2(e.bias, e.in_bf16, 0, n, both);
+    if (e.act_bwd) r.beside = epi_load2(e.act_bwd, e.out_bf16, e.pairs, m * e.ldp + n, both);
+    if (e.residual) r.beside = epi_load2(e.residual, e.out_bf16, e.pairs, m * e.ldr + n, both);
+    return r;
+}
+/* All of it but the stores; *pre: the pre-activation. */
+EPI float2 epi_apply2(const gemm_epi &e, const epi_reads &r, float2 v, float2 *pre) {
+    if (e.add) v = epi_add(v, r.c);
+    v.x *= e.scale;
+    v.y *= e.scale;
+    if (e.bias) v = epi_add(v, r.bias);
+    *pre = v;
+    if (e.act_bwd) v = make_float2(v.x * gelu_slope(r.beside.x), v.y * gelu_slope(r.beside.y));
     if (e.gelu) v = make_float2(gelu_of(v.x), gelu_of(v.y));
-    if (e.residual) v = epi_add(v, epi_load2(e.residual, e.out_bf16, e.pairs, m * e.ldr + n, both));
+    if (e.residual) v = epi_add(v, r.beside);
     return v;
 }
+EPI void epi_put_pre2(const gemm_epi &e, int64_t m, int64_t n, float2 pre) {
+    if (e.pre) epi_put2(e.pre, e.out_bf16, e.pairs, m * e.ldp + n, n + 1 < e.n, pre);
+}
+
+/* All of it but the store; n is even and < e.n. */
+EPI float2 epi_value2(const gemm_epi &e, int64_t m, int64_t n, float2 v) {
+    float2 pre;
+    v = epi_apply2(e, epi_read2(e, m, n), v, &pre);
+    epi_put_pre2(e, m, n, pre);
+    return v;
+}
+EPI void epi_put_c2(const gemm_epi &e, int64_t m, int64_t n, float2 v) {
+    epi_put2(e.c, e.out_bf16, e.pairs, m * e.ldc + n, n + 1 < e.n, v);
+}
 EPI void epi_store2(const gemm_epi &e, int64_t m, int64_t n, float2 v) {
-    if (n < e.n) epi_put2(e.c, e.out_bf16, e.pairs, m * e.ldc + n, n + 1 < e.n, epi_value2(e, m, n, v));
+    if (n < e.n) epi_put_c2(e, m, n, epi_value2(e, m, n, v));
 }
 
 /* The same of a gated product, of its columns n and n + 1 < e.n / 2. */

@@ -24,6 +24,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Other GPUs compile kernels of these instructions as empty bodies: #ifdef HOPPER_HERE. */
+#if defined(WEFT_EMULATED) || !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HOPPER_HERE 1
+#endif
+
 #ifdef WEFT_EMULATED
 #include <hopper_model.h> /* tests/cuda/emulator */
 #else
@@ -57,12 +62,13 @@ HOPPER void mbar_expect_tx(uint64_t *bar, uint32_t bytes) {
 HOPPER void mbar_arrive(uint64_t *bar) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(smem_address(bar)) : "memory");
 }
-/* Arrives on the barrier at the same place in block `cta` of the cluster (its own included). */
+/* Arrives on the barrier at the same place in block `cta` of the cluster (its own included). Orders nothing that this
+ * thread wrote before it (that would cost a fence of the whole GPU): for barriers that say "read". */
 HOPPER void mbar_arrive_at(uint64_t *bar, uint32_t cta) {
     asm volatile("{\n"
                  ".reg .b32 remote;\n"
                  "mapa.shared::cluster.u32 remote, %0, %1;\n"
-                 "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
                  "}" ::"r"(smem_address(bar)),
                  "r"(cta)
                  : "memory");

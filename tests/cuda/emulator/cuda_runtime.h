@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <type_traits>
 
 #include "tests/cuda/emulator/emulator.h"
 
@@ -57,10 +58,10 @@ EMU_VECTOR(unsigned short, ushort)
 EMU_VECTOR(unsigned char, uchar)
 #undef EMU_VECTOR
 
-template <class A, class B> static inline auto min(A a, B b) -> decltype(a < b ? a : b) {
+template <class A, class B> static inline auto min(A a, B b) -> typename std::common_type<A, B>::type {
     return a < b ? a : b;
 }
-template <class A, class B> static inline auto max(A a, B b) -> decltype(a < b ? b : a) {
+template <class A, class B> static inline auto max(A a, B b) -> typename std::common_type<A, B>::type {
     return a < b ? b : a;
 }
 

@@ -12,6 +12,7 @@
 #define WEFT_TESTS_CUDA_EMULATOR_H
 
 #include <functional>
+#include <memory>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -43,6 +44,7 @@ struct emu_block {
     unsigned char *shared; /* dynamic, 1024-byte aligned */
     size_t shared_bytes;
     emu_barrier barrier[EMU_BARRIERS];
+    std::shared_ptr<void> model; /* what models of instructions keep of it; goes with it */
 };
 
 struct emu_thread {

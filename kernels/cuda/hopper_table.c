@@ -1,0 +1,45 @@
+/* The choice of a tile by a model of waves; a table of measured shapes takes its place once there are measurements.
+ *
+ * A block that computes a tile of 128 x C sums needs, for each 64 of k, 128 * C * 64 / 2048 = 4 C cycles of the tensor
+ * cores and 128 (128 + C / cluster) bytes from the L2 cache; the slower of the two is its step. Tiles go to the
+ * multiprocessors in waves. Two consumers on one tile show their epilogue in full; in turns only the last one shows.
+ * The constants below are of the H100's and H200's data sheets and of others' measurements, none of our own:
+ * docs/performance.md says how the prediction is made. */
+#include "kernels/cuda/hopper_table.h"
+
+#define TILE_ROWS      128
+#define STEP           64
+#define L2_BYTES       36.0   /* a cycle and multiprocessor */
+#define FILL_CYCLES    1200.0 /* launch of a block, first loads */
+#define STORE_CYCLES   1500.0 /* the epilogue of a tile of 128 x 256 */
+#define ROWS_TOGETHER  16     /* tiles; with 8 columns of them about one wave */
+#define IN_TURN_FACTOR 1.05   /* hand-over between the consumers */
+
+static int64_t up(int64_t n, int64_t d) {
+    return (n + d - 1) / d;
+}
+
+double hopper_predict(const hopper_choice *c, int64_t m, int64_t n, int64_t k, int gated, int sms) {
+    const int64_t across = gated ? c->columns / 2 : c->columns;
+    const int64_t units = up(up(m, TILE_ROWS), c->cluster) * up(gated ? n / 2 : n, across);
+    const int64_t workers = sms / c->cluster > 0 ? sms / c->cluster : 1;
+    const double math = 4.0 * c->columns,
+                 load = 128.0 * (TILE_ROWS + (double)c->columns / c->cluster) / L2_BYTES;
+    const double step = math > load ? math : load, store = STORE_CYCLES * c->columns / 256;
+    const double waves = (double)up(units, workers), main = (double)up(k, STEP) * step;
+    if (c->columns == 256) return FILL_CYCLES + waves * (main + store);
+    /* in turns: a tile's main loop hides the other's epilogue, or waits for it */
+    return FILL_CYCLES + waves * (main > store ? main : store) * IN_TURN_FACTOR + store;
+}
+
+hopper_choice hopper_choose(int64_t m, int64_t n, int64_t k, int gated, int sms) {
+    static const int columns[] = {256, 128};
+    hopper_choice best = {256, 1, ROWS_TOGETHER, 0};
+    for (int i = 0; i < 2; i++)
+        for (int cluster = 2; cluster >= 1; cluster--) {
+            hopper_choice c = {columns[i], cluster, ROWS_TOGETHER / cluster, 0};
+            c.cycles = hopper_predict(&c, m, n, k, gated, sms);
+            if (best.cycles == 0 || c.cycles < best.cycles) best = c;
+        }
+    return best;
+}
