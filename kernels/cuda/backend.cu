@@ -99,17 +99,21 @@ static void destroy_exec(weft_exec *base) {
     if (x->stream) (void)cudaStreamSynchronize(x->stream);
     if (base->scratch) (void)cudaFree(base->scratch);
     if (x->fault) (void)cudaFreeHost(x->fault);
+    if (x->results) (void)cudaFreeHost(x->results);
     if (x->stream) (void)cudaStreamDestroy(x->stream);
     free(x);
 }
 
 static weft_status fill_exec(cuda_exec *x, size_t scratch) {
-    void *fault = NULL;
+    void *fault = NULL, *results = NULL;
     CUDA_TRY(cudaSetDevice(((cuda_backend *)x->base.backend)->desc.index));
     CUDA_TRY(cudaStreamCreateWithFlags(&x->stream, cudaStreamNonBlocking));
     CUDA_TRY(cudaHostAlloc(&fault, sizeof *x->fault, cudaHostAllocMapped | cudaHostAllocPortable));
     x->fault = (int32_t *)fault;
     *x->fault = 0;
+    CUDA_TRY(cudaHostAlloc(&results, CUDA_RESULTS * sizeof *x->results,
+                           cudaHostAllocMapped | cudaHostAllocPortable));
+    x->results = (uint64_t *)results;
     if (scratch) WEFT_TRY(cuda_alloc(x->base.backend, scratch, &x->base.scratch));
     x->base.scratch_bytes = scratch;
     return WEFT_OK;
@@ -148,7 +152,6 @@ static size_t scratch(const weft_backend *b, weft_op_id op, const void *desc, in
     case WEFT_OP_ATTN_FWD: return cuda_attn_fwd_scratch(b, (const weft_attn_desc *)desc);
     case WEFT_OP_ATTN_BWD: return cuda_attn_bwd_scratch(b, (const weft_attn_desc *)desc);
     case WEFT_OP_LOSS: return cuda_loss_scratch(b, (const weft_loss_desc *)desc);
-    case WEFT_OP_SUMSQ: return cuda_sumsq_scratch(b, (const size_t *)desc);
     case WEFT_OP_NEWTON_SCHULZ: return cuda_newton_schulz_scratch(b, (const weft_newton_schulz_desc *)desc);
     default: return 0;
     }

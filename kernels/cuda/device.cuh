@@ -23,7 +23,8 @@ extern "C" {
 #include "kernels/cuda/ops.h"
 }
 
-#define CUDA_WARP 32
+#define CUDA_WARP    32
+#define CUDA_RESULTS 8192
 
 typedef struct cuda_backend {
     weft_backend base;
@@ -40,6 +41,8 @@ typedef struct cuda_exec {
     cudaStream_t stream;
     int32_t *
         fault; /* a word in pinned memory of the host, seen by both: 0, or the weft_status that a kernel found */
+    uint64_t *
+        results; /* CUDA_RESULTS words in pinned memory of the host, for what the blocks of a kernel find: one a block */
     weft_status failed;
 } cuda_exec;
 

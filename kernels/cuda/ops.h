@@ -99,7 +99,6 @@ size_t cuda_norm_bwd_scratch(const weft_backend *b, const weft_norm_desc *d);
 size_t cuda_attn_fwd_scratch(const weft_backend *b, const weft_attn_desc *d);
 size_t cuda_attn_bwd_scratch(const weft_backend *b, const weft_attn_desc *d);
 size_t cuda_loss_scratch(const weft_backend *b, const weft_loss_desc *d);
-size_t cuda_sumsq_scratch(const weft_backend *b, const size_t *n);
 size_t cuda_newton_schulz_scratch(const weft_backend *b, const weft_newton_schulz_desc *d);
 
 #ifdef __cplusplus
