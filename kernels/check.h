@@ -241,11 +241,16 @@ static inline weft_status weft_check_route(const weft_route_desc *d) {
     return WEFT_OK;
 }
 
-static inline weft_status weft_check_route_sort(int64_t n, int32_t experts, const int32_t *choice,
-                                                const int64_t *first, const int32_t *place) {
+static inline weft_status weft_check_route_sort_shape(int64_t n, int32_t experts, const int32_t *choice,
+                                                      const int64_t *first, const int32_t *place) {
     if (n < 0 || n > INT32_MAX || experts < 1 || experts > WEFT_EXPERTS_MAX)
         return weft_fail(WEFT_ERR_ARG, "route_sort: %lld choices of %d experts", (long long)n, experts);
-    WEFT_TRY(weft_check_given("route_sort", first && (n == 0 || (choice && place))));
+    return weft_check_given("route_sort", first && (n == 0 || (choice && place)));
+}
+
+static inline weft_status weft_check_route_sort(int64_t n, int32_t experts, const int32_t *choice,
+                                                const int64_t *first, const int32_t *place) {
+    WEFT_TRY(weft_check_route_sort_shape(n, experts, choice, first, place));
     for (int64_t i = 0; i < n; i++)
         if (choice[i] < 0 || choice[i] >= experts)
             return weft_fail(WEFT_ERR_VOCAB, "route_sort: choice %lld is expert %d of %d", (long long)i,

@@ -146,6 +146,28 @@ static __device__ __forceinline__ float2 unpack2(uint32_t u) {
     return make_float2(__uint_as_float(u << 16), __uint_as_float(u & 0xffff0000u));
 }
 
+/* 2^x (2 ulp) and 1/x (1 ulp) by one instruction of the special function unit; denormals, also of the argument, are 0. */
+static __device__ __forceinline__ float fast_exp2(float x) {
+#ifdef WEFT_EMULATED
+    const float r = exp2f(x);
+    return r < FLT_MIN ? 0.0f : r;
+#else
+    float r;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+#endif
+}
+static __device__ __forceinline__ float fast_reciprocal(float x) {
+#ifdef WEFT_EMULATED
+    const float r = 1.0f / (fabsf(x) < FLT_MIN ? copysignf(0.0f, x) : x);
+    return fabsf(r) < FLT_MIN ? copysignf(0.0f, r) : r;
+#else
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+#endif
+}
+
 /* An element of the model's dtype as float. */
 static __device__ __forceinline__ float load1(const float *p) {
     return *p;
