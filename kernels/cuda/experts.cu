@@ -292,7 +292,7 @@ static __global__ void __launch_bounds__(ROWS_THREADS) rows_scatter_kernel(rows_
 
 #define COMBINE_AHEAD 4 /* rows under way */
 template <class T, int V>
-static __global__ void __launch_bounds__(ROWS_THREADS) rows_combine_kernel(rows_args a) {
+static __global__ void __launch_bounds__(ROWS_THREADS, 4) rows_combine_kernel(rows_args a) {
     for (int64_t i = rows_first(); i < a.tokens; i += rows_step())
         for (int64_t at = (int64_t)threadIdx.x * V; at < a.cols; at += (int64_t)blockDim.x * V) {
             float sum[V], v[V];
