@@ -110,16 +110,21 @@ static void any_bytes_decode(void **state) {
 /* --- known answers --- */
 
 static void expect_code(weft_codec c, const float *v, size_t n, const unsigned char *want, size_t bytes) {
-    unsigned char got[64];
+    enum { ROOM = 64 };
+    kt_pool pool = {0};
+    unsigned char *got = kt_new(&pool, ROOM, 0);
+    float *in = kt_new(&pool, n * sizeof *in, 0);
     uint64_t nonfinite = 99;
+    memcpy(in, v, n * sizeof *in);
     assert_int_equal(weft_codec_bytes(c, n), bytes);
     for (int i = 0; i < kt_nruns; i++) {
         kt_run *r = &kt_runs[i];
-        memset(got, 0xaa, sizeof got);
-        assert_int_equal(r->ops->quant(kt_exec(r, 0), c, v, WEFT_F32, n, got, &nonfinite), WEFT_OK);
+        memset(got, 0xaa, ROOM);
+        kt_ok(r, r->ops->quant(kt_exec(r, 0), c, in, WEFT_F32, n, got, &nonfinite));
         if (memcmp(got, want, bytes) != 0) fail_msg("%s: codec %d has other bytes", r->label, (int)c);
         assert_int_equal(got[bytes], 0xaa);
     }
+    kt_free(&pool);
 }
 
 static void known_codes(void **state) {
@@ -154,36 +159,39 @@ static void known_codes(void **state) {
 }
 
 static void blocks_that_are_not_finite(void **state) {
-    enum { N = 128 * 3 + 5 };
-    static float v[4096 + 70], acc[4096 + 70];
-    static unsigned char code[8192];
+    enum { N = 128 * 3 + 5, MOST = 4096 + 70 };
+    kt_pool pool = {0};
+    float *v = kt_new(&pool, MOST * sizeof *v, 0), *acc = kt_new(&pool, MOST * sizeof *acc, 0);
+    unsigned char *code = kt_new(&pool, 2 * MOST, 0);
     (void)state;
     for (int i = 0; i < kt_nruns; i++)
         for (int c = 0; c < 3; c++) {
             kt_run *r = &kt_runs[i];
-            size_t n = codecs[c] == WEFT_CODEC_TOPK2 ? 4096 + 70 : N, block = codec_block(codecs[c]);
+            size_t n = codecs[c] == WEFT_CODEC_TOPK2 ? MOST : N, block = codec_block(codecs[c]);
             uint64_t nonfinite = 0;
             for (size_t j = 0; j < n; j++) v[j] = (float)(j % 10) - 4, acc[j] = 0;
             v[block + 3] = NAN;
             v[block + 4] = -INFINITY;
             kt_exec(r, 0);
-            assert_int_equal(r->ops->quant(r->exec, codecs[c], v, WEFT_F32, n, code, &nonfinite), WEFT_OK);
+            kt_ok(r, r->ops->quant(r->exec, codecs[c], v, WEFT_F32, n, code, &nonfinite));
             assert_int_equal(nonfinite, 2);
-            assert_int_equal(r->ops->dequant_axpy(r->exec, codecs[c], code, n, 1, acc), WEFT_OK);
+            kt_ok(r, r->ops->dequant_axpy(r->exec, codecs[c], code, n, 1, acc));
             for (size_t j = 0; j < n; j++)
                 if (isnan(acc[j]) != (j / block == 1))
                     fail_msg("%s: codec %d, element %zu", r->label, codecs[c], j);
             v[block + 3] = v[block + 4] = 1;
-            assert_int_equal(r->ops->quant(r->exec, codecs[c], v, WEFT_F32, n, code, &nonfinite), WEFT_OK);
+            kt_ok(r, r->ops->quant(r->exec, codecs[c], v, WEFT_F32, n, code, &nonfinite));
             assert_int_equal(nonfinite, 0);
         }
+    kt_free(&pool);
 }
 
 /* What comes out is as near as the code can be: half a step, or half a step and the cut at the end. */
 static void decoded_values_are_near(void **state) {
     enum { N = 4096 * 2 };
-    static float v[N], acc[N];
-    static unsigned char code[2 * N];
+    kt_pool pool = {0};
+    float *v = kt_new(&pool, N * sizeof *v, 0), *acc = kt_new(&pool, N * sizeof *acc, 0);
+    unsigned char *code = kt_new(&pool, 2 * N, 0);
     kt_rng rng = {kt_seed()};
     uint64_t nonfinite;
     (void)state;
@@ -192,9 +200,9 @@ static void decoded_values_are_near(void **state) {
         kt_run *r = &kt_runs[kt_nruns - 1];
         double error = 0, all = 0;
         kt_exec(r, 0);
-        memset(acc, 0, sizeof acc);
-        assert_int_equal(r->ops->quant(r->exec, codecs[c], v, WEFT_F32, N, code, &nonfinite), WEFT_OK);
-        assert_int_equal(r->ops->dequant_axpy(r->exec, codecs[c], code, N, 1, acc), WEFT_OK);
+        memset(acc, 0, N * sizeof *acc);
+        kt_ok(r, r->ops->quant(r->exec, codecs[c], v, WEFT_F32, N, code, &nonfinite));
+        kt_ok(r, r->ops->dequant_axpy(r->exec, codecs[c], code, N, 1, acc));
         for (size_t j = 0; j < N; j++) {
             double e = acc[j] - v[j];
             error += e * e;
@@ -210,14 +218,16 @@ static void decoded_values_are_near(void **state) {
                                    : codecs[c] == WEFT_CODEC_INT4B128 ? 0.03
                                                                       : 1e-4));
     }
+    kt_free(&pool);
 }
 
 /* The corrected product with 1/scale is the rounded quotient: scales of all mantissas, numbers of all sizes that
  * matter. ref divides. */
 static void quotients_are_rounded_once(void **state) {
     enum { N = 128 * 128 };
-    static float v[N];
-    static unsigned char want[2 * N], got[2 * N];
+    kt_pool pool = {0};
+    float *v = kt_new(&pool, N * sizeof *v, 0);
+    unsigned char *want = kt_new(&pool, 2 * N, 0), *got = kt_new(&pool, 2 * N, 0);
     kt_rng rng = {kt_seed()};
     uint64_t nonfinite;
     (void)state;
@@ -236,11 +246,11 @@ static void quotients_are_rounded_once(void **state) {
                          WEFT_OK);
         for (int i = 1; i < kt_nruns; i++) {
             kt_run *r = &kt_runs[i];
-            assert_int_equal(
-                r->ops->quant(kt_exec(r, 0), WEFT_CODEC_INT8B128, v, WEFT_F32, N, got, &nonfinite), WEFT_OK);
+            kt_ok(r, r->ops->quant(kt_exec(r, 0), WEFT_CODEC_INT8B128, v, WEFT_F32, N, got, &nonfinite));
             assert_memory_equal(got, want, weft_codec_bytes(WEFT_CODEC_INT8B128, N));
         }
     }
+    kt_free(&pool);
     /* the control: without the correction some would be wrong */
     int wrong = 0;
     for (int b = 0; b < 128; b++)
@@ -290,16 +300,20 @@ static void outer_step_is_equal_everywhere(void **state) {
 /* Golden: with products rounded on their own the last bits are others. */
 static void outer_step_fuses(void **state) {
     weft_outer_desc d = {.size = sizeof d, .n = 1, .eta = 0.7f, .mu = 0.9f};
+    kt_pool pool = {0};
+    float *delta = kt_new(&pool, sizeof *delta, 0), *v = kt_new(&pool, sizeof *v, 0);
+    float *theta = kt_new(&pool, sizeof *theta, 0);
     (void)state;
     for (int i = 0; i < kt_nruns; i++) {
         kt_run *r = &kt_runs[i];
-        float delta = 0.3f, v = 0x1.170a3ep-1f, theta = 1.1f;
-        volatile float product = d.mu * v;
-        float split = product + delta; /* the control */
-        assert_int_equal(r->ops->outer_step(kt_exec(r, 0), &d, &delta, &v, &theta), WEFT_OK);
-        assert_true(v == 0x1.94bc6ap-1f && theta == 0x1.91648ap-2f);
+        *delta = 0.3f, *v = 0x1.170a3ep-1f, *theta = 1.1f;
+        volatile float product = d.mu * *v;
+        float split = product + *delta; /* the control */
+        kt_ok(r, r->ops->outer_step(kt_exec(r, 0), &d, delta, v, theta));
+        assert_true(*v == 0x1.94bc6ap-1f && *theta == 0x1.91648ap-2f);
         assert_true(split == 0x1.94bc6cp-1f);
     }
+    kt_free(&pool);
 }
 
 static void what_is_refused(void **state) {

@@ -199,9 +199,10 @@ static double narrow_value(weft_dtype t, uint32_t bits) {
  */
 static void cast_rounds_every_gap_to_nearest_even(void **state) {
     enum { GAPS = 0x7f80, EACH = 4 };
-    static double wide[GAPS * EACH];
-    static float single[GAPS * EACH];
-    static uint16_t narrow[GAPS * EACH];
+    kt_pool pool = {0};
+    double *wide = kt_new(&pool, GAPS * EACH * sizeof *wide, 0);
+    float *single = kt_new(&pool, GAPS * EACH * sizeof *single, 0);
+    uint16_t *narrow = kt_new(&pool, GAPS * EACH * sizeof *narrow, 0);
     (void)state;
     for (int type = 0; type < 2; type++) {
         weft_dtype t = type ? WEFT_F16 : WEFT_BF16;
@@ -218,20 +219,21 @@ static void cast_rounds_every_gap_to_nearest_even(void **state) {
         }
         for (int i = 0; i < kt_nruns; i++) {
             kt_run *r = &kt_runs[i];
-            assert_int_equal(r->ops->cast(kt_exec(r, 0), WEFT_F64, t, gaps * EACH, wide, narrow), WEFT_OK);
+            kt_ok(r, r->ops->cast(kt_exec(r, 0), WEFT_F64, t, gaps * EACH, wide, narrow));
             for (uint32_t h = 0; h < gaps; h++) {
                 assert_int_equal(narrow[h * EACH], h);
                 assert_int_equal(narrow[h * EACH + 1], h);
                 assert_int_equal(narrow[h * EACH + 2], h + (h & 1));
                 assert_int_equal(narrow[h * EACH + 3], h + 1);
             }
-            assert_int_equal(r->ops->cast(kt_exec(r, 0), WEFT_F32, t, gaps * EACH, single, narrow), WEFT_OK);
+            kt_ok(r, r->ops->cast(kt_exec(r, 0), WEFT_F32, t, gaps * EACH, single, narrow));
             for (uint32_t h = 0; h < gaps; h++) {
                 assert_int_equal(narrow[h * EACH], h);
                 assert_int_equal(narrow[h * EACH + 2], h + (h & 1)); /* a tie is exact in f32 */
             }
         }
     }
+    kt_free(&pool);
 }
 
 /* --- axpby, scale_copy, copy, fill --- */
@@ -297,16 +299,19 @@ static void linear_combinations_are_exact(void **state) {
 }
 
 static void zero_factors_read_nothing(void **state) {
+    kt_pool pool = {0};
+    float *y = kt_new(&pool, 100 * sizeof *y, 0), *nan = kt_new(&pool, 100 * sizeof *y, 0);
+    float *x = kt_new(&pool, 100 * sizeof *x, 0);
     (void)state;
     for (int i = 0; i < kt_nruns; i++) {
         kt_run *r = &kt_runs[i];
-        float y[100], nan[100], x[100];
         for (int j = 0; j < 100; j++) y[j] = nan[j] = NAN, x[j] = (float)j;
-        assert_int_equal(r->ops->axpby(kt_exec(r, 0), 100, 2.0f, x, 0.0f, y), WEFT_OK);
+        kt_ok(r, r->ops->axpby(kt_exec(r, 0), 100, 2.0f, x, 0.0f, y));
         for (int j = 0; j < 100; j++) assert_true(y[j] == 2.0f * (float)j);
-        assert_int_equal(r->ops->scale_copy(r->exec, 100, 0.0f, nan, y), WEFT_OK);
+        kt_ok(r, r->ops->scale_copy(r->exec, 100, 0.0f, nan, y));
         for (int j = 0; j < 100; j++) assert_true(y[j] == 0.0f);
     }
+    kt_free(&pool);
 }
 
 /* --- transpose and box_copy --- */
@@ -407,16 +412,19 @@ static void box_copies(void **state) {
 
 static void box_copy_of_a_known_box(void **state) {
     /* columns 1..2 of rows 0..1 of a [2, 4] matrix, transposed into a [2, 3] one from its first element */
-    static const int32_t src[8] = {0, 1, 2, 3, 10, 11, 12, 13}, want[6] = {1, 11, -1, 2, 12, -1};
+    static const int32_t from[8] = {0, 1, 2, 3, 10, 11, 12, 13}, want[6] = {1, 11, -1, 2, 12, -1};
     static const int64_t ext[2] = {2, 2}, src_stride[2] = {4, 1}, dst_stride[2] = {1, 3};
+    kt_pool pool = {0};
+    int32_t *src = kt_new(&pool, sizeof from, 0), *dst = kt_new(&pool, sizeof want, 0);
     (void)state;
+    memcpy(src, from, sizeof from);
     for (int i = 0; i < kt_nruns; i++) {
-        int32_t dst[6] = {-1, -1, -1, -1, -1, -1};
         kt_run *r = &kt_runs[i];
-        assert_int_equal(r->ops->box_copy(kt_exec(r, 0), 4, 2, ext, src + 1, src_stride, dst, dst_stride),
-                         WEFT_OK);
-        assert_memory_equal(dst, want, sizeof dst);
+        memset(dst, 0xff, sizeof want);
+        kt_ok(r, r->ops->box_copy(kt_exec(r, 0), 4, 2, ext, src + 1, src_stride, dst, dst_stride));
+        assert_memory_equal(dst, want, sizeof want);
     }
+    kt_free(&pool);
 }
 
 /* --- reduce_p --- */
@@ -473,50 +481,53 @@ static void reduce_p_is_the_same_tree_everywhere(void **state) {
 
 /* Golden: 1, 2^-24 seven times. The tree keeps the small ones, a left fold would lose all. */
 static void reduce_p_adds_pairs_first(void **state) {
-    const float one = 1, small = 0x1p-24f;
+    kt_pool pool = {0};
+    float *one = kt_new(&pool, sizeof *one, 0), *small = kt_new(&pool, sizeof *small, 0);
+    float *dst = kt_new(&pool, sizeof *dst, 0);
     (void)state;
+    *one = 1, *small = 0x1p-24f;
     for (int i = 0; i < kt_nruns; i++) {
         kt_run *r = &kt_runs[i];
-        float dst = 0;
-        const void *src[8] = {&one, &small, &small, &small, &small, &small, &small, &small};
-        assert_int_equal(r->ops->reduce_p(kt_exec(r, 0), WEFT_F32, WEFT_SUM, 8, src, &dst, 1), WEFT_OK);
+        const void *src[8] = {one, small, small, small, small, small, small, small};
+        *dst = 0;
+        kt_ok(r, r->ops->reduce_p(kt_exec(r, 0), WEFT_F32, WEFT_SUM, 8, src, dst, 1));
         /* (1 + s) = 1, (s + s) = 2s: 1 + 2s = 1 + 2^-23; right half 4s = 2^-22 */
-        assert_true(dst == 1.0f + 0x1p-23f + 0x1p-22f);
-        assert_int_equal(r->ops->reduce_p(r->exec, WEFT_F32, WEFT_SUM, 3, src, &dst, 1), WEFT_OK);
-        assert_true(dst == 1.0f); /* (1 + s) + s: the odd one is carried up */
+        assert_true(*dst == 1.0f + 0x1p-23f + 0x1p-22f);
+        kt_ok(r, r->ops->reduce_p(r->exec, WEFT_F32, WEFT_SUM, 3, src, dst, 1));
+        assert_true(*dst == 1.0f); /* (1 + s) + s: the odd one is carried up */
     }
+    kt_free(&pool);
 }
 
 /* A left fold of the same sources, by the op itself two at a time, has other bits. */
 static void a_left_fold_is_not_the_tree(void **state) {
     enum { P = 8, N = 500 };
-    static float src[P][N], fold[N], tree[N];
     kt_rng rng = {kt_seed()};
+    kt_pool pool = {0};
     const void *all[P];
+    float *fold = kt_new(&pool, N * sizeof *fold, 0), *tree = kt_new(&pool, N * sizeof *tree, 0);
     (void)state;
-    for (int p = 0; p < P; p++) {
-        kt_fill(&rng, WEFT_F32, src[p], N, 1);
-        all[p] = src[p];
-    }
+    for (int p = 0; p < P; p++) all[p] = kt_random(&pool, &rng, WEFT_F32, N, 1);
     for (int i = 0; i < kt_nruns; i++) {
         kt_run *r = &kt_runs[i];
-        assert_int_equal(r->ops->reduce_p(kt_exec(r, 0), WEFT_F32, WEFT_SUM, P, all, tree, N), WEFT_OK);
-        memcpy(fold, src[0], sizeof fold);
+        kt_ok(r, r->ops->reduce_p(kt_exec(r, 0), WEFT_F32, WEFT_SUM, P, all, tree, N));
+        memcpy(fold, all[0], N * sizeof *fold);
         for (int p = 1; p < P; p++) {
-            const void *two[2] = {fold, src[p]};
-            assert_int_equal(r->ops->reduce_p(r->exec, WEFT_F32, WEFT_SUM, 2, two, fold, N), WEFT_OK);
+            const void *two[2] = {fold, all[p]};
+            kt_ok(r, r->ops->reduce_p(r->exec, WEFT_F32, WEFT_SUM, 2, two, fold, N));
         }
-        assert_memory_not_equal(fold, tree, sizeof fold);
+        assert_memory_not_equal(fold, tree, N * sizeof *fold);
         for (int k = 0; k < N; k++) /* and is the same sum */
             assert_true(fabsf(fold[k] - tree[k]) < 1e-5f);
     }
+    kt_free(&pool);
 }
 
 /* --- reduce_push --- */
 
 /* By the definition: the left half is the largest power of two below p; an empty half is not there. Widened before, so
  * that nothing is rounded on the way. Returns how many places are taken. */
-static int tree_of(const kt_run *r, int p, float *const *place, size_t n, float *out) {
+static int tree_of(int p, const float *const *place, size_t n, float *out) {
     static float right[8][512]; /* one level each */
     int half = 1, level = 0;
     if (p == 1) {
@@ -524,55 +535,62 @@ static int tree_of(const kt_run *r, int p, float *const *place, size_t n, float 
         return place[0] != NULL;
     }
     for (; half * 2 < p; half *= 2) level++;
-    const int l = tree_of(r, half, place, n, out);
-    const int have = tree_of(r, p - half, place + half, n, l ? right[level] : out);
-    const void *two[] = {out, right[level]};
-    if (l && have) assert_int_equal(r->ops->reduce_p(r->exec, WEFT_F32, WEFT_SUM, 2, two, out, n), WEFT_OK);
+    const int l = tree_of(half, place, n, out);
+    const int have = tree_of(p - half, place + half, n, l ? right[level] : out);
+    for (size_t i = 0; l && have && i < n; i++) out[i] += right[level][i];
     return l + have;
 }
 
 static void reduce_push_skips_empty_places_of_the_tree(void **state) {
     enum { N = 300 };
-    static float src[WEFT_PUSH_MAX][N], wide[N], out[2][N];
-    static weft_bf16 narrow[WEFT_PUSH_MAX][N], want[N], got[3][N];
+    static float wide[N];
+    static weft_bf16 want[N];
     static const int sizes[] = {1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 31, 64, 100, WEFT_PUSH_MAX};
     kt_rng rng = {kt_seed()};
+    kt_pool pool = {0};
+    float *src = kt_new(&pool, WEFT_PUSH_MAX * N * sizeof *src, 0),
+          *out = kt_new(&pool, 2 * N * sizeof *out, 0);
+    weft_bf16 *narrow = kt_new(&pool, WEFT_PUSH_MAX * N * sizeof *narrow, 0),
+              *got = kt_new(&pool, 3 * N * sizeof *got, 0);
     (void)state;
     for (int round = 0; round < 200; round++) {
         const int p = sizes[round % 14], all = round % 3 == 0;
         const size_t n = (size_t)kt_int(&rng, 1, N);
         const void *a[WEFT_PUSH_MAX], *b[WEFT_PUSH_MAX];
-        float *place[WEFT_PUSH_MAX];
+        const float *place[WEFT_PUSH_MAX];
         int there = 0;
         for (int s = 0; s < p; s++) {
             const int taken = all || kt_int(&rng, 0, 2) > 0 || (s == p - 1 && !there);
-            kt_fill(&rng, WEFT_BF16, narrow[s], n, 1);
-            for (size_t i = 0; i < n; i++) src[s][i] = weft_bf16_to_f32(narrow[s][i]);
-            place[s] = taken ? src[s] : NULL;
-            a[s] = place[s];
-            b[s] = taken ? narrow[s] : NULL;
+            kt_fill(&rng, WEFT_BF16, narrow + s * N, n, 1);
+            for (size_t i = 0; i < n; i++) src[s * N + (int)i] = weft_bf16_to_f32(narrow[s * N + (int)i]);
+            a[s] = place[s] = taken ? src + s * N : NULL;
+            b[s] = taken ? narrow + s * N : NULL;
             there += taken;
         }
+        assert_int_equal(tree_of(p, place, n, wide), there);
+        for (size_t k = 0; k < n; k++) want[k] = weft_f32_to_bf16(wide[k]);
         for (int i = 0; i < kt_nruns; i++) {
             kt_run *r = &kt_runs[i];
-            void *to[] = {out[0], out[1]}, *to3[] = {got[0], got[1], got[2]};
+            void *to[] = {out, out + N}, *to3[] = {got, got + N, got + 2 * N};
             kt_exec(r, 0);
-            assert_int_equal(tree_of(r, p, place, n, wide), there);
-            assert_int_equal(r->ops->reduce_push(r->exec, WEFT_F32, WEFT_SUM, p, a, 2, to, n, 1), WEFT_OK);
-            for (int k = 0; k < 2; k++) assert_memory_equal(out[k], wide, n * sizeof *wide);
-            for (size_t k = 0; k < n; k++) want[k] = weft_f32_to_bf16(wide[k]);
-            assert_int_equal(r->ops->reduce_push(r->exec, WEFT_BF16, WEFT_SUM, p, b, 3, to3, n, 0), WEFT_OK);
-            for (int k = 0; k < 3; k++) assert_memory_equal(got[k], want, n * sizeof *want);
+            kt_ok(r, r->ops->reduce_push(r->exec, WEFT_F32, WEFT_SUM, p, a, 2, to, n, 1));
+            for (int k = 0; k < 2; k++) assert_memory_equal(to[k], wide, n * sizeof *wide);
+            kt_ok(r, r->ops->reduce_push(r->exec, WEFT_BF16, WEFT_SUM, p, b, 3, to3, n, 0));
+            for (int k = 0; k < 3; k++) assert_memory_equal(to3[k], want, n * sizeof *want);
         }
     }
+    kt_free(&pool);
 }
 
 /* All types and operators: several destinations hold what reduce_p gives one. */
 static void reduce_push_is_reduce_p_to_many(void **state) {
     enum { P = 16, N = 200 };
-    static uint64_t src[P][N], one[N], many[3][N];
     kt_rng rng = {kt_seed()};
+    kt_pool pool = {0};
+    uint64_t *src[P], *one = kt_new(&pool, N * sizeof *one, 0), *many[3];
     (void)state;
+    for (int s = 0; s < P; s++) src[s] = kt_new(&pool, N * sizeof *one, 0);
+    for (int k = 0; k < 3; k++) many[k] = kt_new(&pool, N * sizeof *one, 0);
     for (int round = 0; round < 400; round++) {
         const weft_dtype t = (weft_dtype)(round % WEFT_DTYPE_COUNT);
         const weft_redop op = (weft_redop)kt_int(&rng, 0, t <= WEFT_F64 ? WEFT_MAX : WEFT_LAND);
@@ -590,11 +608,12 @@ static void reduce_push_is_reduce_p_to_many(void **state) {
         }
         for (int i = 0; i < kt_nruns; i++) {
             kt_run *r = &kt_runs[i];
-            assert_int_equal(r->ops->reduce_p(kt_exec(r, 0), t, op, p, a, one, n), WEFT_OK);
-            assert_int_equal(r->ops->reduce_push(r->exec, t, op, p, a, 3, to, n, round & 1), WEFT_OK);
+            kt_ok(r, r->ops->reduce_p(kt_exec(r, 0), t, op, p, a, one, n));
+            kt_ok(r, r->ops->reduce_push(r->exec, t, op, p, a, 3, to, n, round & 1));
             for (int k = 0; k < 3; k++) assert_memory_equal(many[k], one, bytes);
         }
     }
+    kt_free(&pool);
 }
 
 /* --- sumsq, absmax --- */

@@ -95,7 +95,11 @@ static void adamw(void **state) {
 /* One element by hand: the first step from zero moments moves by lr in the direction of the gradient's sign.
  */
 static void adamw_first_step_by_hand(void **state) {
+    static const float start[4][2] = {{2, -4}, {0, 0}, {0, 0}, {16, -8}};
+    kt_pool pool = {0};
+    float *all[4];
     (void)state;
+    for (int j = 0; j < 4; j++) all[j] = kt_new(&pool, sizeof start[j], 0);
     for (int i = 0; i < kt_nruns; i++) {
         kt_run *r = &kt_runs[i];
         weft_adamw_desc d = {.size = sizeof d,
@@ -107,16 +111,18 @@ static void adamw_first_step_by_hand(void **state) {
                              .weight_decay = 0.25f,
                              .bias1 = 0.25f,
                              .bias2 = 0.0625f};
-        float p[2] = {2, -4}, m[2] = {0, 0}, v[2] = {0, 0}, g[2] = {16, -8}, clip = 0.5f;
+        float *p = all[0], *m = all[1], *v = all[2], *g = all[3], clip = 0.5f;
         uint32_t skip = 1;
-        assert_int_equal(r->ops->adamw(kt_exec(r, 0), &d, p, m, v, g, NULL, &clip, &skip), WEFT_OK);
+        for (int j = 0; j < 4; j++) memcpy(all[j], start[j], sizeof start[j]);
+        kt_ok(r, r->ops->adamw(kt_exec(r, 0), &d, p, m, v, g, NULL, &clip, &skip));
         assert_true(p[0] == 2 && p[1] == -4 && m[0] == 0 && v[1] == 0);
         skip = 0;
-        assert_int_equal(r->ops->adamw(r->exec, &d, p, m, v, g, NULL, &clip, &skip), WEFT_OK);
+        kt_ok(r, r->ops->adamw(r->exec, &d, p, m, v, g, NULL, &clip, &skip));
         assert_true(m[0] == 2 && m[1] == -1 && v[0] == 4 && v[1] == 1);
         assert_true(fabsf(p[0] - (2 - 0.5f * (1 + 0.25f * 2))) < 1e-6f);
         assert_true(fabsf(p[1] - (-4 - 0.5f * (-1 - 0.25f * 4))) < 1e-6f);
     }
+    kt_free(&pool);
 }
 
 /* --- newton_schulz --- */
@@ -187,6 +193,8 @@ static void jacobi(double *a, int n) {
  * singular vectors stay: old x new^T is symmetric. Wide and tall. */
 static void newton_schulz_makes_singular_values_near_one(void **state) {
     kt_rng rng = rng_of_test();
+    kt_pool pool = {0};
+    float *x = kt_new(&pool, NS_SMALL * NS_LARGE * sizeof *x, 0);
     (void)state;
     for (int run = 0; run < kt_nruns; run++)
         for (int tall = 0; tall < 2; tall++) {
@@ -194,12 +202,12 @@ static void newton_schulz_makes_singular_values_near_one(void **state) {
             enum { m = NS_SMALL, n = NS_LARGE };
             weft_newton_schulz_desc d = {
                 .size = sizeof d, .rows = tall ? n : m, .cols = tall ? m : n, .rounds = 5};
-            float x[m * n], old[m * n];
+            float old[m * n];
             double gram[m * m], cross[m * m];
             kt_fill(&rng, WEFT_F32, x, m * n, 3);
-            memcpy(old, x, sizeof x);
+            memcpy(old, x, sizeof old);
             kt_exec_for(r, WEFT_OP_NEWTON_SCHULZ, &d);
-            assert_int_equal(r->ops->newton_schulz(r->exec, &d, x), WEFT_OK);
+            kt_ok(r, r->ops->newton_schulz(r->exec, &d, x));
             for (int i = 0; i < m; i++)
                 for (int j = 0; j < m; j++) {
                     double g = 0, c = 0;
@@ -220,17 +228,21 @@ static void newton_schulz_makes_singular_values_near_one(void **state) {
                     fail_msg("newton_schulz on %s: a singular value is %g", r->label, s);
             }
         }
+    kt_free(&pool);
 }
 
 static void newton_schulz_of_zero_is_zero(void **state) {
+    kt_pool pool = {0};
+    float *x = kt_new(&pool, 6 * sizeof *x, 0);
     (void)state;
+    memset(x, 0, 6 * sizeof *x);
     for (int i = 0; i < kt_nruns; i++) {
-        float x[6] = {0};
+        kt_run *r = &kt_runs[i];
         weft_newton_schulz_desc d = {.size = sizeof d, .rows = 2, .cols = 3, .rounds = 5};
-        kt_exec_for(&kt_runs[i], WEFT_OP_NEWTON_SCHULZ, &d);
-        assert_int_equal(kt_runs[i].ops->newton_schulz(kt_runs[i].exec, &d, x), WEFT_OK);
+        kt_ok(r, r->ops->newton_schulz(kt_exec_for(r, WEFT_OP_NEWTON_SCHULZ, &d), &d, x));
         for (int j = 0; j < 6; j++) assert_true(x[j] == 0);
     }
+    kt_free(&pool);
 }
 
 int main(void) {

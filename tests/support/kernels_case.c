@@ -18,6 +18,8 @@
 
 kt_run kt_runs[24];
 int kt_nruns;
+static void *shared[8]; /* kt_share */
+static int nshared;
 
 /* --- counting allocations --- */
 
@@ -86,6 +88,7 @@ static int kt_add(const char *name, const char *isa, int threads) {
     snprintf(r->label, sizeof r->label, "%s/%s x%d", d.name, d.isa, threads);
     r->is_ref = strcmp(name, "ref") == 0;
     r->threads = threads;
+    r->device = d.device;
     r->order = d.bf16_order;
     r->ops = weft_backend_ops(r->backend);
     kt_nruns++;
@@ -130,6 +133,8 @@ int kt_open(void **state) {
 
 int kt_close(void **state) {
     (void)state;
+    for (int i = 0; kt_on_unmap && i < nshared; i++) kt_on_unmap(shared[i]);
+    nshared = 0;
     for (int i = 0; i < kt_nruns; i++) {
         weft_exec_destroy(kt_runs[i].exec);
         weft_backend_close(kt_runs[i].backend);
@@ -151,6 +156,17 @@ weft_exec *kt_exec(kt_run *r, size_t bytes) {
 
 weft_exec *kt_exec_for(kt_run *r, int op, const void *desc) {
     return kt_exec(r, op < 0 ? 0 : weft_op_scratch(r->backend, (weft_op_id)op, desc, r->threads));
+}
+
+void kt_ok(const kt_run *r, weft_status s) {
+    if (s == WEFT_OK) s = r->ops->sync(r->exec);
+    if (s != WEFT_OK) fail_msg("%s: %s: %s", r->label, weft_status_name(s), weft_last_error());
+}
+
+void kt_share(void *p, size_t bytes) {
+    if ((uintptr_t)p % 4096 || nshared == 8) abort(); /* a test's mistake */
+    if (kt_on_map) kt_on_map(p, (bytes + 4095) / 4096 * 4096);
+    shared[nshared++] = p;
 }
 
 /* --- comparison --- */

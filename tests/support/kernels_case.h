@@ -16,6 +16,7 @@ typedef struct kt_run {
     char label[48]; /* "cpu/avx512 x2" */
     int is_ref;
     int threads;
+    int device;     /* its ops are asynchronous; an op's errors of the data come with the wait */
     uint32_t order; /* of the sums in bf16 products: runs of one order give the same bits */
     weft_backend *backend;
     const struct weft_ops *ops;
@@ -32,6 +33,11 @@ int kt_open(void **state);
 int kt_close(void **state);
 /* Gives the run an exec with at least `bytes` of scratch. */
 weft_exec *kt_exec(kt_run *r, size_t bytes);
+/* The call of an op was right: asserts its status, waits for the run's exec and asserts that too. */
+void kt_ok(const kt_run *r, weft_status s);
+/* Lets the device use an array of the test's own that begins and ends with a page (KT_SHARED) until kt_close. */
+#define KT_SHARED __attribute__((aligned(4096)))
+void kt_share(void *p, size_t bytes);
 /* kt_exec with what op needs for desc; op < 0: none. */
 weft_exec *kt_exec_for(kt_run *r, int op, const void *desc);
 
