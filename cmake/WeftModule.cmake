@@ -9,6 +9,17 @@ function(weft_module name)
   set_property(GLOBAL APPEND PROPERTY WEFT_MODULES weft_${name})
 endfunction()
 
+# weft_long(SECONDS TEST...): tests for scripts/test --long only, and about how long each takes alone on two cores: by that scripts/slice
+# deals them to the days. What is longer than a day's part by nature (SOAK instead of SECONDS) is dealt to none.
+function(weft_long seconds)
+  if(seconds STREQUAL SOAK)
+    set(seconds 3600)
+    set_property(TEST ${ARGN} APPEND PROPERTY LABELS soak)
+  endif()
+  set_property(TEST ${ARGN} APPEND PROPERTY LABELS long)
+  set_tests_properties(${ARGN} PROPERTIES COST ${seconds})
+endfunction()
+
 # weft_test(NAME SOURCES ... DEPS ... [RANKS n] [LABELS ...] [ARGS ...] [TIMEOUT s]): a cmocka program; RANKS runs it
 # under mpirun, oversubscribed if need be. Tests labelled sanitize also run under the sanitizers (scripts/test --sanitize).
 function(weft_test name)

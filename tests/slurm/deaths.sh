@@ -8,7 +8,7 @@
 rounds=$3
 bed_up --cluster north:5
 small_config
-train="$weft train -q $work/run.yaml --set train.steps=100000000 --set optim.schedule=constant --set optim.warmup=0 --set save.every=20"
+train="train -q $work/run.yaml --set train.steps=100000000 --set optim.schedule=constant --set optim.warmup=0 --set save.every=20"
 
 # Of the job in $dir (its run: $dir/run)
 ended() { local q; q=$(squeue -h) && [ -z "$q" ]; } # a controller that does not answer has not ended anything
@@ -59,7 +59,7 @@ begin() {
   cat >"$dir/job.sh" <<Y
 #!/bin/bash
 #SBATCH --nodes=$2 --ntasks-per-node=$3 --time=120 --no-kill --output=$dir/job-%j.out
-exec $weft supervise --dir $dir --tasks-per-node $3 --hang 15 $4 -- $train --set run.dir=$dir/run
+exec $weft supervise --dir $dir --tasks-per-node $3 --hang 15 $4 -- $paced $train --set run.dir=$dir/run
 Y
   sbatch "$dir/job.sh" >/dev/null
   await "the start"
@@ -73,11 +73,11 @@ finish() {
   [ "$(field exit)" = 85 ] || { story; fail "exit code $(field exit)"; }
   [ "$(field relaunch)" -ge "$1" ] || { story; fail "$(field relaunch) relaunches, expected $1"; }
   steps=$(readlink "$dir/run/checkpoints/latest" | tr -dc 0-9 | sed 's/^0*//')
-  timeout 3000 $train --set run.dir="$dir/whole" --set train.steps="$steps" || fail "the reference: $?"
+  timeout 3000 "$weft" $train --set run.dir="$dir/whole" --set train.steps="$steps" || fail "the reference: $?"
   same "$dir/run" "$dir/whole" || { story; fail "the weights are not those of one run"; }
   losses "$dir/run/metrics.jsonl" >run.txt
   losses "$dir/whole/metrics.jsonl" | cmp - run.txt || fail "the losses are not those of one run"
-  [ -e other ] || timeout 600 $train --set run.dir="$work/other" --set train.steps="$steps" --set run.seed=4 || fail "the control: $?"
+  [ -e other ] || timeout 600 "$weft" $train --set run.dir="$work/other" --set train.steps="$steps" --set run.seed=4 || fail "the control: $?"
   if same "$dir/run" other; then fail "nothing makes a difference"; fi
   echo "$(field relaunch) relaunches, $steps steps: the bits of one run"
 }

@@ -24,8 +24,8 @@ sites: {every: 20, chunk: 4096, audit: 1, patience: 600}
 launch:
   hub: {site: north, listen: "127.0.0.1:0"}
   sites:
-    north: {conf: $bed/north/slurm.conf, nodes: 2, time: "30", dir: $work/north}
-    south: {conf: $bed/south/slurm.conf, nodes: 2, time: "30", dir: $work/south, extra: [$2]}
+    north: {weft: $paced, conf: $bed/north/slurm.conf, nodes: 2, time: "30", dir: $work/north}
+    south: {weft: $paced, conf: $bed/south/slurm.conf, nodes: 2, time: "30", dir: $work/south, extra: [$2]}
 Y
 }
 jobs_of() { SLURM_CONF=$bed/$1/slurm.conf squeue -h -t all -o '%i %T %k' | grep -c "weft:far-[0-9a-f]*:$1:" || true; }
@@ -160,7 +160,7 @@ PrintMotd no
 Y
   echo "[127.0.0.1]:$port $(cut -d' ' -f1,2 ssh/host.pub)" >ssh/known
   config 1000000 ""
-  sed -i "s#^    south: {#&driver: ssh, host: 127.0.0.1, weft: $weft, ssh: [-p, $port, -i, $work/ssh/user, -F, none, -oIdentitiesOnly=yes, -oUserKnownHostsFile=$work/ssh/known], #" run.yaml
+  sed -i "s#^    south: {#&driver: ssh, host: 127.0.0.1, ssh: [-p, $port, -i, $work/ssh/user, -F, none, -oIdentitiesOnly=yes, -oUserKnownHostsFile=$work/ssh/known], #" run.yaml
   "$weft" launch run.yaml --poll 1 >launch.log 2>&1 &
   p=$!
   until_true 120 says 'south: does not answer' || { show; fail "a site that cannot be reached is not said to be so"; }

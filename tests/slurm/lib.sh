@@ -4,7 +4,7 @@ set -euo pipefail
 weft=$1 top=$2
 export PATH=$PATH:/usr/sbin:/sbin
 testbed=$top/slurm/testbed
-work=$(mktemp -d /tmp/weft-test.XXXXXX) # a short name: Slurm's sockets are in there
+work=$(mktemp -d "${TMPDIR:-/tmp}/weft-test.XXXXXX") # a short name: Slurm's sockets are in there
 chmod 755 "$work"
 bed=$work/bed
 as=() # the words that make a command another user's: as=(setpriv ...)
@@ -19,6 +19,13 @@ clean_up() {
 }
 trap clean_up EXIT
 cd "$work"
+# The command for trainings that only have to go on while a test waits for something else (tests/support/pace.c).
+paced=$weft
+if [ -n "${WEFT_PACE_LIB-}" ]; then
+  paced=$work/paced
+  printf '#!/bin/sh\nLD_PRELOAD=%q WEFT_PACE_MS=30 exec %q "$@"\n' "$WEFT_PACE_LIB" "$weft" >"$paced"
+  chmod 755 "$paced"
+fi
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
 fail() {

@@ -7,7 +7,7 @@
 trials=$3
 bed_up --cluster north:2
 small_config
-train="$weft train -q $work/run.yaml --set train.steps=100000000 --set optim.schedule=constant --set optim.warmup=0"
+train="train -q $work/run.yaml --set train.steps=100000000 --set optim.schedule=constant --set optim.warmup=0"
 
 # job NAME "SUPERVISE OPTIONS" COMMAND...: a batch script of one minute, 2 ranks on each of 2 nodes. Slurm counts limits in minutes.
 job() {
@@ -30,7 +30,7 @@ ended() { local q; q=$(squeue -h) && [ -z "$q" ]; } # a controller that does not
 story() { cat "$work"/chain/job-*.out "$work"/chain/train.*.log | tail -n 60; grep '"ev":"[er]' run/metrics.jsonl | tail -n 20; } >&2
 
 job chain "--chain successor --set chain.no_progress=0 --set chain.max_generations=$((4 * trials + 8))" \
-  "$train" --set run.dir="$work/run" --set save.every=200 >/dev/null
+  "$paced $train" --set run.dir="$work/run" --set save.every=200 >/dev/null
 # a machine so loaded that a generation is killed before it has saved still loses nothing that was committed; others follow
 until_true $((300 * (trials + 1))) enough || { story; fail "$(limits) of $trials limits"; }
 [ "$(limits)" -ge "$trials" ] || { story; fail "the chain ended after $(limits) of $trials limits"; }
@@ -62,18 +62,18 @@ steps=$(readlink run/checkpoints/latest | tr -dc 0-9 | sed 's/^0*//')
 
 # the same steps in one go, in one process
 losses() { awk '/"loss\/train"/ { match($0, "\"step\":[0-9]+"); s = substr($0, RSTART + 7, RLENGTH - 7); match($0, "\"loss/train\":[^,}]*"); l[s + 0] = substr($0, RSTART, RLENGTH); if (s + 0 > n) n = s + 0 } END { for (i = 1; i <= n; i++) print i, l[i] }' "$1"; }
-timeout 3000 $train --set run.dir="$work/whole" --set train.steps="$steps" || fail "the reference: $?"
+timeout 3000 "$weft" $train --set run.dir="$work/whole" --set train.steps="$steps" || fail "the reference: $?"
 same run whole || fail "the chain's weights are not those of one run"
 losses run/metrics.jsonl >run.txt
 losses whole/metrics.jsonl | cmp - run.txt || fail "the chain's losses are not those of one run"
 
 [ "$trials" -gt 2 ] || { echo ok; exit 0; }
 # control: without the page nobody hears; what was not committed is lost, and the test above sees it
-job deaf "--chain none" env WEFT_SUPERVISOR= "$train" --set run.dir="$work/deaf.run" --set save.every=1000000 >/dev/null
+job deaf "--chain none" env WEFT_SUPERVISOR= "$paced $train" --set run.dir="$work/deaf.run" --set save.every=1000000 >/dev/null
 until_true 600 ended || fail "a job beyond its limit"
 grep -q '"loss/train"' deaf.run/metrics.jsonl || fail "the control did not train"
 if grep -q '"ev":"end"' deaf.run/metrics.jsonl; then fail "a rank that cannot hear has heard"; fi
 [ ! -e deaf.run/checkpoints/latest ] || fail "a rank that was killed has saved"
-timeout 600 $train --set run.dir="$work/deaf.run" --set train.steps=2 || fail "the control does not begin anew"
+timeout 600 "$weft" $train --set run.dir="$work/deaf.run" --set train.steps=2 || fail "the control does not begin anew"
 if awk "$judge" deaf.run/metrics.jsonl; then fail "lost steps are not noticed"; fi
 echo ok

@@ -64,12 +64,12 @@ ss -Hltnp >listening.txt
 hub=$(awk -v p="pid=$pid," 'index($0, p) { print $4; exit }' listening.txt)
 [ -n "$hub" ] || fail "where does the hub listen? $(cat listening.txt)"
 for s in a b; do "$weft" hub invite $s --dir hub >$s.json; done
-"$weft" train run.yaml --site a --invite a.json --set run.dir="$work/a" --join "$hub" -q >a.log 2>&1 &
+"$paced" train run.yaml --site a --invite a.json --set run.dir="$work/a" --join "$hub" -q >a.log 2>&1 &
 rounds() { cat "$1/metrics.jsonl" 2>/dev/null | grep -c '"ev":"outer"' || true; }
 has_rounds() { [ "$(rounds "$1")" -ge "$2" ]; }
 until_true 200 has_rounds a 2 || { cat a.log >&2; fail "site a does not train"; }
 refuses 'could not join' timeout 300 srun -n1 "$weft" train run.yaml --site b --invite b.json --set run.dir="$work/b0" --set sites.patience=5 -q
-srun -n1 --weft-join="$hub" "$weft" train run.yaml --site b --invite b.json --set run.dir="$work/b" -q >b.log 2>&1 &
+srun -n1 --weft-join="$hub" "$paced" train run.yaml --site b --invite b.json --set run.dir="$work/b" -q >b.log 2>&1 &
 step=$!
 for _ in $(seq 1000); do
   has_rounds b 2 && break

@@ -59,7 +59,7 @@ cut() {
 limit() { # TRIAL: every other one without a signal, by the remaining time alone
   local signal=--signal=B:USR1@30
   [ $(($1 % 2)) = 0 ] || signal=
-  batch limit.sh "-N 2 --ntasks-per-node=1 -t 1 $signal" "--chain successor --lead 30 --silent 60 --set chain.no_progress=0" -- "$weft" train "$work/run.yaml"
+  batch limit.sh "-N 2 --ntasks-per-node=1 -t 1 $signal" "--chain successor --lead 30 --silent 60 --set chain.no_progress=0" -- "$paced" train "$work/run.yaml"
   sbatch --parsable limit.sh >/dev/null
   until_true 900 cut || die "no second generation"
   before=$last
@@ -72,7 +72,7 @@ limit() { # TRIAL: every other one without a signal, by the remaining time alone
 
 # The control: ranks that do not hear the supervisor are killed before the limit, and steps are done twice.
 limit_control() {
-  batch deaf.sh "-N 2 --ntasks-per-node=1 -t 1" "--chain successor --lead 30 --silent 60 --set chain.no_progress=0" -- env -u WEFT_SUPERVISOR "$weft" train "$work/run.yaml"
+  batch deaf.sh "-N 2 --ntasks-per-node=1 -t 1" "--chain successor --lead 30 --silent 60 --set chain.no_progress=0" -- env -u WEFT_SUPERVISOR "$paced" train "$work/run.yaml"
   sbatch --parsable deaf.sh >/dev/null
   until_true 600 in_file 'resumed .* at step|step' d/train.1.1.log || die "no second generation of the deaf one"
   end_run
@@ -110,7 +110,7 @@ stop_rank() { until_true 100 has_rank "$1" && kill -STOP "$(rank_on "$1" | head 
 has_saved() { [ -e run/checkpoints/latest ]; }
 
 repair() {
-  batch repair.sh "-N 4 --ntasks-per-node=1 -t 60" "--silent 60 --hang 45" -- "$weft" train "$work/run.yaml"
+  batch repair.sh "-N 4 --ntasks-per-node=1 -t 60" "--silent 60 --hang 45" -- "$paced" train "$work/run.yaml"
   sbatch --parsable repair.sh >/dev/null
   until_true 300 has_saved || die "no training"
   hurt "a rank alone on its node killed" kill_rank n2
@@ -124,7 +124,7 @@ repair() {
   until_true 300 no_jobs || die "the job stays"
   whole "ranks and nodes died"
 
-  batch pair.sh "-N 2 --ntasks-per-node=2 -t 60" "--silent 60 --tasks-per-node 2 --spares 0" -- "$weft" train "$work/run.yaml"
+  batch pair.sh "-N 2 --ntasks-per-node=2 -t 60" "--silent 60 --tasks-per-node 2 --spares 0" -- "$paced" train "$work/run.yaml"
   sbatch --parsable pair.sh >/dev/null
   until_true 300 has_saved || die "no training with two ranks a node"
   hurt "a rank beside another killed" kill_rank n2
@@ -133,7 +133,7 @@ repair() {
 }
 
 spare() {
-  batch spare.sh "-N 3 --ntasks-per-node=1 -t 60" "--silent 60 --spares 1" -- "$weft" train "$work/run.yaml"
+  batch spare.sh "-N 3 --ntasks-per-node=1 -t 60" "--silent 60 --spares 1" -- "$paced" train "$work/run.yaml"
   sbatch --parsable spare.sh >/dev/null
   until_true 300 has_saved || die "no training with a spare"
   hurt "a node killed, a spare takes its place" "$testbed/kill-node" --dir "$bed" n2
@@ -147,7 +147,7 @@ spare() {
 
 # The control: without a supervisor the others wait for a rank that died alone on its node.
 repair_control() {
-  srun --overlap --mpi=pmix --no-kill --kill-on-bad-exit=0 -N2 -n2 "$weft" train "$work/run.yaml" >control.txt 2>&1 &
+  srun --overlap --mpi=pmix --no-kill --kill-on-bad-exit=0 -N2 -n2 "$paced" train "$work/run.yaml" >control.txt 2>&1 &
   local step=$!
   until_true 300 has_saved || fail "the control does not train"
   kill_rank n2
@@ -164,7 +164,7 @@ repair_control() {
 # The steps of one launch: cell 1 to 3, each on a node of its own with a run of its own.
 cells() {
   local c before_c
-  batch cells.sh "-N 3 --ntasks-per-node=1 -t 60" "--silent 60 --cells 3" -- "$weft" train "$work/run.yaml" --set run.dir="$work/run-c{cell}"
+  batch cells.sh "-N 3 --ntasks-per-node=1 -t 60" "--silent 60 --cells 3" -- "$paced" train "$work/run.yaml" --set run.dir="$work/run-c{cell}"
   sbatch --parsable cells.sh >/dev/null
   for c in 1 2 3; do until_true 300 test -e run-c$c/checkpoints/latest || die "cell $c does not train"; done
   before_c=$(steps_done run-c2)

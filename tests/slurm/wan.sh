@@ -36,8 +36,8 @@ sites: {preset: stream, every: 20, chunk: 16384}
 launch:
   hub: {site: north, listen: "$(sed -n 's/.*cluster north.* at //p' up.txt):0"}
   sites:
-    north: {driver: local, conf: $bed/north/slurm.conf, nodes: 2, tasks_per_node: 1, cpus_per_task: 1, time: "00:20:00", dir: $work/north, weft: $weft}
-    south: {driver: local, conf: $bed/south/slurm.conf, nodes: 2, tasks_per_node: 1, cpus_per_task: 1, time: "00:20:00", dir: $work/south, weft: $weft}
+    north: {driver: local, conf: $bed/north/slurm.conf, nodes: 2, tasks_per_node: 1, cpus_per_task: 1, time: "00:20:00", dir: $work/north, weft: $paced}
+    south: {driver: local, conf: $bed/south/slurm.conf, nodes: 2, tasks_per_node: 1, cpus_per_task: 1, time: "00:20:00", dir: $work/south, weft: $paced}
 Y
 timeout 1200 "$weft" launch run.yaml --poll=2 >launch.txt 2>&1 &
 launch=$!

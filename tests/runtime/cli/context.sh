@@ -12,6 +12,7 @@ compare() { # NAME SETTINGS...
   [ "$(losses "${name}1" | wc -l)" = 6 ] || fail "$name: 6 losses expected"
   for l in "2 cp=2" "4 cp=4" "4 cp=2" "4 cp=2,zero=2"; do
     i=$((i + 1))
+    [ "$name" = llama ] || [ $i = 2 ] || { [ $i = 4 ] && [ "$name" = gpt2 ]; } || all || continue
     ranks "${l% *}" "$weft" train -q run.yaml --set run.dir="$name-$i" --set layout.pieces=4 "$@" \
       $(echo "${l#* }" | sed 's/\([a-z]*=[0-9]*\),*/--set layout.\1 /g')
     cmp <(losses "$name-$i") <(losses "${name}1") || fail "$name: losses differ with $l"

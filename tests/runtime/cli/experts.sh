@@ -8,11 +8,11 @@ sed -i 's/^model: {/model: {experts: 4, experts_per_token: 2, /' run.yaml
 train() { local n=$1 dir=$2; shift 2; ranks "$n" "$weft" train -q run.yaml --set run.dir="$dir" "$@"; }
 # figures DIR NAME...: their values in all records, one a line
 figures() { local d=$1 n; shift; for n; do grep -o "\"$n\":[^,}]*" "$d/metrics.jsonl"; done; }
-all() { figures "$1" loss/train grad_norm router/balance router/z router/load; figures "$1" loss/valid | tail -1; }
+every() { figures "$1" loss/train grad_norm router/balance router/z router/load; figures "$1" loss/valid | tail -1; }
 # near A B [WITHIN]: the figures of the runs agree, up to relative WITHIN
 near() {
-  all "$1" | sed 's/.*://' >a.txt
-  all "$2" | sed 's/.*://' >b.txt
+  every "$1" | sed 's/.*://' >a.txt
+  every "$2" | sed 's/.*://' >b.txt
   [ "$(wc -l <a.txt)" = 31 ] && [ "$(wc -l <b.txt)" = 31 ] || fail "$1, $2: 31 figures expected"
   paste a.txt b.txt | awk -v w="${3:-1e-5}" '{d = $1 - $2; if (d < 0) d = -d; if (!(d <= w * ($1 < 0 ? -$1 : $1))) bad = 1} END {exit bad}'
 }

@@ -11,8 +11,8 @@ data: {train: text.wtok.h5, valid: text.wtok.h5}
 train: {steps: 300, batch: 8, micro_batch: 2}
 optim: {name: adamw, lr: 3e-3, schedule: constant}
 eval: {windows: 16}
-save: {every: 50}
-sites: {every: 20, chunk: 4096, audit: 1, patience: 60}
+save: {every: 25}
+sites: {every: 10, chunk: 4096, audit: 1, patience: 60}
 Y
 "$weft" hub --dir hub --listen 127.0.0.1:0 --run far >hub.log 2>&1 &
 hub_pid=$!

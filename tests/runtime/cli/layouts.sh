@@ -22,7 +22,7 @@ close() { # FILE FILE: as many losses, each within 1e-5 of the other's
 }
 one() { ranks 1 "$weft" train -q run.yaml --set run.dir="$1" "${@:2}" && losses "$1" >"$1.txt"; }
 declare -A have
-for ((k = 0; k < ${LAYOUTS_N:-5}; k++)); do
+for ((k = 0; k < ${LAYOUTS_N:-3}; k++)); do
   while :; do
     tp=$(pick 1 1 1 2 4) pp=$(pick 1 1 2 4) cp=$(pick 1 1 2 4) dp=$(pick 1 2 4 8)
     ((tp * pp * cp * dp <= 8)) && break

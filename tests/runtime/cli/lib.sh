@@ -25,6 +25,8 @@ counts() { [ "$(grep -c "$2" "$3" 2>/dev/null || true)" -ge "$1" ] 2>/dev/null; 
 gone() { ! kill -0 "$1" 2>/dev/null; }
 # free_port: one of loopback that nobody has now
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+# Of cases that differ by combination only, a default run takes some; with WEFT_ALL=1 (the long tests) all.
+all() { [ -n "${WEFT_ALL-}" ]; }
 # A small run on synthetic data: 8 micro-batches of 2 sequences.
 small_config() {
   "$weft" data synth synth.wtok.h5 --vocab 32 --tokens 60000 >/dev/null

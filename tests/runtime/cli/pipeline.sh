@@ -24,19 +24,23 @@ as() { # NAME ONE RANKS SETTINGS...: the run equals the run ONE
 pp2='--set layout.pp=2' pp4='--set layout.pp=4'
 train llama 1
 as llama2 llama 2 $pp2
-as llama3 llama 3 --set layout.pp=3
 as llama4 llama 4 $pp4
-as llama22 llama 2 $pp2 --set layout.chunks=2
 as llama42 llama 4 $pp4 --set layout.chunks=2
-as uneven llama 2 $pp2 --set 'layout.stages=[7, 1]'
 as uneven22 llama 2 $pp2 --set layout.chunks=2 --set 'layout.stages=[1, 4, 1, 2]' --set train.recompute=layer
 as dp llama 4 $pp2
 as zero2 llama 4 $pp2 --set layout.zero=2 --set layout.chunks=2
+if all; then
+  as llama3 llama 3 --set layout.pp=3
+  as llama22 llama 2 $pp2 --set layout.chunks=2
+  as uneven llama 2 $pp2 --set 'layout.stages=[7, 1]'
+fi
 gpt='--set model.family=gpt2 --set model.kv_heads=0'
 train gpt2 1 $gpt
 as gpt22 gpt2 2 $gpt $pp2
 as gpt242 gpt2 4 $gpt $pp4 --set layout.chunks=2
-for zero in 1 3; do as gpt2zero$zero gpt2 4 $gpt $pp2 --set layout.zero=$zero; done
+zeros=3
+! all || zeros='1 3'
+for zero in $zeros; do as gpt2zero$zero gpt2 4 $gpt $pp2 --set layout.zero=$zero; done
 untied='--set model.tied=false --set train.dtype=bf16 --set train.recompute=selective'
 train untied 1 $untied
 as untied22 untied 2 $untied $pp2 --set layout.chunks=4

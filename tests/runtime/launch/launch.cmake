@@ -5,7 +5,8 @@ weft_fuzzer(fuzz_launch launch_sim)
 add_test(NAME launch_faults COMMAND fuzz_launch --schedules 2000 --seconds 60)
 set_tests_properties(launch_faults PROPERTIES TIMEOUT 1800 LABELS sanitize)
 add_test(NAME launch_faults.long COMMAND fuzz_launch --schedules 100000 --seed 1000000)
-set_tests_properties(launch_faults.long PROPERTIES TIMEOUT 14400 LABELS long)
+set_tests_properties(launch_faults.long PROPERTIES TIMEOUT 14400)
+weft_long(80 launch_faults.long)
 
 # The negative controls.
 set(mutants launch_mutant fuzz_launch launch_sim)

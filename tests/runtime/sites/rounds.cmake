@@ -10,7 +10,8 @@ set_tests_properties(site_rounds PROPERTIES TIMEOUT 1800 LABELS sanitize)
 add_test(NAME site_rounds.churn COMMAND fuzz_rounds --schedules 2 --faults 1000)
 set_tests_properties(site_rounds.churn PROPERTIES TIMEOUT 1800)
 add_test(NAME site_rounds.long COMMAND fuzz_rounds --schedules 100000 --seed 1000000)
-set_tests_properties(site_rounds.long PROPERTIES TIMEOUT 14400 LABELS long)
+set_tests_properties(site_rounds.long PROPERTIES TIMEOUT 14400)
+weft_long(450 site_rounds.long)
 
 # The negative controls.
 set(mutants site_mutant fuzz_rounds site_sim)
