@@ -17,7 +17,7 @@
 #include "tests/comm/fakenccl/fake.h"
 #include "tests/support/mpi_test.h"
 
-#define ROUNDS 10000
+#define ROUNDS 3000
 #define GROUPS 4
 #define BULKS  5
 

@@ -12,7 +12,7 @@
 
 #define STATES   ((size_t)1 << 20)
 #define MOST     ((size_t)500 << 20) /* bytes */
-#define PROGRAMS 250
+#define PROGRAMS 80
 #define SMALL    300
 
 static model *world;

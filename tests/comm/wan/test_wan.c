@@ -105,7 +105,7 @@ static int storm_done(void *arg) {
 }
 
 /* The number of chunks is the first argument of the program. */
-static uint64_t chunks = 10000;
+static uint64_t chunks = 3000;
 
 static void every_chunk_arrives_once(void **state) {
     test_run r;

@@ -10,7 +10,7 @@ expect 64 'whole number' "$weft" bench tune --ranks 1
 expect 64 'unknown command' "$weft" bench tuna
 expect 0 'Examples' "$weft" bench tune --help
 
-expect 0 'chosen' "$weft" bench tune --ranks 2 --seconds 3
+expect 0 'chosen' "$weft" bench tune --ranks 2 --seconds 1
 for name in together slot stream_push stream_copy; do grep -q "^$name " out.txt || fail "no line $name"; done
 [ "$(grep -c chosen out.txt)" = 4 ] || fail "a cut-off has not one choice"
 [ "$(grep -c default out.txt)" = 4 ] || fail "a cut-off has not one default"
