@@ -36,15 +36,27 @@ static uint64_t whole(const json_t *o, const char *key) {
     return v > 0 ? (uint64_t)v : 0;
 }
 
+/* A count of at most 32 bits; a larger one is none. */
+static uint32_t small(const json_t *o, const char *key) {
+    const uint64_t v = whole(o, key);
+    return v < INT32_MAX ? (uint32_t)v : 0;
+}
+
+/* Exit codes, and -1: nobody knows. */
+static int exit_of(const json_t *o) {
+    const json_int_t v = json_integer_value(json_object_get(o, "exit"));
+    return v >= -1 && v <= 255 ? (int)v : 1;
+}
+
 static void read_site(const json_t *o, launch_record *r, launch_costs *c) {
     const json_t *hours = json_object_get(o, "seconds");
-    *r = (launch_record){.generation = (uint32_t)whole(o, "generation"),
-                         .next = (uint32_t)whole(o, "next"),
+    *r = (launch_record){.generation = small(o, "generation"),
+                         .next = small(o, "next"),
                          .job = whole(o, "job"),
                          .intent = json_is_true(json_object_get(o, "intent")),
                          .ended = json_is_integer(json_object_get(o, "exit")),
-                         .code = (int)json_integer_value(json_object_get(o, "exit")),
-                         .deaths = (uint32_t)whole(o, "deaths"),
+                         .code = exit_of(o),
+                         .deaths = small(o, "deaths"),
                          .saved = whole(o, "saved")};
     *c = (launch_costs){.node = number(hours, "node"),
                         .core = number(hours, "core"),
@@ -74,24 +86,29 @@ static weft_status read_object(const char *path, const json_t *o, const launch_c
     return WEFT_OK;
 }
 
+weft_status launch_state_parse(const char *path, const char *text, size_t n, const launch_config *c,
+                               launch_record *records, launch_costs *costs) {
+    json_error_t e;
+    json_t *o = json_loadb(text, n, 0, &e);
+    if (!o) return weft_fail(WEFT_ERR_FORMAT, "%s:%d: %.80s", path, e.line, e.text);
+    const weft_status s = read_object(path, o, c, records, costs);
+    json_decref(o);
+    return s;
+}
+
 weft_status launch_state_read(const char *path, const launch_config *c, launch_record *records,
                               launch_costs *costs, int *found) {
     char *text = NULL;
     size_t n = 0;
-    json_error_t e;
     *found = 0;
     weft_status s = weft_file_read(path, STATE_MAX, &text, &n);
     if (s == WEFT_ERR_NOTFOUND) {
         weft_clear_error();
         return WEFT_OK;
     }
-    if (s < 0) return s;
-    json_t *o = json_loadb(text, n, 0, &e);
+    if (s >= 0) s = launch_state_parse(path, text, n, c, records, costs);
     free(text);
-    if (!o) return weft_fail(WEFT_ERR_FORMAT, "%s:%d: %.80s", path, e.line, e.text);
-    s = read_object(path, o, c, records, costs);
     *found = s >= 0;
-    json_decref(o);
     return s;
 }
 
@@ -106,16 +123,25 @@ static json_t *write_site(const launch_record *r, const launch_costs *c) {
     return o;
 }
 
-weft_status launch_state_write(const char *path, const launch_config *c, const launch_machine *m,
-                               const launch_costs *costs) {
+weft_status launch_state_format(const launch_config *c, const launch_record *records,
+                                const launch_costs *costs, char **text) {
     json_t *sites = json_object();
     for (size_t i = 0; i < c->nsites; i++)
-        json_object_set_new(sites, c->site[i].name, write_site(&m->site[i].record, &costs[i]));
+        json_object_set_new(sites, c->site[i].name, write_site(&records[i], &costs[i]));
     json_t *o = json_pack("{s:i, s:s, s:s, s:o}", "v", 1, "run", c->run.name, "id", c->id, "sites", sites);
-    char *text = o ? json_dumps(o, JSON_INDENT(1) | JSON_PRESERVE_ORDER) : NULL;
+    *text = o ? json_dumps(o, JSON_INDENT(1) | JSON_PRESERVE_ORDER) : NULL;
     json_decref(o);
-    if (!text) return weft_fail(WEFT_ERR_NOMEM, "out of memory writing %s", path);
-    const weft_status s = weft_file_write(path, text, strlen(text));
+    return *text ? WEFT_OK
+                 : weft_fail(WEFT_ERR_NOMEM, "out of memory for the record of run '%s'", c->run.name);
+}
+
+weft_status launch_state_write(const char *path, const launch_config *c, const launch_machine *m,
+                               const launch_costs *costs) {
+    launch_record records[LAUNCH_SITES];
+    char *text = NULL;
+    for (size_t i = 0; i < c->nsites; i++) records[i] = m->site[i].record;
+    weft_status s = launch_state_format(c, records, costs, &text);
+    if (s >= 0) s = weft_file_write(path, text, strlen(text));
     free(text);
     return s;
 }

@@ -13,10 +13,16 @@ typedef struct launch_costs { /* seconds */
 
 /* Adds what a status says; jobs may be seen many times. */
 void launch_costs_take(launch_costs *c, const launch_status *s);
-/* Fills records and costs by the names of sites; those that are not there stay zero. *found: there was a file. FORMAT, VERSION;
+/* Fills records and costs by the names of sites; those that are not there stay zero. `path` is for messages. FORMAT, VERSION;
  * CONFIG: it is of another run. */
+weft_status launch_state_parse(const char *path, const char *text, size_t n, const launch_config *c,
+                               launch_record *records, launch_costs *costs);
+/* The file; *found: there was one. */
 weft_status launch_state_read(const char *path, const launch_config *c, launch_record *records,
                               launch_costs *costs, int *found);
+/* *text is the caller's to free. */
+weft_status launch_state_format(const launch_config *c, const launch_record *records,
+                                const launch_costs *costs, char **text);
 weft_status launch_state_write(const char *path, const launch_config *c, const launch_machine *m,
                                const launch_costs *costs);
 
