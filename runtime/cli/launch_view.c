@@ -10,7 +10,10 @@
 #include "base/clock.h"
 #include "runtime/cli/cli.h"
 
-enum { CELL = 24 };
+enum {
+    CELL = 24,
+    ONE_LINE = 60
+};                  /* ONE_LINE: of what is said, so that a row of a terminal's table stays one line */
 #define TELL_S 60.0 /* lines of a site that goes on as before */
 
 /* 3 h 20 min, 12 min, 45 s */
@@ -80,11 +83,11 @@ static void table(launch_view *v, const weft_launch_site *s, size_t n) {
         snprintf(job, sizeof job, x->job ? "%llu" : "-", (unsigned long long)x->job);
         snprintf(step, sizeof step, x->step ? "%llu" : "-", (unsigned long long)x->step);
         snprintf(rate, sizeof rate, x->step_s > 0 ? "%.3g" : "-", x->step_s);
-        printf("%-12.12s %10s %4u %-13s %9s %9llu %8s %10s %10s %10.3f %9.3f %9s  %s%.60s%s\n", x->name, job,
+        printf("%-12.12s %10s %4u %-13s %9s %9llu %8s %10s %10s %10.3f %9.3f %9s  %s%.*s%s\n", x->name, job,
                x->generation, doing(x), step, (unsigned long long)x->saved, rate,
                span(seconds_left(v, x), eta), span(x->exit_code < 0 ? x->remaining_s : -1, left),
-               x->core_hours, x->gpu_hours, bytes(x->bytes, sent), x->lost ? "does not answer; " : "", x->why,
-               clear);
+               x->core_hours, x->gpu_hours, bytes(x->bytes, sent), x->lost ? "does not answer; " : "",
+               v->terminal ? ONE_LINE : (int)sizeof x->why, x->why, clear);
     }
     v->lines = (int)n + 1;
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -23,7 +24,8 @@
 #define SETTLE_S   15.0
 #define POLL_S     10.0
 #define POLL_SSH_S 30.0
-#define GRACE_S    60.0 /* to those who still train when the hub's site has ended */
+#define STALE_S    120.0 /* the status of a job that runs: written every ten seconds, read every thirty */
+#define GRACE_S    60.0  /* to those who still train when the hub's site has ended */
 
 enum { PROFILE_MAX = 1 << 16, SLICE_MS = 200 };
 
@@ -130,6 +132,9 @@ static weft_status open_parts(weft_launch *l, const char *run_file, const weft_l
     for (size_t i = 0; i < c->nsites; i++) {
         const launch_site_config *s = &c->site[i];
         WEFT_TRY(read_profile(l, i, o->env_dir));
+        if (s->driver == LAUNCH_LOCAL && s->conf && access(s->conf, R_OK) < 0)
+            return weft_fail(WEFT_ERR_CONFIG, "launch.sites.%s.conf: '%s' cannot be read: %s", s->name,
+                             s->conf, strerror(errno));
         WEFT_TRY(launch_driver_open(&l->driver[i], c, i,
                                     s->weft                     ? s->weft
                                     : s->driver == LAUNCH_LOCAL ? l->weft
@@ -207,11 +212,21 @@ static void do_save(weft_launch *l, uint32_t id) {
     weft_clear_error();
 }
 
+/* Does the supervisor of a job that runs write no status any more, by the two machines' clocks? */
+static int silent(const launch_site *s) {
+    const launch_status *t = &s->status;
+    if ((s->phase != LAUNCH_STARTED && s->phase != LAUNCH_UP) || !t->there || t->job != s->record.job)
+        return 0;
+    return t->now_unix > 0 && t->now_unix < 1e11 && weft_wall() - t->now_unix >= STALE_S;
+}
+
 /* What of a site a user sees as news. */
 static uint64_t looks(const launch_site *s) {
     const launch_status *t = &s->status;
-    return (uint64_t)s->phase | (uint64_t)(s->lost_ns >= 0) << 8 | (uint64_t)t->state << 16 |
-           (uint64_t)t->relaunch << 24 | (s->record.job * 2654435761u) << 32;
+    const int stuck = s->phase == LAUNCH_QUEUED && slurm_stuck(s->job.reason);
+    return (uint64_t)s->phase | (uint64_t)(s->lost_ns >= 0) << 8 | (uint64_t)silent(s) << 9 |
+           (uint64_t)stuck << 10 | (uint64_t)t->state << 16 | (uint64_t)t->relaunch << 24 |
+           (s->record.job * 2654435761u) << 32;
 }
 
 static void feed(weft_launch *l, const launch_event *e) {
@@ -326,6 +341,13 @@ static void describe(const weft_launch *l, size_t i, weft_launch_site *o) {
     snprintf(o->phase, sizeof o->phase, "%.15s", launch_phase_name(s->phase));
     snprintf(o->state, sizeof o->state, "%.15s", t->there ? launch_job_state_name(t->state) : "");
     snprintf(o->why, sizeof o->why, "%.159s", s->why);
+    if (silent(s) && s->lost_ns < 0) {
+        const time_t last = (time_t)t->now_unix;
+        struct tm tm = {0};
+        char when[32] = "long ago";
+        if (localtime_r(&last, &tm)) strftime(when, sizeof when, "%F %T", &tm);
+        snprintf(o->why, sizeof o->why, "its supervisor is silent: status.json is of %s", when);
+    }
 }
 
 weft_status weft_launch_poll(weft_launch *l, weft_launch_site *s, size_t cap, size_t *n, int64_t timeout_ms) {

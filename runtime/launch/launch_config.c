@@ -136,9 +136,20 @@ static weft_status check_words(const launch_config *c, const launch_site_config 
                 "each is a long option of sbatch, --NAME=VALUE, of letters, digits and _ . / : = , @ % + -");
     for (size_t i = 0; i < s->set.n; i++)
         if (!strchr(s->set.item[i], '=') || !strncmp(s->set.item[i], "launch.", 7) ||
-            strchr(s->set.item[i], '\n'))
+            strpbrk(s->set.item[i], "\n\r"))
             return bad_site(c, s, "set", "each is KEY=VALUE with a key of the training");
     return WEFT_OK;
+}
+
+/* HOST:PORT; the port may be missing where that is said. What the host is, its own system knows. */
+static int address_ok(const char *text, int bare) {
+    const char *colon = strrchr(text, ':');
+    const size_t n = colon ? (size_t)(colon - text) : strlen(text);
+    char *end = NULL;
+    const long port = colon && isdigit((unsigned char)colon[1]) ? strtol(colon + 1, &end, 10) : -1;
+    for (size_t i = 0; i < n; i++)
+        if (!isalnum((unsigned char)text[i]) && !strchr("._-", text[i])) return 0;
+    return colon ? end && !*end && port <= 65535 : bare && n;
 }
 
 /* Options that weft itself gives, and that would break it if they came twice. */
@@ -209,10 +220,10 @@ static weft_status check(launch_config *c) {
         WEFT_TRY(check_site(c, &c->site[i]));
         for (size_t k = 0; k < i; k++) WEFT_TRY(check_pair(c, &c->site[k], &c->site[i]));
     }
-    if (c->hub.listen && !slurm_word_ok(c->hub.listen, 0))
-        return bad_key(c, "launch.hub.listen", "is ADDR:PORT");
-    if (c->hub.advertise && !slurm_word_ok(c->hub.advertise, 0))
-        return bad_key(c, "launch.hub.advertise", "is HOST or HOST:PORT");
+    if (c->hub.listen && (!slurm_word_ok(c->hub.listen, 0) || !address_ok(c->hub.listen, 0)))
+        return bad_key(c, "launch.hub.listen", "is ADDR:PORT, e.g. 0.0.0.0:7411; port 0: any that is free");
+    if (c->hub.advertise && (!slurm_word_ok(c->hub.advertise, 0) || !address_ok(c->hub.advertise, 1)))
+        return bad_key(c, "launch.hub.advertise", "is HOST or HOST:PORT, as the other sites see it");
     c->home = c->nsites > 1 || c->site[0].cells > 1 ? 0 : -1;
     if (!c->hub.site) return WEFT_OK;
     size_t home = 0;
@@ -338,6 +349,11 @@ static weft_status fill(launch_config *c, const char *const *sets, size_t nsets)
     c->set = weft_calloc(nsets + 1, sizeof *c->set);
     weft_status s = ours && c->set ? list_sites(c, sites) : WEFT_ERR_NOMEM;
     for (size_t i = 0; s >= 0 && i < nsets; i++) {
+        if (strpbrk(sets[i], "\n\r")) {
+            s = weft_fail(WEFT_ERR_CONFIG, "--set %.*s: has a line break; site.yaml holds one setting a line",
+                          (int)strcspn(sets[i], "=\n\r"), sets[i]);
+            break;
+        }
         if (!strncmp(sets[i], "launch.", 7) || !strncmp(sets[i], "run.name=", 9)) ours[nours++] = sets[i];
         if (strncmp(sets[i], "launch.", 7) != 0) c->set[c->nset++] = sets[i];
     }

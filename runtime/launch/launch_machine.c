@@ -161,7 +161,11 @@ static void take_live(launch_machine *m, launch_site *s, const slurm_job *j, lau
         s->phase = LAUNCH_UP;
     else
         s->phase = LAUNCH_STARTED;
-    if (s->phase == LAUNCH_QUEUED)
+    const char *stuck = s->phase == LAUNCH_QUEUED ? slurm_stuck(j->reason) : NULL;
+    if (stuck)
+        say_site(s, "never starts: %s (%s); weft launch --stop, and ask for something else", j->reason,
+                 stuck);
+    else if (s->phase == LAUNCH_QUEUED)
         say_site(s, "%s", j->reason);
     else
         say_site(s, "%s", mine ? s->status.why : "");

@@ -72,6 +72,31 @@ const char *slurm_state_name(slurm_state s) {
     return s < SLURM_STATES ? names[s] : "unknown";
 }
 
+/* Of squeue(1), "JOB REASON CODES". */
+const char *slurm_stuck(const char *reason) {
+    static const char limit[] =
+        "a limit of the user, the account or the QOS that the request is above by itself";
+    static const struct {
+        const char *begin, *what;
+    } stuck[] = {{"PartitionNodeLimit", "more or fewer nodes than the partition allows"},
+                 {"PartitionTimeLimit", "a longer time than the partition allows"},
+                 {"PartitionConfig", "more than the partition has or allows"},
+                 {"BadConstraints", "no nodes have all that is asked for"},
+                 {"AccountNotAllowed", "the account may not use the partition"},
+                 {"QOSNotAllowed", "the QOS may not be used here"},
+                 {"InvalidAccount", "no such account for this user"},
+                 {"InvalidQOS", "no such QOS for this user"},
+                 {"JobHeldUser", "held; scontrol release lets it go"},
+                 {"JobHeldAdmin", "held by an administrator, who alone can release it"},
+                 {"DependencyNeverSatisfied", "it depends on a job that did not end as asked"}};
+    for (size_t i = 0; i < sizeof stuck / sizeof *stuck; i++)
+        if (!strcmp(reason, stuck[i].begin)) return stuck[i].what;
+    /* AssocMaxNodePerJobLimit, QOSMaxWallDurationPerJobLimit and their kind: the job alone is too large */
+    const size_t n = strlen(reason);
+    const int ours = !strncmp(reason, "Assoc", 5) || !strncmp(reason, "QOS", 3);
+    return ours && n > 11 && !strcmp(reason + n - 11, "PerJobLimit") ? limit : NULL;
+}
+
 static weft_status bad_line(const char *line, size_t n, const char *what) {
     char shown[96];
     size_t k = 0;

@@ -62,6 +62,9 @@ typedef struct slurm_job {
  * refused. FORMAT: what stands there. */
 weft_status slurm_parse_jobs(const char *text, size_t n, const char *prefix, slurm_job *jobs, size_t cap,
                              size_t *count);
+/* What has to change before a pending job whose reason squeue gives as `reason` can start, whatever becomes free; NULL: it waits
+ * for something that comes by itself, or may. */
+const char *slurm_stuck(const char *reason);
 /* The output of `sbatch --parsable`: "ID" or "ID;CLUSTER", lines of other programs before it allowed. */
 weft_status slurm_parse_submitted(const char *text, size_t n, uint64_t *id);
 

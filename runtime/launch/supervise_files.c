@@ -152,12 +152,21 @@ void live_blames_out(live *l) {
 
 /* --- status.json --- */
 
+/* Does the node belong to no step and is no longer heard of? */
+static int is_dead(const live *l, uint32_t i) {
+    const weft_supervise_node *n = &l->m->node[i];
+    return n->seen_ns && n->cell == WEFT_SUPERVISE_NO_CELL &&
+           (int64_t)weft_now_ns() - n->seen_ns > l->m->rules.silent_ns;
+}
+
+/* `nodes`: those that train or could; `bad`: those that do not count any more. A dead node is one of the latter. */
 static json_t *node_names(const live *l, int bad) {
     json_t *list = json_array();
     for (uint32_t i = 0; i < l->nnodes; i++) {
         const weft_supervise_node *n = &l->m->node[i];
-        const int is_bad = n->blamed >= WEFT_SUPERVISE_BLAMES || n->drained || n->beat.ill;
-        if (!bad || is_bad) json_array_append_new(list, json_string(l->node[i].name));
+        const int dead = is_dead(l, i);
+        const int is_bad = n->blamed >= WEFT_SUPERVISE_BLAMES || n->drained || n->beat.ill || dead;
+        if (bad ? is_bad : !dead) json_array_append_new(list, json_string(l->node[i].name));
     }
     return list;
 }

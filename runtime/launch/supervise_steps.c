@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/mem.h"
 #include "runtime/launch/supervise_live.h"
 
 enum { KILL_MS = 2000, ASK_MS = 120000, TAIL_BYTES = 16384, TAIL_LINES = 15 };
@@ -95,7 +96,7 @@ weft_status live_agents(live *l) {
     const int again = l->m->agents_begun > 1;
     size_t bytes = 16;
     for (uint32_t i = 0; i < l->nnodes; i++) bytes += strlen(l->node[i].name) + 1;
-    char *on = calloc(bytes, 1), *all = calloc(strlen(l->names) + 16, 1);
+    char *on = weft_calloc(bytes, 1), *all = weft_calloc(strlen(l->names) + 16, 1);
     for (uint32_t i = 0; on && i < l->nnodes; i++) {
         const weft_supervise_node *x = &l->m->node[i];
         const int dead = again && x->seen_ns && now - x->seen_ns > l->m->rules.silent_ns;
@@ -103,7 +104,8 @@ weft_status live_agents(live *l) {
         if (n++) strcat(on, ",");
         strcat(on, l->node[i].name);
     }
-    weft_status s = on && all && n ? WEFT_OK : weft_fail(WEFT_ERR_NOMEM, "no node is left for agents");
+    weft_status s = on && all ? WEFT_OK : WEFT_ERR_NOMEM;
+    if (s >= 0 && !n) s = weft_fail(WEFT_ERR_SERVICE, "no node is left for agents");
     if (s >= 0) {
         sprintf(all, "WEFT_NODES=%s", l->names);
         snprintf(name, sizeof name, "agents.%u.log", l->m->record.generation);
@@ -155,7 +157,7 @@ weft_status live_launch(live *l, uint32_t cell, uint32_t launch) {
     uint32_t n = 0;
     size_t bytes = 16;
     for (uint32_t i = 0; i < l->nnodes; i++) bytes += strlen(l->node[i].name) + 1;
-    char *on = calloc(bytes, 1);
+    char *on = weft_calloc(bytes, 1);
     for (uint32_t i = 0; on && i < l->nnodes; i++) {
         if (l->m->node[i].cell != cell) continue;
         if (n++) strcat(on, ",");

@@ -167,6 +167,7 @@ Y
   until_true 300 trains north 20 || { show; fail "north waits for a site that it does not need"; }
   sshd_up
   until_true 400 has_rounds south 2 || { show; cat ssh/log >&2; fail "south has not joined"; }
+  until_true 300 says 'south: training' || { show; fail "the command has not seen south train"; }
   sshd_down
   until_true 200 says 'south: does not answer; training' || { show; fail "that ssh is gone is not noticed"; }
   local before

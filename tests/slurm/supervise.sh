@@ -117,6 +117,7 @@ repair() {
   hurt "a rank stopped" stop_rank n3
   hurt "a node killed" "$testbed/kill-node" --dir "$bed" n4
   until_true 60 in_file '"ranks":2' d/status.json || die "3 nodes do not fit the layout, 2 do: $(cat d/status.json)"
+  until_true 60 in_file '"nodes":\["n1","n2","n3"\].*"bad":\[[^]]*"n4"' d/status.json || die "the dead node: $(cat d/status.json)"
   [ "$(status relaunch)" -ge 3 ] || die "relaunches: $(cat d/status.json)"
   touch d/stop
   until_true 300 in_file 'ends with 85' slurm-*.out || die "the job does not end when asked to"
@@ -248,6 +249,39 @@ chain_others() {
   [ $got = 78 ] && grep -q 'sbatch' out.txt || fail "outside a job: $got $(cat out.txt)"
 }
 
+# Runs beside each other whose jobs have one name: a successor does not wait for another run's job, and a run that cannot
+# submit does not take another run's pending job for its own.
+chain_beside() {
+  local name job next
+  beside() { # NAME PROGRAM: as batch does, in a directory of its own
+    batch same.sh "-N 1 -t 30" "--chain successor" -- "$2"
+    sed "s|--dir $work/d |--dir $work/d-$1 |; s|slurm-%j|slurm-$1-%j|" same.sh >"$1.sh"
+    sbatch --parsable "$1.sh" >/dev/null
+    until_true 300 in_file '"state":"run"' "d-$1/status.json" || die "$1 does not run"
+  }
+  mkdir shim
+  printf '#!/bin/sh\nexit 1\n' >shim/sbatch
+  chmod +x shim/sbatch
+  beside long "sleep 600"
+  beside first "sh -c '[ \$WEFT_GENERATION = 0 ] || exit 0; while [ ! -e $work/go-first ]; do sleep 0.2; done; exit 85'"
+  PATH="$work/shim:$PATH" && export PATH # of the job, too: there is no sbatch for it
+  sbatch() { command -p sbatch "$@"; }
+  beside second "sh -c 'while [ ! -e $work/go-second ]; do sleep 0.2; done; exit 85'"
+  scontrol update PartitionName=all State=DOWN || die "the partition stays up"
+  touch go-first
+  pending() { next=$(sed -n 's/.*"next_job":\([0-9]*\).*/\1/p' d-first/chain.json); [ "${next:-0}" != 0 ] && [ "$(squeue -h -j "$next" -o %T)" = PENDING ]; }
+  until_true 300 pending || die "the first has no successor: $(cat d-first/chain.json)"
+  touch go-second
+  until_true 300 in_file 'ends with' slurm-second-*.out || die "the second does not end"
+  grep -q 'could not be submitted' slurm-second-*.out || die "the second: $(cat slurm-second-*.out)"
+  in_file '"next_job":[1-9]' d-second/chain.json && die "another run's job as successor: $(cat d-second/chain.json)"
+  scontrol update PartitionName=all State=UP
+  until_true 300 in_file '"ended":true' d-first/chain.json || die "the successor waits for another run: $(squeue)"
+  in_file '"state":"run"' d-long/status.json || die "the control: nobody ran beside"
+  scancel --me
+  until_true 300 no_jobs || die "the jobs stay"
+}
+
 bed_up --cluster north:4
 case $part in
 limit)
@@ -268,6 +302,7 @@ cells)
 chain)
   chain_codes
   chain_others
+  chain_beside
   ;;
 esac
 echo ok

@@ -30,6 +30,14 @@ expect 78 'launch.sites.south.host: may hold' "$weft" launch run.yaml --dry-run 
 expect 78 'launch.sites.north.dir: may hold' "$weft" launch run.yaml --dry-run --set 'launch.sites.north.dir=/x$(touch canary)'
 expect 78 'launch.sites.north.env' "$weft" launch run.yaml --dry-run --set launch.sites.north.env=no-such-profile
 expect 78 'unknown key .launch.site.' "$weft" launch run.yaml --dry-run --set launch.site=1
+expect 78 'launch.hub.listen: is ADDR:PORT' "$weft" launch run.yaml --dry-run --set launch.hub.listen=nonsense
+for bad in 1.2.3.4 1.2.3.4: 1.2.3.4:x 1.2.3.4:99999 1.2.3.4:-1 'a,b:1'; do
+  expect 78 'launch.hub.listen' "$weft" launch run.yaml --dry-run --set launch.hub.listen="$bad"
+done
+expect 0 '' "$weft" launch run.yaml --dry-run --set launch.hub.listen=10.77.1.1:0 --set launch.hub.advertise=hub.north.example
+expect 78 'launch.hub.advertise' "$weft" launch run.yaml --dry-run --set launch.hub.advertise=x:y
+expect 78 'train.batch: has a line break' "$weft" launch run.yaml --dry-run --set $'train.batch=16\nrun.dir=/elsewhere'
+expect 78 "launch.sites.north.conf: '/nowhere/slurm.conf' cannot be read" "$weft" launch run.yaml --dry-run --set launch.sites.north.conf=/nowhere/slurm.conf
 [ ! -e canary ] || fail "a shell has looked at a name"
 expect 66 'none of the run' "$weft" launch run.yaml --dry-run --site west
 expect 66 'nothing.yaml' "$weft" launch nothing.yaml
@@ -38,8 +46,36 @@ sed '/^launch:/,$d' run.yaml >plain.yaml
 expect 78 'no sites' "$weft" launch plain.yaml
 # weft train reads over the section
 expect 0 '' "$weft" train -q run.yaml --set train.steps=1
+sed -i '/south:/d; s/min_sites: 2/min_sites: 1/' run.yaml
+# what a listing and a status say, with a squeue of our own: a request that can never start, one that waits, and a supervisor
+# that has fallen silent
+mkdir -p shim north
+comment=$("$weft" launch run.yaml --dry-run | sed -n 's/^#SBATCH.*--comment=\([^ ]*\).*/\1/p')
+[ -n "$comment" ] || fail "no comment in the script"
+printf '#!/bin/sh\ncat %q\n' "$work/listing" >shim/squeue
+chmod 755 shim/squeue
+line() { echo "4711|$1|$2|N/A|50:00|$3|$comment" >listing; }
+status() { # SECONDS AGO
+  echo '{"v":1,"job":4711,"generation":0,"state":"run","why":"","nodes":["n1"],"bad":[],"now_unix":'$(($(date +%s) - $1))'}' >north/status.json
+}
+seen() { PATH="$work/shim:$PATH" expect 0 "$1" "$weft" launch run.yaml --status; }
+line PENDING PartitionNodeLimit ''
+seen 'north .* queued .*never starts: PartitionNodeLimit \(.*the partition allows\)'
+line PENDING BadConstraints ''
+seen 'never starts: BadConstraints \(no nodes have all'
+line PENDING AssocMaxNodePerJobLimit ''
+seen 'never starts: AssocMaxNodePerJobLimit \(a limit'
+line PENDING Priority ''
+seen 'north .* queued .*Priority'
+grep -q 'never' out.txt && fail "a job that only waits is said never to start"
+line RUNNING None n1
+status 5
+seen 'north .* training'
+grep -q 'status.json' out.txt && fail "a supervisor that writes is said to be silent"
+status 300
+seen 'north .* training .*its supervisor is silent: status.json is of 20'
+rm -r north
 # no Slurm: said, and the site has ended
 mkdir empty
-sed -i '/south:/d; s/min_sites: 2/min_sites: 1/' run.yaml
 expect 69 "squeue.* is not there" env PATH="$work/empty" "$weft" launch run.yaml --poll 0.5
 echo ok
