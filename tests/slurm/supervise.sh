@@ -23,7 +23,7 @@ Y
 no_jobs() { [ -z "$(squeue -h -o %i)" ]; }
 # Only heartbeats that stay away count here, not a loaded machine: hence --silent 60 where no node is to die.
 in_file() { grep -qE "$1" "$2" 2>/dev/null; }
-show() { tail -n 30 "$work"/slurm-*.out >&2; tail -n 15 "$work"/d/train.*.log >&2; }
+show() { tail -n 30 "$work"/slurm-*.out "$work"/d/train.*.log >&2 2>/dev/null || true; }
 die() { show; fail "$@"; }
 chain() { sed -n "s/.*\"$1\":\([^,}]*\).*/\1/p" d/chain.json; }
 status() { sed -n "s/.*\"$1\":\"\{0,1\}\([^,}\"]*\).*/\1/p" d/status.json; }
