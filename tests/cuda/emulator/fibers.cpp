@@ -295,7 +295,8 @@ static void run_cluster(void) {
             if (!can_run(t)) continue;
             progress |= t->state == NEW || t->generation || t->ready != always;
             run(t);
-            if (t->state == ENDED) ended++, progress = true;
+            if (t->state == ENDED) ended++;
+            progress |= t->state == ENDED || t->generation || t->ready != always; /* it has left its poll */
         }
         if (!now.queue.empty() && (!progress || emu_random() % 2)) progress |= run_deferred();
         idle = progress ? 0 : idle + 1;
@@ -343,6 +344,7 @@ static void tear_down(void) {
         for (unsigned i = 0; i < CANARIES; i++)
             if (k.shared[k.shared_bytes + i] != CANARY)
                 emu_die("wrote past its %zu bytes of shared memory", k.shared_bytes);
+        k.model.reset(); /* which may find that the block left work undone */
         free(k.shared);
     }
 }
