@@ -118,7 +118,7 @@ int main(void) {
     weft_exec_opts o = {.size = sizeof o, .threads = 1};
     size_t elements[1] = {ELEMENTS};
     bench_begin("bench_outer");
-    bench_check(weft_backend_open("auto", NULL, &backend));
+    bench_check(weft_backend_open("host", NULL, &backend));
     bench_check(weft_exec_create(backend, &o, &b.coder.exec));
     b.coder.ops = weft_backend_ops(backend);
     weft_vault_opts v = {.size = sizeof v, .fragments = 1, .elements = elements, .coder = &b.coder};

@@ -110,7 +110,7 @@ static void open_way(bench *b, int stages, int chunks, int threads) {
                                 .training = 1,
                                 .part = {.chunk = chunk, .chunks = chunks},
                                 .slots = w->passes.slots};
-    bench_check(weft_backend_open("auto", NULL, &w->backend));
+    bench_check(weft_backend_open("host", NULL, &w->backend));
     bench_check(weft_model_create(&b->desc, &mo, w->backend, &w->memory, &w->model));
     const weft_params *p = weft_model_params(w->model);
     const size_t at = weft_arena_reserve(&w->memory, "gradients", p->elements * sizeof(float));

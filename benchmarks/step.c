@@ -78,7 +78,7 @@ void bench_step_open(bench_step *s, const weft_model_desc *d, weft_dtype t, int6
     bench_check(weft_layout_make(&want, s->ranks, s->rank, &layout));
     const weft_optim_opts oo = {
         .kind = WEFT_ADAMW, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1};
-    bench_check(weft_backend_open("auto", NULL, &s->backend));
+    bench_check(weft_backend_open("host", NULL, &s->backend));
     s->ops = weft_backend_ops(s->backend);
     bench_check(weft_model_create(d, &mo, s->backend, &s->memory, &s->model));
     s->params = weft_model_params(s->model);

@@ -88,7 +88,7 @@ static void tick(void *ctx) {
 /* ctx NULL: a model of one rank. */
 static void open_runner(runner *r, const weft_model_desc *d, const weft_model_opts *o, int threads,
                         weft_ctx *ctx) {
-    bench_check(weft_backend_open("auto", NULL, &r->backend));
+    bench_check(weft_backend_open("host", NULL, &r->backend));
     bench_check(weft_model_create(d, o, r->backend, &r->memory, &r->model));
     const weft_params *p = weft_model_params(r->model);
     const size_t at = weft_arena_reserve(&r->memory, "gradients", p->elements * sizeof *r->grads);

@@ -301,7 +301,7 @@ static weft_status read_options(weft_ctx *c, const weft_comm_opts *o) {
 }
 
 static weft_status open_kernels(weft_ctx *c) {
-    WEFT_TRY(weft_backend_open("auto", NULL, &c->backend));
+    WEFT_TRY(weft_backend_open("host", NULL, &c->backend));
     c->ops = weft_backend_ops(c->backend);
     const weft_exec_opts o = {.size = sizeof o, .threads = 1};
     return weft_exec_create(c->backend, &o, &c->exec);

@@ -6,7 +6,7 @@
 #include "base/status.h"
 #include "kernels/backend.h"
 
-/* "auto" takes the first that this machine can run. */
+/* "auto" takes the first that this machine can run, "host" the first of those whose memory is the host's. */
 static const weft_backend_class *const classes[] = {
     &weft_backend_cuda,
     &weft_backend_cpu,
@@ -22,6 +22,7 @@ static int names(const char *name, const char *class, weft_backend_opts *o) {
     if (!name[n]) return 1;
     if (name[n] != ':' || strcmp(class, "cuda") != 0 || name[n + 1] < '0' || name[n + 1] > '9') return 0;
     o->device = (int)strtol(name + n + 1, &end, 10);
+    o->round = 0;
     return !*end;
 }
 
@@ -30,17 +31,18 @@ weft_status weft_backend_open(const char *name, const weft_backend_opts *o, weft
     *b = NULL;
     if (o && o->size != sizeof *o)
         return weft_fail(WEFT_ERR_ARG, "backend open: options of %u bytes, expected %zu", o->size, sizeof *o);
-    int any = strcmp(name, "auto") == 0;
+    const int host = strcmp(name, "host") == 0, any = host || strcmp(name, "auto") == 0;
     weft_backend_opts mine = {.size = sizeof mine};
     if (o) mine = *o;
     for (size_t i = 0; i < CLASSES; i++) {
+        if (host && classes[i] == &weft_backend_cuda) continue;
         if (!any && !names(name, classes[i]->name, &mine)) continue;
         weft_status s = classes[i]->open(&mine, b);
         if (any && s == WEFT_ERR_UNSUPPORTED && i + 1 < CLASSES) continue;
         return s < 0 ? weft_context(s, "backend %s", classes[i]->name) : s;
     }
-    return weft_fail(WEFT_ERR_UNSUPPORTED, "backend '%s': there are cuda, cuda:INDEX, cpu, ref and auto",
-                     name);
+    return weft_fail(WEFT_ERR_UNSUPPORTED,
+                     "backend '%s': there are cuda, cuda:INDEX, cpu, ref, host and auto", name);
 }
 
 const struct weft_ops *weft_backend_ops(const weft_backend *b) {

@@ -50,6 +50,7 @@ typedef struct weft_backend_opts {
     /* ops that read and write more bytes than this write past the caches; 0: 1.5 times the L3 cache. cpu only */
     size_t beyond_cache;
     int device; /* which GPU; cuda only. The name "cuda:1" says it too */
+    int round; /* 1: GPUs are counted round: of two, 2 is 0 (ranks of a node). Not where the name says which */
 } weft_backend_opts;
 
 typedef struct weft_backend_desc {
@@ -63,6 +64,7 @@ typedef struct weft_backend_desc {
     int device;          /* 1: memory of the backend is not the host's */
     int index;           /* of the device */
     size_t memory;       /* bytes of the device; 0: the host's */
+    char versions[64];   /* cuda: "driver 13.0, runtime 13.0" */
 } weft_backend_desc;
 
 typedef struct weft_exec_opts {
@@ -76,8 +78,8 @@ typedef struct weft_exec_opts {
     uint32_t tick_us;
 } weft_exec_opts;
 
-/* name: "ref", "cpu", "cuda", "cuda:INDEX" or "auto" (cuda where there is a GPU that this build has code for; else cpu, but
- * ref on x86-64 without AVX2 and FMA). Any thread. UNSUPPORTED (the error text says why), ARG. */
+/* name: "ref", "cpu", "cuda", "cuda:INDEX", "host" (cpu, but ref on x86-64 without AVX2 and FMA) or "auto" (cuda where there
+ * is a GPU that this build has code for; else as host). Any thread. UNSUPPORTED (the error text says why), ARG. */
 weft_status weft_backend_open(const char *name, const weft_backend_opts *o, weft_backend **b);
 const struct weft_ops *weft_backend_ops(const weft_backend *b);
 weft_status weft_backend_info(const weft_backend *b, weft_backend_desc *d);

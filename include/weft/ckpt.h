@@ -37,7 +37,7 @@ typedef struct weft_ckpt_part {
     weft_box box;                 /* where the part is in it; box.ndim == 0: it is all of it */
     int64_t flat_lo,
         flat_hi; /* flat_hi > 0: the part is no box but elements [flat_lo, flat_hi) in row-major order */
-    void *ptr;   /* borrowed; host memory; read by saves, written by loads */
+    void *ptr;   /* borrowed; read by saves, written by loads; host memory unless opts say how to reach it */
 } weft_ckpt_part;
 
 typedef struct weft_ckpt_opts {
@@ -50,6 +50,11 @@ typedef struct weft_ckpt_opts {
     /* Called by the writer thread of rank 0: puts more files into `dir`, which the manifest then names too. NULL: none. */
     weft_status (*extra)(void *arg, const char *dir);
     void *extra_arg;
+    /* Parts that the host cannot read (memory of a device): copies bytes of a part to the host's `to`. Called by the
+     * caller's thread alone, which stages everything inside weft_ckpt_begin then, or, where nothing is staged, copies and
+     * writes inside weft_ckpt_wait. NULL: parts are host memory. */
+    weft_status (*fetch)(void *arg, void *to, const void *part, size_t bytes);
+    void *fetch_arg;
 } weft_ckpt_opts;
 
 typedef struct weft_ckpt_info {     /* equal on all ranks but for the times, which are this rank's */
@@ -101,6 +106,9 @@ typedef struct weft_ckpt_load_opts {
     int partial;        /* 1: tensors of the checkpoint that nobody asks for are fine */
     int64_t fetched;    /* out: bytes that this rank fetched from files */
     int64_t needed;     /* out: bytes of its parts */
+    /* Parts that the host cannot write: copies bytes to where they belong in a part. NULL: parts are host memory. */
+    weft_status (*store)(void *arg, void *part, const void *from, size_t bytes);
+    void *store_arg;
 } weft_ckpt_load_opts;
 
 /* Fills the parts from the checkpoint `step` (-1: the newest that can be read whole: damaged ones are warned of, and

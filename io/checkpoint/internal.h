@@ -60,9 +60,10 @@ struct weft_ckpt {
 size_t ckpt_arena_needed(const ckpt_plan *p);
 weft_status ckpt_arena_take(weft_ckpt *c, size_t bytes);
 void ckpt_arena_release(weft_ckpt *c);
-/* Stages segments until none is left, beside whoever else does. */
-void ckpt_stage_all(weft_ckpt *c);
-/* The segments of this rank into the files, synced; from the arena, or (unstaged) through it. Writer thread. */
+/* Stages segments until none is left, beside whoever else does. Fails only with opts.fetch, which is the caller's thread's. */
+weft_status ckpt_stage_all(weft_ckpt *c);
+/* The segments of this rank into the files, synced; from the arena, or (unstaged) through it. Writer thread; the caller's
+ * if it fetches. */
 weft_status ckpt_write_mine(weft_ckpt *c);
 
 /* commit.c: rank 0's last phase. Writer thread. */

@@ -12,7 +12,8 @@
 #include "base/mem.h"
 
 #define EXTRA_MAX ((size_t)1 << 30)
-#define TOLD      12 /* mismatches that a message names */
+#define TOLD      12   /* mismatches that a message names */
+#define BOUNCE    8192 /* elements that are converted at a time on their way to a part that is stored */
 
 struct ckpt_reader {
     char *dir;
@@ -147,6 +148,7 @@ typedef struct copying { /* from one set into one part */
     weft_dtype to;
     char *dst;
     int64_t done;
+    const weft_ckpt_load_opts *o; /* has `store`; NULL: dst is the host's */
 } copying;
 
 static void convert(weft_dtype from, const void *src, weft_dtype to, void *dst, size_t n) {
@@ -156,19 +158,34 @@ static void convert(weft_dtype from, const void *src, weft_dtype to, void *dst, 
         for (size_t i = 0; i < n; i++) ((uint16_t *)dst)[i] = weft_f32_to_bf16(((const float *)src)[i]);
 }
 
+/* To memory that the host cannot write. */
+static weft_status store(const copying *q, const char *src, char *dst, int64_t n) {
+    const int64_t in = (int64_t)weft_dtype_size(q->d->dtype), to = (int64_t)weft_dtype_size(q->to);
+    float bounce[BOUNCE];
+    if (q->to == q->d->dtype) return q->o->store(q->o->store_arg, dst, src, (size_t)(n * in));
+    for (int64_t i = 0, k; i < n; i += k) {
+        k = n - i < BOUNCE ? n - i : BOUNCE;
+        convert(q->d->dtype, src + i * in, q->to, bounce, (size_t)k);
+        WEFT_TRY(q->o->store(q->o->store_arg, dst + i * to, bounce, (size_t)(k * to)));
+    }
+    return WEFT_OK;
+}
+
 static weft_status copy_run(void *arg, int64_t from, int64_t at, int64_t n) {
     copying *q = arg;
     const int64_t in = (int64_t)weft_dtype_size(q->d->dtype), to = (int64_t)weft_dtype_size(q->to);
     q->done += n;
-    if (q->to == q->d->dtype)
+    if (q->to == q->d->dtype && !q->o)
         return weft_container_read(q->c, q->d, from * in, (from + n) * in, q->dst + at * to);
     WEFT_TRY(weft_container_check(q->c, q->d, from * in, (from + n) * in));
     const char *src = (const char *)weft_container_data(q->c, q->d) + from * in;
+    if (q->o) return store(q, src, q->dst + at * to, n);
     convert(q->d->dtype, src, q->to, q->dst + at * to, (size_t)n);
     return WEFT_OK;
 }
 
-static weft_status load_part(ckpt_reader *r, const weft_ckpt_part *p, const ckpt_tensor *t) {
+static weft_status load_part(ckpt_reader *r, const weft_ckpt_part *p, const ckpt_tensor *t,
+                             const weft_ckpt_load_opts *o) {
     ckpt_piece want = {.box = p->box, .flat_lo = p->flat_lo, .flat_hi = p->flat_hi};
     int64_t elements, done = 0;
     if (!ckpt_piece_ok(&want, t->ndim, t->shape, &elements))
@@ -176,7 +193,7 @@ static weft_status load_part(ckpt_reader *r, const weft_ckpt_part *p, const ckpt
     for (size_t i = t->first; i < t->first + t->n; i++) {
         const ckpt_set *e = &r->m.table.set[i];
         if (!ckpt_shared(t->ndim, t->shape, &e->piece, &want)) continue;
-        copying q = {.to = p->dtype, .dst = p->ptr};
+        copying q = {.to = p->dtype, .dst = p->ptr, .o = o && o->store ? o : NULL};
         WEFT_TRY(ckpt_reader_set(r, i, &q.c, &q.d));
         WEFT_TRY(ckpt_runs(t->ndim, t->shape, &e->piece, &want, copy_run, &q));
         done += q.done;
@@ -266,7 +283,7 @@ weft_status ckpt_reader_load_of(ckpt_reader *r, const weft_ckpt_part *parts, siz
         const ckpt_tensor *t = ckpt_table_find(&r->m.table, parts[i].name);
         ckpt_piece want = {.box = parts[i].box, .flat_lo = parts[i].flat_lo, .flat_hi = parts[i].flat_hi};
         int64_t elements = 0;
-        WEFT_TRY_CTX(load_part(r, &parts[i], t), "tensor %s", parts[i].name);
+        WEFT_TRY_CTX(load_part(r, &parts[i], t, o), "tensor %s", parts[i].name);
         ckpt_piece_ok(&want, t->ndim, t->shape, &elements);
         needed += elements * (int64_t)weft_dtype_size(t->dtype);
     }

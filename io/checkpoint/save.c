@@ -198,7 +198,7 @@ static weft_status make_file(weft_ckpt *c, int f) {
 
 static weft_status stage_job(void *arg) {
     weft_ckpt *c = arg;
-    if (!c->save.unstaged) ckpt_stage_all(c); /* first: the caller wants its memory back */
+    if (!c->save.unstaged) WEFT_TRY(ckpt_stage_all(c)); /* first: the caller wants its memory back */
     for (int f = 0; f < c->plan.nfiles; f++)
         if (c->plan.leader[f] == c->rank) WEFT_TRY(make_file(c, f));
     while (!c->save.unstaged && atomic_load_explicit(&c->save.left[c->save.nparts], memory_order_acquire))
@@ -304,6 +304,7 @@ static weft_status begin(weft_ckpt *c, int64_t step, const weft_ckpt_part *parts
     v->unstaged = !stages;
     weft_status s = weft_ctrl_agree(c->g, prepare(c, parts, n, state));
     if (s >= 0) s = make_directory(c);
+    if (s >= 0 && c->o.fetch && stages) s = weft_ctrl_agree(c->g, ckpt_stage_all(c));
     if (s < 0) return give_up(c, s);
     v->phase = CKPT_STAGE;
     c->info.busy = 1;
@@ -326,7 +327,7 @@ weft_status weft_ckpt_staged(weft_ckpt *c, int i) {
         return weft_fail(WEFT_ERR_ARG, "a checkpoint of %d parts has no part %d", v->nparts, i);
     const double since = weft_now();
     const _Atomic int64_t *left = &v->left[i < 0 ? v->nparts : i];
-    if (atomic_load_explicit(left, memory_order_acquire)) ckpt_stage_all(c);
+    if (atomic_load_explicit(left, memory_order_acquire)) WEFT_TRY(ckpt_stage_all(c));
     while (atomic_load_explicit(left, memory_order_acquire)) nap(); /* the writer's last segment */
     v->exposed += weft_now() - since;
     return WEFT_OK;
@@ -439,7 +440,10 @@ static weft_status advance(weft_ckpt *c) {
     }
     if (s < 0) return give_up(c, s);
     v->phase++;
-    if (next) ckpt_worker_start(c->worker, next, c);
+    if (next == write_job && v->unstaged && c->o.fetch)
+        ckpt_worker_do(c->worker, next, c); /* the caller waits anyway, and fetching is its own */
+    else if (next)
+        ckpt_worker_start(c->worker, next, c);
     return WEFT_IN_PROGRESS;
 }
 

@@ -1,7 +1,8 @@
 /* Staging and writing: the bytes of one rank.
  *
  * Staging copies and nothing else, into memory that was touched before, because training waits for it: whoever has time
- * takes the next segment from one counter, the writer thread, and the caller when it needs the memory back. The writer
+ * takes the next segment from one counter, the writer thread, and the caller when it needs the memory back (what has to
+ * be fetched from a device, the caller alone). The writer
  * digests what it is about to write, while the disk is the one that is waited for. Writing goes past the page cache (O_DIRECT) where the file system can, in whole pages; the rest of a segment goes
  * through it. No two ranks write into one page but for sets below 4 KiB, whose
  * exact bytes go through the cache. */
@@ -50,22 +51,26 @@ void ckpt_arena_release(weft_ckpt *c) {
     c->arena_bytes = 0;
 }
 
-static const char *source_of(const weft_ckpt *c, const ckpt_segment *g) {
+static weft_status take(const weft_ckpt *c, const ckpt_segment *g, void *to) {
     const char *part = c->save.part[c->plan.part[g->set]];
-    return part + (int64_t)g->number * c->plan.segment_bytes;
+    const char *from = part + (int64_t)g->number * c->plan.segment_bytes;
+    if (c->o.fetch) return c->o.fetch(c->o.fetch_arg, to, from, (size_t)g->bytes);
+    memcpy(to, from, (size_t)g->bytes);
+    return WEFT_OK;
 }
 
-void ckpt_stage_all(weft_ckpt *c) {
+weft_status ckpt_stage_all(weft_ckpt *c) {
     const ckpt_plan *p = &c->plan;
     ckpt_save *v = &c->save;
     size_t i;
     while ((i = atomic_fetch_add_explicit(&v->next, 1, memory_order_relaxed)) < p->nmine) {
         const ckpt_segment *g = &p->segment[p->mine[i]];
-        memcpy(c->arena + v->slot[i], source_of(c, g), (size_t)g->bytes);
+        WEFT_TRY(take(c, g, c->arena + v->slot[i]));
         /* release: who sees the count knows that the source is not read any more */
         atomic_fetch_sub_explicit(&v->left[p->part[g->set]], 1, memory_order_release);
         atomic_fetch_sub_explicit(&v->left[v->nparts], 1, memory_order_release);
     }
+    return WEFT_OK;
 }
 
 /* --- writing ------------------------------------------------------------------------------------------------------ */
@@ -119,7 +124,7 @@ weft_status ckpt_write_mine(weft_ckpt *c) {
         const ckpt_segment *g = &p->segment[p->mine[i]];
         out *o = &files[p->table.set[g->set].file];
         char *bytes = c->arena + v->slot[i];
-        if (v->unstaged) memcpy(bytes, source_of(c, g), (size_t)g->bytes);
+        if (v->unstaged && (s = take(c, g, bytes)) < 0) break;
         weft_digest(bytes, (size_t)g->bytes, v->digest[i]);
         s = open_out(c, p->table.set[g->set].file, o);
         if (s >= 0) s = put(o, bytes, g->bytes, v->at[g->set] + (int64_t)g->number * p->segment_bytes);

@@ -20,6 +20,11 @@ struct ckpt_worker {
     char text[2048];
 };
 
+static void note(ckpt_worker *w, weft_status s) {
+    w->status = s;
+    snprintf(w->text, sizeof w->text, "%s", s < 0 ? weft_last_error() : "");
+}
+
 static void *run(void *arg) {
     ckpt_worker *w = arg;
     pthread_mutex_lock(&w->lock);
@@ -29,8 +34,7 @@ static void *run(void *arg) {
         pthread_mutex_unlock(&w->lock);
         const weft_status s = w->job(w->arg);
         pthread_mutex_lock(&w->lock);
-        w->status = s;
-        snprintf(w->text, sizeof w->text, "%s", s < 0 ? weft_last_error() : "");
+        note(w, s);
         w->job = NULL;
         pthread_cond_broadcast(&w->turn);
     }
@@ -81,6 +85,10 @@ void ckpt_worker_start(ckpt_worker *w, ckpt_job job, void *arg) {
     w->status = WEFT_OK;
     pthread_cond_broadcast(&w->turn);
     pthread_mutex_unlock(&w->lock);
+}
+
+void ckpt_worker_do(ckpt_worker *w, ckpt_job job, void *arg) {
+    note(w, job(arg));
 }
 
 int ckpt_worker_busy(ckpt_worker *w) {

@@ -13,6 +13,8 @@ weft_status ckpt_worker_create(ckpt_worker **w);
 void ckpt_worker_destroy(ckpt_worker *w);
 /* Nothing may be running. */
 void ckpt_worker_start(ckpt_worker *w, ckpt_job job, void *arg);
+/* The same by the thread that calls; it is over on return. */
+void ckpt_worker_do(ckpt_worker *w, ckpt_job job, void *arg);
 /* 1 while a job runs. */
 int ckpt_worker_busy(ckpt_worker *w);
 /* Waits for the job, up to `seconds`; 1: it is over. */

@@ -34,7 +34,7 @@ static int has_code(const cudaDeviceProp *p) {
 
 static weft_status describe(cuda_backend *b, int index) {
     cudaDeviceProp p;
-    int device = 0, shared = 0;
+    int device = 0, shared = 0, driver = 0, runtime = 0;
     CUDA_TRY(cudaGetDeviceProperties(&p, index));
     if (!has_code(&p))
         return weft_fail(WEFT_ERR_UNSUPPORTED, "%s has compute capability %d.%d, this build begins with 8.0",
@@ -53,6 +53,10 @@ static weft_status describe(cuda_backend *b, int index) {
     d->device = 1;
     d->index = index;
     d->memory = p.totalGlobalMem;
+    CUDA_TRY(cudaDriverGetVersion(&driver));
+    CUDA_TRY(cudaRuntimeGetVersion(&runtime));
+    snprintf(d->versions, sizeof d->versions, "driver %d.%d, runtime %d.%d", driver / 1000,
+             driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
     b->major = p.major;
     b->minor = p.minor;
     b->shared_most = (size_t)shared;
@@ -61,13 +65,14 @@ static weft_status describe(cuda_backend *b, int index) {
 
 static weft_status open_backend(const weft_backend_opts *o, weft_backend **out) {
     int n = 0;
-    const int index = o ? o->device : 0;
+    int index = o ? o->device : 0;
     cudaError_t e = cudaGetDeviceCount(&n);
     if (e != cudaSuccess || n == 0) {
         (void)cudaGetLastError();
         return weft_fail(WEFT_ERR_UNSUPPORTED, "no GPU: %s",
                          e != cudaSuccess ? cudaGetErrorString(e) : "none found");
     }
+    if (o && o->round && index >= 0) index %= n;
     if (index < 0 || index >= n)
         return weft_fail(WEFT_ERR_UNSUPPORTED, "no GPU %d: there are 0 to %d", index, n - 1);
     cuda_backend *b = (cuda_backend *)weft_calloc(1, sizeof *b);

@@ -70,6 +70,7 @@ typedef struct cli_job {
     weft_group *group; /* all ranks */
     int rank, ranks;
     int sharing; /* ranks of this node that may run on the same cores, this one included */
+    int place;   /* of this rank among those of its node */
 } cli_job;
 
 /* MPI_Init, HDF5, logger, weft_init, one group. */

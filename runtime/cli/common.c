@@ -100,14 +100,16 @@ const volatile sig_atomic_t *cli_catch_signals(void) {
     return &stop_requested;
 }
 
-/* Ranks of the node whose allowed processors overlap this one's: bound apart, every rank has its own. */
-static int ranks_on_my_cores(void) {
+/* Ranks of the node whose allowed processors overlap this one's: bound apart, every rank has its own. *place: of this one
+ * among all ranks of the node. */
+static int ranks_on_my_cores(int *place) {
     MPI_Comm node;
     cpu_set_t mine;
     int ranks = 0, sharing = 0;
     if (sched_getaffinity(0, sizeof mine, &mine) != 0) CPU_ZERO(&mine);
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
     MPI_Comm_size(node, &ranks);
+    MPI_Comm_rank(node, place);
     cpu_set_t *all = weft_calloc((size_t)ranks, sizeof *all);
     int ok = all != NULL, all_ok = 0;
     MPI_Allreduce(&ok, &all_ok, 1, MPI_INT, MPI_MIN, node);
@@ -135,7 +137,7 @@ static weft_status begin(cli_job *j) {
         return WEFT_ERR_SERVICE;
     }
     H5open(); /* behind MPI_Init: the parallel library ties itself to MPI */
-    j->sharing = ranks_on_my_cores();
+    j->sharing = ranks_on_my_cores(&j->place);
     WEFT_TRY(weft_init(MPI_COMM_WORLD, NULL, &j->ctx));
     WEFT_TRY(weft_group_create(j->ctx, MPI_COMM_WORLD, "world", &j->group));
     j->rank = weft_group_rank(j->group);

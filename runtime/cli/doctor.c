@@ -8,6 +8,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "base/status.h"
 #include "comm/carrier/p2p.h"
 #include "kernels/kernels.h"
 #include "runtime/cli/cli.h"
@@ -51,6 +52,26 @@ static void check_processor(finding *f) {
         snprintf(f->found, sizeof f->found, "%s, kernels %s", d.model, d.isa);
     }
     if (b) weft_backend_close(b);
+}
+
+/* No GPU is no fault; one that is there and cannot be used is. */
+static void check_gpu(finding *f) {
+    const int there = access("/proc/driver/nvidia/version", F_OK) == 0;
+    weft_backend *b = NULL;
+    weft_backend_opts o = {.size = sizeof o};
+    weft_backend_desc d;
+    f->subject = "GPU";
+    f->v = GOOD;
+    if (weft_backend_open("cuda", &o, &b) >= 0 && weft_backend_info(b, &d) >= 0)
+        snprintf(f->found, sizeof f->found, "%s (%s), %s", d.model, d.isa, d.versions);
+    else if (there) {
+        f->v = NOTE;
+        snprintf(f->found, sizeof f->found, "an NVIDIA driver is loaded, but: %s", weft_last_error());
+        snprintf(f->mend, sizeof f->mend, "run.device: cpu computes without it");
+    } else
+        snprintf(f->found, sizeof f->found, "none: runs compute on the processor");
+    if (b) weft_backend_close(b);
+    weft_clear_error();
 }
 
 static void check_cores(finding *f) {
@@ -155,6 +176,7 @@ int cli_doctor(int argc, char **argv) {
     finding f[48] = {{0}};
     size_t n = 0;
     check_processor(&f[n++]);
+    check_gpu(&f[n++]);
     check_cores(&f[n++]);
     check_load(&f[n++]);
     check_huge_pages(&f[n++]);

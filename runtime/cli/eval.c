@@ -33,7 +33,8 @@ static const struct argp_option options[] = {
     {"batch", OPT_BATCH, "N", 0, "windows computed at once by a rank (default 8)", 0},
     {"windows", OPT_WINDOWS, "N", 0, "only the first N windows", 0},
     {"dtype", OPT_DTYPE, "TYPE", 0, "fp32 (default) or bf16", 0},
-    {"device", OPT_DEVICE, "NAME", 0, "auto (default), cpu or ref", 0},
+    {"device", OPT_DEVICE, "NAME", 0, "auto (default: a GPU if there is one), cuda, cuda:INDEX, cpu or ref",
+     0},
     {"documents", OPT_DOCUMENTS, 0, 0, "keep documents apart, as data.pack: doc does in training", 0},
     {"threads", OPT_THREADS, "N", 0, "threads of a rank (default: its share of the cores)", 0},
     {"json", OPT_JSON, 0, 0, "print one JSON object", 0},
@@ -99,6 +100,7 @@ static void print(const arguments *a, const weft_evaluation *e) {
 static weft_status evaluate(const arguments *a, cli_job *job, weft_session *session, weft_data **d,
                             weft_evaluation *e) {
     weft_session_opts o = {.device = a->device,
+                           .place = job->place,
                            .t = a->bf16 ? WEFT_BF16 : WEFT_F32,
                            .threads = a->threads ? a->threads : weft_default_threads(job->sharing),
                            .batch = a->batch,

@@ -26,7 +26,8 @@ static const struct argp_option options[] = {
      0},
     {"seed", OPT_SEED, "N", 0, "same seed, same text (default 1)", 0},
     {"dtype", OPT_DTYPE, "TYPE", 0, "fp32 (default) or bf16", 0},
-    {"device", OPT_DEVICE, "NAME", 0, "auto (default), cpu or ref", 0},
+    {"device", OPT_DEVICE, "NAME", 0, "auto (default: a GPU if there is one), cuda, cuda:INDEX, cpu or ref",
+     0},
     {"threads", OPT_THREADS, "N", 0, "threads (default: the allowed cores)", 0},
     {"json", OPT_JSON, 0, 0, "print one JSON object at the end instead of text as it comes", 0},
     {0}};

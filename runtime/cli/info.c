@@ -50,12 +50,22 @@ static const struct argp argp = {
     options,
     parse,
     "",
-    "Prints the processor, the kernels that are chosen for it and their measured peak, and the "
+    "Prints the processor, the kernels that are chosen for it and their measured peak, the GPUs, and the "
     "libraries; or what a run would need.\vExamples:\n  weft info --json\n  weft info --plan run.yaml "
     "--ranks 8 --set layout.tp=2 --set layout.zero=1",
     0,
     0,
     0};
+
+#define GPUS 64 /* that are looked at */
+
+/* The GPUs that run.device: cuda would find. */
+typedef struct gpus {
+    int n;
+    weft_backend_desc d[GPUS];
+    double flops[GPUS][2];
+    char why[512]; /* none is used */
+} gpus;
 
 static weft_status probe(weft_backend *b, int threads, double flops[2]) {
     weft_exec *x = NULL;
@@ -65,6 +75,49 @@ static weft_status probe(weft_backend *b, int threads, double flops[2]) {
     if (s >= 0) s = weft_backend_ops(b)->probe_fma(x, WEFT_BF16, 0.25, &flops[1]);
     weft_exec_destroy(x);
     return s;
+}
+
+static void find_gpus(gpus *g, int measure) {
+    weft_backend *b = NULL;
+    weft_status s = WEFT_OK;
+    memset(g, 0, sizeof *g);
+    while (g->n < GPUS) {
+        const weft_backend_opts o = {.size = sizeof o, .device = g->n};
+        if ((s = weft_backend_open("cuda", &o, &b)) < 0) break;
+        s = weft_backend_info(b, &g->d[g->n]);
+        if (s >= 0 && measure) s = probe(b, 1, g->flops[g->n]);
+        weft_backend_close(b);
+        if (s < 0) break;
+        g->n++;
+    }
+    if (g->n == 0 || s != WEFT_ERR_UNSUPPORTED)
+        snprintf(g->why, sizeof g->why, "%s", s < 0 ? weft_last_error() : "");
+    weft_clear_error();
+}
+
+static void print_gpus(const gpus *g, int measured) {
+    for (int i = 0; i < g->n; i++) {
+        const weft_backend_desc *d = &g->d[i];
+        printf("%-13s %s (%s), %d multiprocessors, %.1f GiB; %s\n", i ? "" : "GPU", d->model, d->isa,
+               d->cores, (double)d->memory / 1073741824, d->versions);
+        if (measured)
+            printf("              %.1f Tflop/s fp32, %.1f bf16, measured\n", g->flops[i][0] * 1e-12,
+                   g->flops[i][1] * 1e-12);
+    }
+    if (*g->why)
+        printf("%-13s %s: %s\n", g->n ? "" : "GPU", g->n ? "the next is not used" : "not used", g->why);
+}
+
+static json_t *json_gpus(const gpus *g) {
+    json_t *list = json_array();
+    for (int i = 0; i < g->n; i++) {
+        const weft_backend_desc *d = &g->d[i];
+        json_array_append_new(list, json_pack("{s:s, s:s, s:i, s:I, s:s, s:f, s:f}", "model", d->model, "isa",
+                                              d->isa, "multiprocessors", d->cores, "memory",
+                                              (json_int_t)d->memory, "versions", d->versions, "peak_fp32",
+                                              g->flops[i][0], "peak_bf16", g->flops[i][1]));
+    }
+    return list;
 }
 
 /* What weft_init would find here. */
@@ -117,7 +170,7 @@ int cli_info(int argc, char **argv) {
     weft_backend *b = NULL;
     weft_backend_opts bo = {.size = sizeof bo};
     weft_backend_desc d;
-    weft_status s = weft_backend_open("auto", &bo, &b);
+    weft_status s = weft_backend_open("host", &bo, &b);
     if (s >= 0) s = weft_backend_info(b, &d);
     int threads = weft_default_threads(1);
     double flops[2] = {0, 0};
@@ -130,16 +183,21 @@ int cli_info(int argc, char **argv) {
     unsigned h[3];
     tuning u;
     find_tuning(&u);
+    gpus *g = weft_calloc(1, sizeof *g);
+    if (!g) return cli_fail(WEFT_ERR_NOMEM);
+    find_gpus(g, a.probe);
     MPI_Get_library_version(mpi, &n);
     mpi[strcspn(mpi, ",\n")] = 0;
     H5get_libversion(&h[0], &h[1], &h[2]);
     if (a.json) {
         json_t *j =
-            json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:f, s:f, s:s, s:i, s:b, s:o}", "weft",
-                      weft_version(), "processor", d.model, "backend", d.name, "isa", d.isa, "cores", d.cores,
-                      "threads", threads, "l1d", (json_int_t)d.l1d, "l2", (json_int_t)d.l2, "l3",
+            json_pack("{s:s, s:s, s:s, s:s, s:i, s:i, s:I, s:I, s:I, s:f, s:f, s:s, s:i, s:b, s:o, s:o, s:o}",
+                      "weft", weft_version(), "processor", d.model, "backend", d.name, "isa", d.isa, "cores",
+                      d.cores, "threads", threads, "l1d", (json_int_t)d.l1d, "l2", (json_int_t)d.l2, "l3",
                       (json_int_t)d.l3, "peak_fp32", flops[0], "peak_bf16", flops[1], "mpi", mpi,
-                      "kernels_contract", (int)d.contract, "cuda", 0, "tuning", json_tuning(&u));
+                      "kernels_contract", (int)d.contract, "cuda", g->n > 0, "gpus", json_gpus(g), "no_gpu",
+                      *g->why ? cli_json_text(g->why) : json_null(), "tuning", json_tuning(&u));
+        free(g);
         return cli_json_print(j);
     }
     printf("weft          %s\nprocessor     %s, %d cores allowed\n", weft_version(), d.model, d.cores);
@@ -150,7 +208,8 @@ int cli_info(int argc, char **argv) {
                flops[1] / 1e9, threads, threads == 1 ? "" : "s");
     printf("carriers      %s (WEFT_CARRIER chooses; mpi if unset)\n", p2p_known());
     print_tuning(&u);
-    printf("GPU           not used: this weft has no GPU backend yet\n");
+    print_gpus(g, a.probe);
+    free(g);
     printf("MPI           %s\nHDF5          %u.%u.%u\n", mpi, h[0], h[1], h[2]);
     return 0;
 }

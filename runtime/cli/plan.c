@@ -52,13 +52,34 @@ static json_t *json_of(const weft_plan *p, int stage) {
                      (json_int_t)bytes, "parts", parts, "traffic", traffic);
 }
 
+/* Of the first stage, which has most; what a rank has on the device. */
+static json_t *json_device(const weft_plan *p) {
+    if (!p->by.device) return json_null();
+    return json_pack("{s:s, s:s, s:I, s:I, s:b}", "backend", p->by.name, "model", p->by.model, "memory",
+                     (json_int_t)p->by.memory, "planned", (json_int_t)(p->memory.bytes + p->scratch), "fits",
+                     p->by.memory && p->memory.bytes + p->scratch <= p->by.memory);
+}
+
+static void print_device(const weft_plan *p) {
+    const double planned = (double)(p->memory.bytes + p->scratch) / MIB, has = (double)p->by.memory / MIB;
+    if (!p->by.device) return;
+    printf("device        %.2f MiB of a rank lie on the GPU; ", planned);
+    if (p->by.memory)
+        printf("%s has %.0f: %s\n", p->by.model, has,
+               planned <= has ? "it fits"
+                              : "IT DOES NOT FIT (smaller train.micro_batch, train.recompute: layer, bf16)");
+    else
+        printf("there is none here to compare with\n");
+}
+
 static int print_json(const weft_plan *p, int stages) {
     char text[256];
     json_t *list = json_array();
     weft_layout_text(&p->layout, text, sizeof text);
     for (int s = 0; s < stages; s++) json_array_append_new(list, json_of(&p[s], s));
-    return cli_json_print(json_pack("{s:s, s:i, s:I, s:o}", "layout", text, "ranks", p->layout.ranks,
-                                    "parameters", (json_int_t)p->parameters, "stages", list));
+    return cli_json_print(json_pack("{s:s, s:i, s:I, s:o, s:o}", "layout", text, "ranks", p->layout.ranks,
+                                    "parameters", (json_int_t)p->parameters, "device", json_device(p),
+                                    "stages", list));
 }
 
 static double part(const weft_plan *p, const char *name) {
@@ -75,7 +96,9 @@ static void print_text(const weft_plan *p, int stages) {
            l->ranks, l->ranks == 1 ? "" : "s", (long long)l->micro_total, (long long)l->micro_batch,
            (long long)l->micro_count);
     if (p->pipeline[0]) printf("pipeline      %s\n", p->pipeline);
-    printf("parameters    %.3f M\n\n%-22s", (double)p->parameters * 1e-6, "MiB of a rank");
+    printf("parameters    %.3f M\n", (double)p->parameters * 1e-6);
+    print_device(p);
+    printf("\n%-22s", "MiB of a rank");
     for (int s = 0; s < stages; s++) printf("  stage %-4d", s);
     for (int i = 0; i < p->memory.nparts; i++) {
         printf("\n%-22s", p->memory.part[i].name);

@@ -12,7 +12,7 @@
 #include "runtime/sites/hub.h"
 #include "runtime/train/trainer.h"
 
-enum { OPT_KEYS = 1000, OPT_LOG, OPT_LOG_JSON, OPT_SITE, OPT_HUB, OPT_JOIN, OPT_INVITE };
+enum { OPT_KEYS = 1000, OPT_LOG, OPT_LOG_JSON, OPT_SITE, OPT_HUB, OPT_JOIN, OPT_INVITE, OPT_DEVICE };
 
 typedef struct arguments {
     const char *path, *log_level, *log_json;
@@ -27,11 +27,14 @@ static const struct {
     int option;
     const char *key;
 } short_for[] = {
-    {OPT_SITE, "sites.name"}, {OPT_HUB, "sites.hub"}, {OPT_JOIN, "sites.join"}, {OPT_INVITE, "sites.invite"}};
+    {OPT_DEVICE, "run.device"}, {OPT_SITE, "sites.name"},     {OPT_HUB, "sites.hub"},
+    {OPT_JOIN, "sites.join"},   {OPT_INVITE, "sites.invite"},
+};
 
 static const struct argp_option options[] = {
     {"set", 's', "KEY=VALUE", 0, "override a key of the run file (repeatable)", 0},
     {"ranks", 'n', "N", 0, "start N ranks on this machine (instead of writing mpirun -n N)", 0},
+    {"device", OPT_DEVICE, "NAME", 0, "auto (default: a GPU if there is one), cuda or cpu", 0},
     {"site", OPT_SITE, "NAME", 0, "this job is site NAME of a run of several sites", 0},
     {"hub", OPT_HUB, "new", 0, "the run begins here: start its hub beside this site", 0},
     {"join", OPT_JOIN, "HOST:PORT", 0,
@@ -68,6 +71,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case OPT_KEYS: a->keys = 1; return 0;
     case OPT_LOG: a->log_level = arg; return 0;
     case OPT_LOG_JSON: a->log_json = arg; return 0;
+    case OPT_DEVICE:
     case OPT_SITE:
     case OPT_HUB:
     case OPT_JOIN:
@@ -192,6 +196,7 @@ static int run(const arguments *a, const char *command) {
                                .ctx = job.ctx,
                                .group = job.group,
                                .sharing = job.sharing,
+                               .place = job.place,
                                .command = command,
                                .stop = stop,
                                .hub = hub.here ? hub.child.address : NULL,

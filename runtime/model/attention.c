@@ -35,7 +35,7 @@ static weft_status rope(weft_model *m, int64_t n, void *qkv, int inverse) {
                         .hd = (int32_t)m->d.head_dim,
                         .inverse = (uint8_t)inverse,
                         .t = m->o.t};
-    TIMED(m, WEFT_TIME_ATTENTION, m->ops->rope(m->x, &d, m->s->pos, m->cos_sin, qkv));
+    TIMED(m, WEFT_TIME_ATTENTION, m->ops->rope(m->x, &d, m->s->ops.pos, m->cos_sin, qkv));
     return WEFT_OK;
 }
 

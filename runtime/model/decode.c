@@ -16,9 +16,9 @@ struct weft_decoder {
     void *memory; /* the caches of all layers */
     kv_cache *cache;
     int64_t position;
-    void *last; /* [V] logits in t */
-    float *logits;
-    ranked *ranking; /* [vocab] of the sampler */
+    void *last;         /* [V] logits in t */
+    weft_mirror logits; /* f32 */
+    ranked *ranking;    /* [vocab] of the sampler */
 };
 
 weft_status weft_decoder_create(weft_model *m, weft_decoder **out) {
@@ -29,13 +29,13 @@ weft_status weft_decoder_create(weft_model *m, weft_decoder **out) {
     weft_decoder *d = weft_calloc(1, sizeof *d);
     if (!d) return WEFT_ERR_NOMEM;
     d->m = m;
-    size_t one = (size_t)(m->d.context * m->d.kv_heads * m->d.head_dim) * m->elem;
-    weft_status s =
-        m->ops->alloc(m->backend, one * 2 * (size_t)m->d.layers + (size_t)m->V * m->elem, &d->memory);
+    const size_t one = (size_t)(m->d.context * m->d.kv_heads * m->d.head_dim) * m->elem,
+                 last = ((size_t)m->V * m->elem + 63) / 64 * 64, wide = (size_t)m->V * sizeof(float);
+    weft_status s = m->ops->alloc(m->backend, one * 2 * (size_t)m->d.layers + last + wide, &d->memory);
+    if (s >= 0) s = weft_mirror_plan(&d->logits, m->backend, wide);
     d->cache = weft_calloc((size_t)m->d.layers, sizeof *d->cache);
-    d->logits = weft_calloc((size_t)m->V, sizeof *d->logits);
     d->ranking = weft_calloc((size_t)m->V, sizeof *d->ranking);
-    if (s >= 0 && (!d->cache || !d->logits || !d->ranking)) s = WEFT_ERR_NOMEM;
+    if (s >= 0 && (!d->cache || !d->ranking)) s = WEFT_ERR_NOMEM;
     if (s < 0) {
         weft_decoder_destroy(d);
         return s;
@@ -45,6 +45,7 @@ weft_status weft_decoder_create(weft_model *m, weft_decoder **out) {
         d->cache[l].v = (char *)d->cache[l].k + one;
     }
     d->last = (char *)d->memory + one * 2 * (size_t)m->d.layers;
+    weft_mirror_place(&d->logits, (char *)d->last + last);
     *out = d;
     return WEFT_OK;
 }
@@ -53,7 +54,7 @@ void weft_decoder_destroy(weft_decoder *d) {
     if (!d) return;
     if (d->memory) d->m->ops->release(d->m->backend, d->memory);
     free(d->cache);
-    free(d->logits);
+    weft_mirror_free(&d->logits);
     free(d->ranking);
     free(d);
 }
@@ -67,11 +68,12 @@ static weft_status feed_piece(weft_decoder *d, const int32_t *ids, int64_t n) {
     weft_model *m = d->m;
     slot *s = &m->slot[0];
     for (int64_t i = 0; i < n; i++) {
-        s->ids[i] = ids[i];
-        s->pos[i] = (int32_t)(d->position + i);
+        s->host.ids[i] = ids[i];
+        s->host.pos[i] = (int32_t)(d->position + i);
     }
     m->s = s;
     m->fresh = -1;
+    WEFT_TRY(tokens_push(m, s, 0, 0));
     WEFT_TRY(unit_open(m, m->embed, WEFT_FORWARD));
     WEFT_TRY(embed_fwd(m, n, s->acts[0].x));
     WEFT_TRY(unit_close(m, m->embed, WEFT_FORWARD));
@@ -100,8 +102,9 @@ weft_status weft_decoder_feed(weft_decoder *d, const int32_t *ids, int64_t n, co
     WEFT_TRY(head_open(m, WEFT_FORWARD));
     WEFT_TRY(head_logits(m, m->slot[0].exit, k - 1, 1, d->last));
     WEFT_TRY(head_close(m, WEFT_FORWARD));
-    WEFT_TRY(m->ops->cast(m->x, m->o.t, WEFT_F32, (size_t)m->V, d->last, d->logits));
-    *logits = d->logits;
+    WEFT_TRY(m->ops->cast(m->x, m->o.t, WEFT_F32, (size_t)m->V, d->last, d->logits.ops));
+    WEFT_TRY(weft_mirror_pull(&d->logits, m->ops, m->x, d->logits.bytes));
+    *logits = d->logits.host;
     return WEFT_OK;
 }
 

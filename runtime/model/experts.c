@@ -23,6 +23,27 @@
 
 /* --- plan ---------------------------------------------------------------------------------------------------------- */
 
+/* lse, load and share of a layer. */
+static size_t seen_bytes(const weft_model *m) {
+    const mixture *x = &m->mix;
+    return (block_of(m->N) + 2 * block_of(x->chunks * m->o.batch * x->experts)) * sizeof(float);
+}
+
+/* Rows of each expert, of all layers of all slots: the host's, whatever the backend. */
+static weft_status make_room(weft_model *m) {
+    mixture *x = &m->mix;
+    const size_t first = (size_t)x->experts + 1, group = x->ep > 1 ? (size_t)(x->ep * x->here) + 1 : 0;
+    int64_t *at = x->room = weft_calloc((size_t)(m->slots * m->layers) + 1, (first + group) * sizeof *at);
+    if (!at) return WEFT_ERR_NOMEM;
+    for (int i = 0; i < m->slots; i++)
+        for (int64_t l = 0; l < m->layers; l++, at += first + group) {
+            expert_acts *a = &m->slot[i].acts[l].experts;
+            a->first = at;
+            a->group = group ? at + first : at;
+        }
+    return WEFT_OK;
+}
+
 weft_status experts_plan(weft_model *m) {
     mixture *x = &m->mix;
     x->experts = m->d.experts;
@@ -40,6 +61,8 @@ weft_status experts_plan(weft_model *m) {
     x->length = weft_calloc((size_t)(2 * x->ep), sizeof *x->length);
     x->ptr = weft_calloc((size_t)(2 * x->ep), sizeof *x->ptr);
     x->load = weft_calloc((size_t)x->experts, sizeof *x->load);
+    if (weft_backend_apart(m->backend) && !(x->seen = weft_calloc(1, seen_bytes(m)))) return WEFT_ERR_NOMEM;
+    WEFT_TRY(make_room(m));
     return x->matrix && x->count && x->length && x->ptr && x->load ? WEFT_OK : WEFT_ERR_NOMEM;
 }
 
@@ -84,6 +107,8 @@ void experts_free(weft_model *m) {
     free(m->mix.length);
     free(m->mix.ptr);
     free(m->mix.load);
+    free(m->mix.seen);
+    free(m->mix.room);
 }
 
 size_t experts_scratch(const weft_model *m, int threads) {
@@ -274,16 +299,20 @@ static weft_status route(weft_model *m, const layer_params *p, const expert_matr
 }
 
 /* What the caller wants to know about the router (weft_model_router). */
-static void observe(weft_model *m, const expert_acts *a) {
+static weft_status observe(weft_model *m, const expert_acts *a) {
     mixture *x = &m->mix;
+    const float *lse = x->seen ? x->seen : a->lse, *load = lse + (a->load - a->lse),
+                *share = lse + (a->share - a->lse);
     double balance = 0, z = 0;
+    if (x->seen) TIMED(m, WEFT_TIME_COPY, m->ops->copy(m->x, x->seen, a->lse, seen_bytes(m)));
     for (int64_t i = 0; i < x->chunks * m->o.batch * x->experts; i++) {
-        balance += (double)a->load[i] * (double)a->share[i];
+        balance += (double)load[i] * (double)share[i];
     }
     for (int64_t e = 0; e < x->experts; e++) x->load[e] += (double)(a->first[e + 1] - a->first[e]);
-    for (int64_t i = 0; i < m->N; i++) z += (double)a->lse[i] * (double)a->lse[i];
+    for (int64_t i = 0; i < m->N; i++) z += (double)lse[i] * (double)lse[i];
     x->balance += balance * (double)x->experts / ((double)m->o.context * (double)m->d.layers);
     x->z += z / (double)m->d.layers;
+    return WEFT_OK;
 }
 
 weft_status experts_fwd(weft_model *m, int64_t l, layer_acts *act, int64_t n, void *y) {
@@ -296,7 +325,7 @@ weft_status experts_fwd(weft_model *m, int64_t l, layer_acts *act, int64_t n, vo
     void *out = x->ep > 1 ? x->reply : a->out, *pre = m->o.training ? act->up : NULL;
 
     WEFT_TRY(route(m, p, w, act->n2, a, n));
-    if (x->observe) observe(m, a);
+    if (x->observe) WEFT_TRY(observe(m, a));
     TIMED(m, WEFT_TIME_ROUTE,
           m->ops->rows_scatter(m->x, &rows, act->n2, a->place, x->ep > 1 ? a->out : a->in));
     if (x->ep > 1) WEFT_TRY(exchange(m, a, a->out, a->in, 0));

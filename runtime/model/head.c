@@ -18,7 +18,7 @@ static weft_embed_desc embed_desc(const weft_model *m, int64_t n) {
 weft_status embed_fwd(weft_model *m, int64_t n, void *y) {
     weft_embed_desc d = embed_desc(m, n);
     TIMED(m, WEFT_TIME_EMBED,
-          m->ops->embed_fwd(m->x, &d, m->s->ids, m->s->pos, weight_at(m, m->embed, m->embed_tok),
+          m->ops->embed_fwd(m->x, &d, m->s->ops.ids, m->s->ops.pos, weight_at(m, m->embed, m->embed_tok),
                             weight_at(m, m->embed, m->embed_pos), partial_rows(m, y)));
     return sum_rows(m, NULL, y);
 }
@@ -37,7 +37,7 @@ weft_status embed_bwd(weft_model *m, int64_t n) {
     for (int p = 0; p < m->cp.split; p++) {
         const int64_t i = p * d.tokens;
         TIMED(m, WEFT_TIME_EMBED,
-              m->ops->embed_bwd(m->x, &d, m->s->ids + i, m->s->pos + i, row(m, dx, i),
+              m->ops->embed_bwd(m->x, &d, m->s->ops.ids + i, m->s->ops.pos + i, row(m, dx, i),
                                 piece_grad(m, grad_at(m, m->embed, m->embed_tok), p),
                                 piece_grad(m, dpos, p)));
     }
@@ -52,7 +52,7 @@ static weft_status final_norm_bwd(weft_model *m, int64_t n, const void *x) {
 /* Tokens [i, i + k), of piece p: their logits, and with `back` what these do to the gradients of the head and of f. */
 static weft_status head_tokens(weft_model *m, int64_t i, int64_t k, int p, void *f, void *df, int back) {
     void *w = weight_at(m, m->table, m->head_w);
-    const int32_t *targets = m->s->targets + i;
+    const int32_t *targets = m->s->ops.targets + i;
     weft_loss_desc d = {.size = sizeof d,
                         .tokens = k,
                         .channels = m->C,
@@ -75,8 +75,8 @@ static void add_up(const weft_model *m, int64_t n, double *loss, int64_t *count)
     double sum[WEFT_PIECES_MOST] = {0};
     *count = 0;
     for (int64_t i = 0; i < n; i++)
-        if (m->s->targets[i] >= 0) {
-            sum[i / (n / m->cp.split)] += (double)m->loss_lse[i] - (double)m->loss_target[i];
+        if (m->s->host.targets[i] >= 0) {
+            sum[i / (n / m->cp.split)] += (double)m->host_lse[i] - (double)m->host_target[i];
             ++*count;
         }
     *loss = pieces_tree(m, sum);
@@ -93,6 +93,7 @@ weft_status head_loss(weft_model *m, int64_t n, const void *x, int back, double 
             WEFT_TRY(
                 head_tokens(m, p * each + i, each - i < m->tokens ? each - i : m->tokens, p, f, df, back));
     if (back) WEFT_TRY(final_norm_bwd(m, n, x));
+    WEFT_TRY(weft_mirror_pull(&m->losses, m->ops, m->x, m->losses.bytes));
     add_up(m, n, loss, count);
     m->passes[0] += back ? (weft_now() - begin) / 3 : 0; /* of three GEMMs two are backward; */
     m->passes[1] -= back ? (weft_now() - begin) / 3 : 0; /* the caller books the whole call as that */

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "runtime/model/context.h"
+#include "runtime/model/mirror.h"
 #include "runtime/model/model.h"
 
 /* What a layer of experts leaves (experts.c): S = N * chosen rows of its own tokens, R rows that come to the experts here. */
@@ -15,11 +16,12 @@ typedef struct expert_acts {
     float *prob, *lse;       /* [N,experts] [N] */
     float *weight;           /* [N,chosen] */
     int32_t *choice, *place; /* [N,chosen] */
-    float *load, *share;     /* [chunks,sequences,experts] */
-    int64_t *first;          /* [experts + 1]: own rows, by expert */
-    int64_t *group;          /* [ep * experts here + 1]: rows that came, by source and expert; ep 1: first */
-    void *in;                /* [R,C] what the experts see */
-    void *out;               /* [S,C] what they make of the own rows; then its gradient */
+    float *load, *share;     /* [chunks,sequences,experts]; behind lse in one block */
+    int64_t
+        *first; /* [experts + 1]: own rows, by expert. Of the host, as the next: gemm_groups takes them so */
+    int64_t *group; /* [ep * experts here + 1]: rows that came, by source and expert; ep 1: first */
+    void *in;       /* [R,C] what the experts see */
+    void *out;      /* [S,C] what they make of the own rows; then its gradient */
 } expert_acts;
 
 /* What one layer's forward leaves for its backward. */
@@ -68,6 +70,8 @@ typedef struct mixture {
     weft_group *group, *sequence; /* ep; the ranks that share sequences, NULL: none */
     weft_bulk *exchange;
     expert_matrices *matrix;  /* of each local layer */
+    int64_t *room;            /* of `first` and `group` of all layers */
+    float *seen;              /* where lse, load and share come to the host; NULL: it reads the backend's */
     int32_t *count;           /* [ep,experts] rows of each rank for each expert */
     size_t *length;           /* [2 ep] */
     void **ptr;               /* [2 ep] */
@@ -80,11 +84,14 @@ typedef struct mixture {
 
 /* What a micro-batch holds between its forward and its backward pass: micro-batch i the tokens of slot i % slots of the
  * model, and of a chunk the activations of slot i % slots of the chunk. */
+typedef struct token_rows {
+    int32_t *ids, *pos, *targets, *start; /* [N] */
+} token_rows;
 typedef struct slot {
-    int32_t *pos, *ids, *targets;
-    int32_t *start;      /* [N] */
-    const int32_t *docs; /* start, or NULL if every row is one document */
-    int32_t *first;      /* [chunks of the row here]: the first key that any token of it sees */
+    token_rows host, ops; /* as the host sees them, as ops do: two sides of `tokens` */
+    weft_mirror tokens;
+    const int32_t *docs; /* ops.start, or NULL if every row is one document */
+    int32_t *first;      /* [chunks of the row here]: the first key that any token of it sees. Of the host */
     int32_t *row_start;  /* [batch, context]: start of all tokens of the rows; NULL: not needed */
     layer_acts *
         acts; /* one per local layer; with recomputation only .x differs. Only of chunks with so many slots */
@@ -155,8 +162,10 @@ struct weft_model {
     void *passing; /* [R,C] residual stream behind a chunk, on its way to the next */
     void *final;   /* [R,C] final_norm of the last residual stream */
     float *final_mean, *final_rstd;
-    float *loss_lse, *loss_target; /* [N] */
-    void *logits;                  /* [tokens,V] */
+    weft_mirror losses;            /* lse and the target's logit [N] of each token: */
+    float *loss_lse, *loss_target; /* as ops see them */
+    const float *host_lse, *host_target;
+    void *logits; /* [tokens,V] */
     void *dx, *dx1, *dn, *dwide,
         *datt;    /* [R,C] [R,C] [R,C] [N,max(U,Q)] [N,A]: gradients on their way down */
     size_t begin; /* where the plan begins in the arena */
@@ -185,6 +194,14 @@ weft_status head_close(weft_model *m, weft_pass pass);
 
 /* All layers, embeddings and head, undivided. */
 int model_is_whole(const weft_model *m);
+
+/* Elements (of 4 bytes) that an array of n takes where several lie in one block: each as aligned as if it were planned
+ * alone. */
+static inline size_t block_of(int64_t n) {
+    return ((size_t)n + 15) / 16 * 16;
+}
+/* What the host has written of the tokens of a slot, and whether of documents too, goes to the ops. */
+weft_status tokens_push(weft_model *m, const slot *s, int targets, int documents);
 
 /* Runs an op and books its time. */
 #define TIMED(m, kind, call)                                                                                 \

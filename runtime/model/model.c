@@ -116,6 +116,29 @@ static weft_status number_layers(weft_model *m) {
     return WEFT_OK;
 }
 
+/* --- what the host needs beside the backend's memory --------------------------------------------------------------- */
+
+static weft_status plan_host(weft_model *m) {
+    for (int i = 0; i < m->slots; i++) {
+        slot *s = &m->slot[i];
+        WEFT_TRY(weft_mirror_plan(&s->tokens, m->backend, 4 * block_of(m->N) * sizeof(int32_t)));
+        s->first = weft_calloc((size_t)m->cp.z.chunks + 1, sizeof *s->first);
+        if (!s->first) return WEFT_ERR_NOMEM;
+    }
+    return weft_mirror_plan(&m->losses, m->backend, 2 * block_of(m->N) * sizeof(float));
+}
+
+static token_rows rows_at(const weft_model *m, void *block) {
+    int32_t *at = block;
+    const size_t n = block_of(m->N);
+    return (token_rows){at, at + n, at + 2 * n, at + 3 * n};
+}
+
+weft_status tokens_push(weft_model *m, const slot *s, int targets, int documents) {
+    const size_t arrays = documents ? 4 : targets ? 3 : 2;
+    return weft_mirror_push(&s->tokens, m->ops, m->x, arrays * block_of(m->N) * sizeof(int32_t));
+}
+
 /* --- memory plan
  * ---------------------------------------------------------------------------------------------------- */
 
@@ -130,22 +153,20 @@ static void visit_experts(const weft_model *m, expert_acts *a, visitor visit, vo
     const mixture *x = &m->mix;
     const size_t n = (size_t)m->N, all = (size_t)x->experts, sent = (size_t)x->sent,
                  row = (size_t)m->C * m->elem;
+    const size_t loads = block_of(x->chunks * m->o.batch * x->experts);
     const char *part = "activations";
     if (!x->experts) return;
     visit(arg, part, n * all * 4, (void **)&a->prob);
-    visit(arg, part, n * 4, (void **)&a->lse);
+    visit(arg, part, (block_of(m->N) + 2 * loads) * 4, (void **)&a->lse);
+    if (a->lse) {
+        a->load = a->lse + block_of(m->N);
+        a->share = a->load + loads;
+    }
     visit(arg, part, sent * 4, (void **)&a->weight);
     visit(arg, part, sent * 4, (void **)&a->choice);
     visit(arg, part, sent * 4, (void **)&a->place);
-    visit(arg, part, (size_t)(x->chunks * m->o.batch) * all * 4, (void **)&a->load);
-    visit(arg, part, (size_t)(x->chunks * m->o.batch) * all * 4, (void **)&a->share);
-    visit(arg, part, (all + 1) * 8, (void **)&a->first);
     visit(arg, part, (size_t)x->rows * row, &a->in);
     visit(arg, part, sent * row, &a->out);
-    if (x->ep > 1)
-        visit(arg, part, (size_t)(x->ep * x->here + 1) * 8, (void **)&a->group);
-    else
-        a->group = a->first;
 }
 
 static void visit_mixture(weft_model *m, visitor visit, void *arg) {
@@ -208,14 +229,14 @@ static void visit_run(weft_model *m, slot *s, const layer_run *c, visitor visit,
     if (c->heads) visit(arg, "activations", bytes, &s->exit);
 }
 
+static void visit_mirror(visitor visit, void *arg, const char *part, weft_mirror *m) {
+    visit(arg, part, m->bytes, &m->ops);
+    weft_mirror_place(m, m->ops);
+}
+
 static void visit_slot(weft_model *m, int number, visitor visit, void *arg) {
-    const size_t n = (size_t)m->N;
     slot *s = &m->slot[number];
-    visit(arg, "workspace", n * 4, (void **)&s->pos);
-    visit(arg, "workspace", n * 4, (void **)&s->ids);
-    visit(arg, "workspace", n * 4, (void **)&s->targets);
-    visit(arg, "workspace", n * 4, (void **)&s->start);
-    visit(arg, "workspace", (size_t)m->cp.z.chunks * 4, (void **)&s->first);
+    visit_mirror(visit, arg, "workspace", &s->tokens);
     if (m->cp.kind == WEFT_CP_ALLTOALL)
         visit(arg, "workspace", (size_t)(m->o.batch * m->o.context) * 4, (void **)&s->row_start);
     for (int i = 0; i < m->chunks; i++)
@@ -232,13 +253,12 @@ static void visit_weights(weft_model *m, visitor visit, void *arg) {
 }
 
 static void visit_head(weft_model *m, visitor visit, void *arg) {
-    const size_t n = (size_t)m->N, r = (size_t)m->tp.rows;
+    const size_t r = (size_t)m->tp.rows;
     if (m->head == m->params.nunits) return;
     visit(arg, "activations", r * (size_t)m->C * m->elem, &m->final);
     visit(arg, "activations", r * 4, (void **)&m->final_mean);
     visit(arg, "activations", r * 4, (void **)&m->final_rstd);
-    visit(arg, "activations", n * 4, (void **)&m->loss_lse);
-    visit(arg, "activations", n * 4, (void **)&m->loss_target);
+    visit_mirror(visit, arg, "activations", &m->losses);
     visit(arg, "logits", (size_t)m->tokens * (size_t)m->V * m->elem, &m->logits);
 }
 
@@ -327,6 +347,7 @@ weft_status weft_model_create(const weft_model_desc *d, const weft_model_opts *o
     if (s >= 0) take_widths(m);
     if (s >= 0) s = context_plan(m);
     if (s >= 0) s = number_layers(m);
+    if (s >= 0) s = plan_host(m);
     if (s >= 0) s = experts_plan(m);
     if (s >= 0 && !(m->view = weft_calloc(m->params.nunits, sizeof *m->view))) s = WEFT_ERR_NOMEM;
     if (s < 0) {
@@ -349,7 +370,10 @@ void weft_model_destroy(weft_model *m) {
     experts_free(m);
     for (int i = 0; m->slot && i < m->slots; i++) {
         free(m->slot[i].acts);
+        free(m->slot[i].first);
+        weft_mirror_free(&m->slot[i].tokens);
     }
+    weft_mirror_free(&m->losses);
     free(m->slot);
     free(m->chunk);
     free(m->layer);
@@ -359,7 +383,7 @@ void weft_model_destroy(weft_model *m) {
 
 /* Rotation angles position * theta^(-2i/head_dim), with Llama-3's stretching of the low frequencies if asked.
  * Source: Su et al. 2021 (RoPE); Meta, Llama 3.1 model code (scaling), as HuggingFace computes it. */
-static void fill_rope(weft_model *m) {
+static void fill_rope(const weft_model *m, float *cos_sin) {
     int64_t half = m->d.head_dim / 2;
     for (int64_t i = 0; i < half; i++) {
         double freq = pow(m->d.rope_theta, -2.0 * (double)i / (double)m->d.head_dim);
@@ -374,18 +398,42 @@ static void fill_rope(weft_model *m) {
             }
         }
         for (int64_t t = 0; t < m->d.context; t++) {
-            m->cos_sin[t * m->d.head_dim + i] = (float)cos((double)t * freq);
-            m->cos_sin[t * m->d.head_dim + half + i] = (float)sin((double)t * freq);
+            cos_sin[t * m->d.head_dim + i] = (float)cos((double)t * freq);
+            cos_sin[t * m->d.head_dim + half + i] = (float)sin((double)t * freq);
         }
     }
+}
+
+static weft_status place_rope(weft_model *m) {
+    weft_mirror table;
+    WEFT_TRY(weft_mirror_plan(&table, m->backend, (size_t)(m->d.context * m->d.head_dim) * sizeof(float)));
+    weft_mirror_place(&table, m->cos_sin);
+    fill_rope(m, table.host);
+    const weft_status s = weft_mirror_push(&table, m->ops, m->x, table.bytes);
+    weft_mirror_free(&table);
+    return s;
+}
+
+/* What lies in a block: tokens, losses. */
+static void point_into_blocks(weft_model *m) {
+    for (int i = 0; i < m->slots; i++) {
+        slot *s = &m->slot[i];
+        s->host = rows_at(m, s->tokens.host);
+        s->ops = rows_at(m, s->tokens.ops);
+    }
+    if (m->head == m->params.nunits) return;
+    m->loss_lse = m->losses.ops;
+    m->loss_target = m->loss_lse + block_of(m->N);
+    m->host_lse = m->losses.host;
+    m->host_target = m->host_lse + block_of(m->N);
 }
 
 weft_status weft_model_bind(weft_model *m, const weft_arena *arena, weft_exec *x) {
     binding b = {.base = arena->base + m->begin};
     visit_buffers(m, bind, &b);
     m->x = x;
-    if (m->d.family == WEFT_LLAMA) fill_rope(m);
-    return WEFT_OK;
+    point_into_blocks(m);
+    return m->d.family == WEFT_LLAMA ? place_rope(m) : WEFT_OK;
 }
 
 weft_status weft_model_connect(weft_model *m, const weft_mesh *mesh) {

@@ -4,7 +4,9 @@
  * gives logits. Memory is planned into the caller's arena by weft_model_create and is there after
  * weft_model_bind; nothing is allocated later. Loss and gradient are SUMS over tokens; the trainer divides
  * once (so that one rank and many give the same bits). Single thread of control: the one that owns the exec.
- */
+ *
+ * Tokens and losses are the host's; all else is memory of the backend, which may be a device's (mirror.h). A pass is over,
+ * and its errors are known, when its call returns. */
 #ifndef WEFT_RUNTIME_MODEL_H
 #define WEFT_RUNTIME_MODEL_H
 
@@ -98,7 +100,7 @@ void weft_model_destroy(weft_model *m);
 
 const weft_model_desc *weft_model_desc_of(const weft_model *m);
 const weft_params *weft_model_params(const weft_model *m);
-/* fp32 masters [params.elements]; with t = f32 they are the weights themselves. NULL with a store. */
+/* fp32 masters [params.elements], in the backend's memory; with t = f32 they are the weights themselves. NULL with a store. */
 float *weft_model_masters(weft_model *m);
 /* Weights in the compute dtype. NULL with a store. */
 void *weft_model_weights(weft_model *m);
@@ -149,7 +151,7 @@ weft_status weft_model_loss(weft_model *m, int64_t micro, double *loss, int64_t 
 /* The same without gradients; row_loss[batch] (may be NULL) gets the sum of each sequence. */
 weft_status weft_model_eval(weft_model *m, const weft_model_input *in, double *loss, int64_t *count,
                             double *row_loss);
-/* Logits of every position of `ids` [batch, context] into out [batch * context, vocab_padded], in t: for
+/* Logits of every position of `ids` [batch, context] into out [batch * context, vocab_padded], in t, the backend's: for
  * small models and tests only (materialises everything). */
 weft_status weft_model_logits(weft_model *m, const int32_t *ids, void *out);
 
@@ -166,7 +168,8 @@ weft_traffic weft_model_expert_traffic(const weft_model *m);
 /* Floating-point operations of one training micro-batch (forward + backward, causal attention counted half,
  * recompute not counted): what MFU is measured by. */
 double weft_model_flops(const weft_model *m);
-/* Times by kind; see WEFT_TIME_*. Forward and backward separately: [0] forward, [1] backward. */
+/* Times by kind; see WEFT_TIME_*: on a device of giving it the ops, not of running them. Forward and backward separately:
+ * [0] forward, [1] backward. */
 double *weft_model_times(weft_model *m);
 double *weft_model_passes(weft_model *m);
 

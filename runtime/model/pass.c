@@ -109,10 +109,10 @@ static weft_status take_token(const weft_model *m, slot *s, const weft_model_inp
     if (start < 0 || start > t)
         return weft_fail(WEFT_ERR_ARG, "token %lld of row %lld has its document begin at %d", (long long)t,
                          (long long)b, start);
-    s->ids[i] = id < 0 ? 0 : id; /* filler behind the end of the data; its target counts nothing */
-    s->targets[i] = in->target ? in->target[at] : in->tok[at + b + 1];
-    s->start[i] = start;
-    s->pos[i] = (int32_t)t - start;
+    s->host.ids[i] = id < 0 ? 0 : id; /* filler behind the end of the data; its target counts nothing */
+    s->host.targets[i] = in->target ? in->target[at] : in->tok[at + b + 1];
+    s->host.start[i] = start;
+    s->host.pos[i] = (int32_t)t - start;
     return WEFT_OK;
 }
 
@@ -121,18 +121,19 @@ static weft_status take_input(weft_model *m, slot *s, const weft_model_input *in
     const weft_zigzag *z = &m->cp.z;
     const size_t rows = (size_t)(m->o.batch * m->o.context);
     int64_t i = 0;
-    s->docs = in->start ? s->start : NULL;
-    if (s->row_start && in->start) memcpy(s->row_start, in->start, rows * sizeof *s->row_start);
+    s->docs = in->start ? s->ops.start : NULL;
+    if (s->row_start && in->start)
+        WEFT_TRY(m->ops->copy(m->x, s->row_start, in->start, rows * sizeof *s->row_start));
     for (int c = 0; c < z->chunks; c++) {
         const int64_t from = weft_zigzag_chunk(z, z->at, c) * z->length;
         s->first[c] = INT32_MAX;
         for (int64_t b = 0; b < m->o.batch; b++)
             for (int64_t t = from; t < from + z->length; t++, i++) {
                 WEFT_TRY(take_token(m, s, in, b, t, i));
-                if (s->start[i] < s->first[c]) s->first[c] = s->start[i];
+                if (s->host.start[i] < s->first[c]) s->first[c] = s->host.start[i];
             }
     }
-    return WEFT_OK;
+    return tokens_push(m, s, 1, in->start != NULL);
 }
 
 /* Where the activations of a micro-batch are. */
@@ -197,6 +198,7 @@ weft_status weft_model_forward(weft_model *m, int64_t micro, int chunk, const we
     m->mix.observe = 1;
     WEFT_TRY(forward(m, &m->chunk[chunk], place_of(m, micro, chunk)));
     m->mix.observe = 0;
+    WEFT_TRY(m->ops->sync(m->x)); /* a device's errors and time belong to the pass that they are in */
     weft_range_pop();
     m->passes[0] += weft_now() - begin;
     return WEFT_OK;
@@ -210,6 +212,7 @@ weft_status weft_model_backward(weft_model *m, int64_t micro, int chunk, float *
     const double begin = weft_now();
     weft_range_push("backward");
     WEFT_TRY(backward(m, &m->chunk[chunk], place_of(m, micro, chunk), loss, count));
+    WEFT_TRY(m->ops->sync(m->x));
     weft_range_pop();
     m->passes[1] += weft_now() - begin;
     return WEFT_OK;
@@ -244,8 +247,8 @@ static double loss_of_row(const weft_model *m, int64_t b) {
     for (int c = 0; c < z->chunks; c++) {
         const int64_t from = (c * m->o.batch + b) * z->length;
         for (int64_t i = from; i < from + z->length; i++)
-            if (m->s->targets[i] >= 0)
-                sum[c * m->cp.split / z->chunks] += (double)m->loss_lse[i] - (double)m->loss_target[i];
+            if (m->s->host.targets[i] >= 0)
+                sum[c * m->cp.split / z->chunks] += (double)m->host_lse[i] - (double)m->host_target[i];
     }
     return pieces_tree(m, sum);
 }
@@ -275,9 +278,10 @@ weft_status weft_model_logits(weft_model *m, const int32_t *ids, void *out) {
     slot *s = m->s = &m->slot[0];
     s->docs = NULL;
     for (int64_t i = 0; i < m->N; i++) {
-        s->ids[i] = ids[i];
-        s->pos[i] = (int32_t)(i % m->o.context);
+        s->host.ids[i] = ids[i];
+        s->host.pos[i] = (int32_t)(i % m->o.context);
     }
+    WEFT_TRY(tokens_push(m, s, 0, 0));
     WEFT_TRY(forward(m, &m->chunk[0], s));
     WEFT_TRY(head_open(m, WEFT_FORWARD));
     WEFT_TRY(head_logits(m, s->exit, 0, m->N, out));

@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "kernels/cuda/calls.h"
+#include "runtime/model/mirror.h"
 #include "runtime/shard/internal.h"
 
 int shard_buffer_of(const weft_shards *s, size_t unit) {
@@ -75,11 +76,6 @@ static void plan_memory(weft_shards *s, weft_arena *arena) {
     }
 }
 
-static int is_device(const weft_backend *b) {
-    weft_backend_desc d;
-    return weft_backend_info(b, &d) == WEFT_OK && d.device;
-}
-
 weft_status weft_shards_create(const weft_shards_opts *o, const weft_params *p, weft_backend *b,
                                weft_arena *arena, weft_shards **out) {
     *out = NULL;
@@ -90,7 +86,7 @@ weft_status weft_shards_create(const weft_shards_opts *o, const weft_params *p, 
     s->params = p;
     s->backend = b;
     s->ops = weft_backend_ops(b);
-    s->on_device = is_device(b);
+    s->on_device = weft_backend_apart(b);
     s->elem = weft_dtype_size(o->t);
     s->share = weft_calloc(p->nunits + 1, sizeof *s->share);
     s->piece = weft_calloc(p->n, sizeof *s->piece);
@@ -264,6 +260,14 @@ const weft_piece *weft_shards_pieces(const weft_shards *s, size_t *n) {
 
 int weft_shards_zero(const weft_shards *s) {
     return s->o.zero;
+}
+
+int weft_shards_apart(const weft_shards *s) {
+    return s->on_device;
+}
+
+weft_status weft_shards_copy(weft_shards *s, void *to, const void *from, size_t bytes) {
+    return s->ops->copy(s->x, to, from, bytes);
 }
 
 double *weft_shards_waited(weft_shards *s) {

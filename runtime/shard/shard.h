@@ -86,6 +86,10 @@ size_t weft_shards_own(const weft_shards *s); /* elements of the own space */
 const weft_share *weft_shards_share(const weft_shards *s, size_t unit);
 const weft_piece *weft_shards_pieces(const weft_shards *s, size_t *n);
 int weft_shards_zero(const weft_shards *s); /* 0 if there is one rank */
+/* The shares, and all else of the backend's memory, are a device's: the host reaches them by weft_shards_copy alone. */
+int weft_shards_apart(const weft_shards *s);
+/* From host memory or the backend's to either; complete on return. */
+weft_status weft_shards_copy(weft_shards *s, void *to, const void *from, size_t bytes);
 
 /* (C) A step of `micros` backward passes of every unit (-1: not known; then gradients leave at the end only). */
 weft_status weft_shards_begin(weft_shards *s, int64_t micros);

@@ -101,16 +101,12 @@ weft_status weft_fragment_visit(const weft_fragments *f, int p, const weft_ckpt_
         return weft_fail(WEFT_ERR_SHAPE, "%s is not the tensor of that name that sites exchange", part->name);
     float *whole = vector + t->at, *mine = part->ptr;
     const weft_box *b = &part->box;
-    if (part->flat_hi > 0) {
-        run(arg, whole + part->flat_lo, mine, (size_t)(part->flat_hi - part->flat_lo));
-    } else if (b->ndim == 0) {
-        run(arg, whole, mine, t->n);
-    } else if (t->ndim == 1) {
-        run(arg, whole + b->off[0], mine, (size_t)b->ext[0]);
-    } else {
-        for (int64_t row = 0; row < b->ext[0]; row++)
-            run(arg, whole + (b->off[0] + row) * t->shape[1] + b->off[1], mine + row * b->ext[1],
-                (size_t)b->ext[1]);
-    }
+    if (part->flat_hi > 0)
+        return run(arg, whole + part->flat_lo, mine, (size_t)(part->flat_hi - part->flat_lo));
+    if (b->ndim == 0) return run(arg, whole, mine, t->n);
+    if (t->ndim == 1) return run(arg, whole + b->off[0], mine, (size_t)b->ext[0]);
+    for (int64_t row = 0; row < b->ext[0]; row++)
+        WEFT_TRY(run(arg, whole + (b->off[0] + row) * t->shape[1] + b->off[1], mine + row * b->ext[1],
+                     (size_t)b->ext[1]));
     return WEFT_OK;
 }

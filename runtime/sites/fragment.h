@@ -41,9 +41,9 @@ weft_status weft_fragments_make(const weft_model_desc *m, int strided, weft_frag
 void weft_fragments_free(weft_fragments *f);
 
 /* Goes through the elements of a part (f32, of a tensor named as in the model) and their places in the vector of fragment p,
- * run by run: run(arg, place in the vector, place in the part, n). Nothing if the tensor is not in fragment p. SHAPE: the
+ * run by run: run(arg, place in the vector, place in the part, n), until one fails. Nothing if the tensor is not in fragment p. SHAPE: the
  * part is not of that tensor. */
-typedef void weft_fragment_run(void *arg, float *vector, float *part, size_t n);
+typedef weft_status weft_fragment_run(void *arg, float *vector, float *part, size_t n);
 weft_status weft_fragment_visit(const weft_fragments *f, int p, const weft_ckpt_part *part, float *vector,
                                 weft_fragment_run *run, void *arg);
 

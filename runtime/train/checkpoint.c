@@ -37,14 +37,14 @@ static json_t *track(const weft_guard_track *t) {
 }
 
 static char *state_text(const weft_saver *s, const weft_train_state *st, const char *stream) {
-    json_t *j =
-        json_pack("{s:i, s:I, s:I, s:I, s:I, s:f, s:{s:I, s:I}, s:s, s:s, s:{s:I, s:I, s:I, s:o, s:o}}",
-                  "version", VERSION, "step", (json_int_t)st->step, "g", (json_int_t)st->g, "tokens",
-                  (json_int_t)st->tokens, "updates", (json_int_t)st->updates, "elapsed_s", st->elapsed,
-                  "kernels", "contract", (json_int_t)st->contract, "bf16_order", (json_int_t)st->bf16_order,
-                  "data", stream, "config", s->o.config, "guard", "accepted", (json_int_t)st->guard.accepted,
-                  "skipped", (json_int_t)st->guard.skipped, "in_a_row", (json_int_t)st->guard.in_a_row,
-                  "loss", track(&st->guard.loss), "norm", track(&st->guard.norm));
+    json_t *j = json_pack(
+        "{s:i, s:I, s:I, s:I, s:I, s:f, s:{s:I, s:I, s:s}, s:s, s:s, s:{s:I, s:I, s:I, s:o, s:o}}", "version",
+        VERSION, "step", (json_int_t)st->step, "g", (json_int_t)st->g, "tokens", (json_int_t)st->tokens,
+        "updates", (json_int_t)st->updates, "elapsed_s", st->elapsed, "kernels", "contract",
+        (json_int_t)st->contract, "bf16_order", (json_int_t)st->bf16_order, "by", st->arithmetic, "data",
+        stream, "config", s->o.config, "guard", "accepted", (json_int_t)st->guard.accepted, "skipped",
+        (json_int_t)st->guard.skipped, "in_a_row", (json_int_t)st->guard.in_a_row, "loss",
+        track(&st->guard.loss), "norm", track(&st->guard.norm));
     char *sites = s->o.sites ? weft_sites_state(s->o.sites) : NULL;
     if (sites) json_object_set_new(j, "sites", json_string(sites));
     free(sites);
@@ -70,16 +70,17 @@ static weft_status parse_state(const char *where, const char *text, weft_train_s
     json_t *j = json_loads(text, JSON_REJECT_DUPLICATES, &e);
     if (!j) return weft_fail(WEFT_ERR_FORMAT, "%s: the state is not JSON: %s", where, e.text);
     json_int_t version = 0, step, g, tokens, updates, accepted, skipped, row, contract = 0, order = 0;
-    const char *data;
+    const char *data, *by = "";
     double elapsed;
     weft_guard *q = &st->guard;
-    int bad = json_unpack_ex(
-        j, &e, 0,
-        "{s:I, s:I, s:I, s:I, s:I, s:F, s?{s:I, s:I}, s:s, s:{s:I, s:I, s:I, s:{s:F, s:F}, s:{s:F, s:F}}}",
-        "version", &version, "step", &step, "g", &g, "tokens", &tokens, "updates", &updates, "elapsed_s",
-        &elapsed, "kernels", "contract", &contract, "bf16_order", &order, "data", &data, "guard", "accepted",
-        &accepted, "skipped", &skipped, "in_a_row", &row, "loss", "mean", &q->loss.mean, "var", &q->loss.var,
-        "norm", "mean", &q->norm.mean, "var", &q->norm.var);
+    int bad = json_unpack_ex(j, &e, 0,
+                             "{s:I, s:I, s:I, s:I, s:I, s:F, s?{s:I, s:I, s?s}, s:s, s:{s:I, s:I, s:I, "
+                             "s:{s:F, s:F}, s:{s:F, s:F}}}",
+                             "version", &version, "step", &step, "g", &g, "tokens", &tokens, "updates",
+                             &updates, "elapsed_s", &elapsed, "kernels", "contract", &contract, "bf16_order",
+                             &order, "by", &by, "data", &data, "guard", "accepted", &accepted, "skipped",
+                             &skipped, "in_a_row", &row, "loss", "mean", &q->loss.mean, "var", &q->loss.var,
+                             "norm", "mean", &q->norm.mean, "var", &q->norm.var);
     weft_status s = WEFT_OK;
     if (version > VERSION)
         s = weft_fail(WEFT_ERR_VERSION, "%s: a training state of version %lld; this weft reads up to %d",
@@ -97,6 +98,7 @@ static weft_status parse_state(const char *where, const char *text, weft_train_s
         st->elapsed = elapsed;
         st->contract = (uint32_t)contract;
         st->bf16_order = (uint32_t)order;
+        snprintf(st->arithmetic, sizeof st->arithmetic, "%s", by);
         q->accepted = accepted;
         q->skipped = skipped;
         q->in_a_row = row;
@@ -165,6 +167,14 @@ static weft_status make_parts(const weft_saver *s, const char *masters, int weig
 
 /* --- open and save ---------------------------------------------------------------------------------------------------- */
 
+/* Between the host and parts that are a device's; those of other sites' state are the host's on any. */
+static weft_status fetch(void *s, void *to, const void *part, size_t bytes) {
+    return weft_shards_copy(s, to, part, bytes);
+}
+static weft_status store(void *s, void *part, const void *from, size_t bytes) {
+    return weft_shards_copy(s, part, from, bytes);
+}
+
 static weft_status describe(void *arg, const char *dir) {
     const weft_saver *s = arg;
     return weft_hf_describe(dir, weft_model_desc_of(s->o.model), s->o.t, s->tokenizer);
@@ -181,6 +191,8 @@ weft_status weft_saver_open(weft_group *g, const char *dir, const weft_saver_opt
         s->o.ckpt.size = sizeof s->o.ckpt;
         s->o.ckpt.extra = describe;
         s->o.ckpt.extra_arg = s;
+        s->o.ckpt.fetch = weft_shards_apart(o->shards) ? fetch : NULL;
+        s->o.ckpt.fetch_arg = o->shards;
         s->dir = weft_strdup(dir);
         if (o->tokenizer) s->tokenizer = weft_weights_home(o->tokenizer);
         st = s->dir && (s->tokenizer || !o->tokenizer)
@@ -263,7 +275,10 @@ weft_status weft_saver_load(weft_saver *s, weft_train_state *st, char **stream) 
     weft_status r = weft_ctrl_agree(s->g, make_parts(s, has & HAS_MASTERS ? "optim/master" : "model", 0, 1,
                                                      (has & HAS_SITES) != 0, &want));
     /* every tensor of the optimiser must be wanted by some rank: AdamW's state is not Muon's */
-    weft_ckpt_load_opts o = {.size = sizeof o, .prefix = "optim/"};
+    weft_ckpt_load_opts o = {.size = sizeof o,
+                             .prefix = "optim/",
+                             .store = weft_shards_apart(s->o.shards) ? store : NULL,
+                             .store_arg = s->o.shards};
     if (r >= 0) r = weft_ckpt_load(s->ckpt, &step, want.item, want.n, &o, &text);
     if (r >= 0) {
         snprintf(where, sizeof where, "checkpoint of step %lld", (long long)step);

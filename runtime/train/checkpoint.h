@@ -16,14 +16,17 @@
 #include "runtime/sites/sites.h"
 #include "weft/ckpt.h"
 
+#define WEFT_ARITHMETIC 40
+
 typedef struct weft_train_state {
     int64_t step;    /* optimiser steps done (skipped ones included) */
     uint64_t g;      /* next global sample */
     uint64_t tokens; /* targets trained on */
     int64_t updates; /* optimiser updates done */
     double elapsed;  /* seconds of training so far */
-    /* in which arithmetic (weft_backend_desc); contract 0: not told, an older weft */
+    /* in which arithmetic (weft_backend_desc), and whose; contract 0, "": not told, an older weft */
     uint32_t contract, bf16_order;
+    char arithmetic[WEFT_ARITHMETIC];
     weft_guard guard;
 } weft_train_state;
 

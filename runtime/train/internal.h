@@ -63,6 +63,7 @@ struct weft_trainer {
     const struct weft_ops *ops;
     weft_exec *x;
     weft_arena memory;
+    size_t scratch; /* bytes, of the kernels; noted in memory */
     double resident, planned,
         taken; /* bytes: before the plan; at the end of the run planned and taken by all ranks */
     weft_model *model;
@@ -107,6 +108,7 @@ struct weft_trainer {
         int unjoined;      /* asked to stop before it took part: nothing is trained, nothing saved */
         weft_fragments fragments;
         float *vector;         /* [largest fragment] */
+        float *room;           /* see outer.c; NULL: masters are the host's */
         int64_t *left;         /* [fragments]: step after which it left last */
         weft_sites_work *work; /* [fragments]: since then */
         double seconds_a_step, waited;
@@ -168,8 +170,17 @@ weft_status trainer_plan_parts(weft_trainer *t, const weft_model_desc *d);
 weft_layout_want trainer_wanted(const weft_run_config *c);
 weft_status trainer_choose_layout(weft_trainer *t, weft_status s, const weft_model_desc *d,
                                   weft_layout_want *w);
-/* setup.c: the name of the backend that run.device asks for */
+/* device.c: the name of the backend that run.device asks for; of the host's backend that does what the host does itself */
 const char *trainer_device(const weft_trainer *t);
+const char *trainer_host(const weft_trainer *t);
+/* t->backend; where run.device is a device, that of this rank's place on its node. Local. */
+weft_status trainer_open_backend(weft_trainer *t);
+/* CONFIG: t->layout is one that devices do not have; says what would work. */
+weft_status trainer_check_layout(const weft_trainer *t, int device);
+/* NOMEM: what is planned does not fit into the device; says what would help. */
+weft_status trainer_check_fit(const weft_trainer *t);
+/* Whose sums these are: "cpu", "ref", or the kind of device. Equal bits need equal ones. */
+void trainer_arithmetic(const weft_backend_desc *d, char text[WEFT_ARITHMETIC]);
 /* stage.c: the chunks of this rank's stage [layout.chunks] and the micro-batches of each that are in flight. */
 weft_status trainer_plan_stage(weft_trainer *t, const weft_model_desc *d, weft_chunk *chunk, int *slots);
 void trainer_note_links(weft_trainer *t,

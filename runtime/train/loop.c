@@ -159,6 +159,7 @@ static weft_status generate(weft_trainer *t, const weft_generate_opts *o, weft_g
         return weft_generate(t->model, t->tok, o, r);
     weft_session s;
     const weft_session_opts so = {.device = trainer_device(t),
+                                  .place = t->o.place,
                                   .t = t->c->train.dtype ? WEFT_BF16 : WEFT_F32,
                                   .batch = 1,
                                   .context = t->context,

@@ -20,6 +20,7 @@
 #define LOOK_NS    20000000 /* between two looks while a step waits */
 #define SAY_S      30.0     /* of waiting before a word about it */
 #define OVERTAKEN  0.5f     /* of the local weights stays when training has gone on since they left */
+#define ROOM       ((size_t)1 << 18) /* elements */
 #define LAST_TRIES 3
 #define LEAVE_MS   60000
 #define DRAIN_MS   10000 /* of a job that has saved and is to end */
@@ -28,17 +29,40 @@ enum { PUT_SET, PUT_BLEND, PUT_ADD };
 
 /* --- the fragment in one vector --------------------------------------------------------------------------------------- */
 
-static void take_run(void *arg, float *vector, float *part, size_t n) {
-    (void)arg;
-    memcpy(vector, part, n * sizeof *part);
+/* The vector is the host's; the masters may be a device's, and then pass through `room` where the host computes. */
+typedef struct moving {
+    weft_shards *shards;
+    float *room; /* [ROOM]; NULL: masters are the host's */
+    int how;
+} moving;
+
+static weft_status copy(const moving *m, float *to, const float *from, size_t n) {
+    if (m->room) return weft_shards_copy(m->shards, to, from, n * sizeof *to);
+    memcpy(to, from, n * sizeof *to);
+    return WEFT_OK;
 }
 
-static void put_run(void *arg, float *vector, float *part, size_t n) {
-    const int how = *(const int *)arg;
-    if (how == PUT_SET) memcpy(part, vector, n * sizeof *part);
+static weft_status take_run(void *arg, float *vector, float *part, size_t n) {
+    return copy(arg, vector, part, n);
+}
+
+static void mix(int how, const float *vector, float *part, size_t n) {
     for (size_t i = 0; how == PUT_BLEND && i < n; i++)
         part[i] = OVERTAKEN * part[i] + (1 - OVERTAKEN) * vector[i];
     for (size_t i = 0; how == PUT_ADD && i < n; i++) part[i] += vector[i];
+}
+
+static weft_status put_run(void *arg, float *vector, float *part, size_t n) {
+    const moving *m = arg;
+    if (m->how == PUT_SET) return copy(m, part, vector, n);
+    if (!m->room) mix(m->how, vector, part, n);
+    for (size_t at = 0, k; m->room && at < n; at += k) {
+        k = n - at < ROOM ? n - at : ROOM;
+        WEFT_TRY(copy(m, m->room, part + at, k));
+        mix(m->how, vector + at, m->room, k);
+        WEFT_TRY(copy(m, part + at, m->room, k));
+    }
+    return WEFT_OK;
 }
 
 /* Of ranks that hold the same elements one gives them. */
@@ -51,7 +75,8 @@ static int gives(const weft_trainer *t, const weft_piece *q) {
                                         : l->data_at == 0;
 }
 
-static weft_status visit(weft_trainer *t, int p, int givers, weft_fragment_run *run, void *arg) {
+static weft_status visit(weft_trainer *t, int p, int givers, weft_fragment_run *run, int how) {
+    moving m = {t->shards, t->outer.room, how};
     size_t n = 0;
     const weft_piece *q = weft_shards_pieces(t->shards, &n);
     for (size_t i = 0; i < n; i++) {
@@ -60,7 +85,7 @@ static weft_status visit(weft_trainer *t, int p, int givers, weft_fragment_run *
         if (givers && !gives(t, &q[i])) continue;
         const size_t parts = weft_piece_parts(&q[i], q[i].param->name, WEFT_F32, h->master + q[i].at, part);
         for (size_t k = 0; k < parts; k++)
-            WEFT_TRY(weft_fragment_visit(&t->outer.fragments, p, &part[k], t->outer.vector, run, arg));
+            WEFT_TRY(weft_fragment_visit(&t->outer.fragments, p, &part[k], t->outer.vector, run, &m));
     }
     return WEFT_OK;
 }
@@ -69,7 +94,7 @@ static weft_status visit(weft_trainer *t, int p, int givers, weft_fragment_run *
 static weft_status take(weft_trainer *t, int p) {
     const size_t n = t->outer.fragments.item[p].elements;
     memset(t->outer.vector, 0, n * sizeof *t->outer.vector);
-    WEFT_TRY(visit(t, p, 1, take_run, NULL));
+    WEFT_TRY(visit(t, p, 1, take_run, 0));
     if (t->outer.alone) return WEFT_OK;
     return weft_allreduce(t->o.group, t->outer.vector, t->outer.vector, n, WEFT_F32, WEFT_SUM);
 }
@@ -78,7 +103,7 @@ static weft_status take(weft_trainer *t, int p) {
 static weft_status put(weft_trainer *t, int p, int how) {
     const size_t n = t->outer.fragments.item[p].elements;
     if (t->ranks > 1) WEFT_TRY(weft_bcast(t->o.group, t->outer.vector, n, WEFT_F32, 0));
-    return visit(t, p, 0, put_run, &how);
+    return visit(t, p, 0, put_run, how);
 }
 
 /* --- opening ---------------------------------------------------------------------------------------------------------- */
@@ -100,7 +125,7 @@ static weft_status open_sites(weft_trainer *t, const weft_model_desc *d) {
                                .rate = c->sites.rate * 1e6 / 8,
                                .delay_ms = (int)c->sites.delay,
                                .insecure_lab = c->sites.lab,
-                               .device = trainer_device(t),
+                               .device = trainer_host(t),
                                .model = *d,
                                .rules = {.preset = (weft_sites_preset)c->sites.preset,
                                          .every = (uint32_t)c->sites.every,
@@ -130,6 +155,8 @@ weft_status trainer_outer_open(weft_trainer *t, const weft_model_desc *d) {
     t->outer.vector = weft_calloc(t->outer.fragments.largest, sizeof *t->outer.vector);
     t->outer.left = weft_calloc(n, sizeof *t->outer.left);
     t->outer.work = weft_calloc(n, sizeof *t->outer.work);
+    if (weft_shards_apart(t->shards) && !(t->outer.room = weft_calloc(ROOM, sizeof *t->outer.room)))
+        return WEFT_ERR_NOMEM;
     if (!t->outer.vector || !t->outer.left || !t->outer.work) return WEFT_ERR_NOMEM;
     weft_arena_note(&t->memory, "sites", t->outer.fragments.largest * sizeof *t->outer.vector);
     return t->rank == 0 ? open_sites(t, d) : WEFT_OK;
@@ -139,6 +166,7 @@ void trainer_outer_close(weft_trainer *t) {
     weft_sites_close(t->outer.sites);
     weft_fragments_free(&t->outer.fragments);
     free(t->outer.vector);
+    free(t->outer.room);
     free(t->outer.left);
     free(t->outer.work);
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "runtime/model/mirror.h"
 #include "runtime/train/internal.h"
 
 #define MIB 1048576.0
@@ -68,18 +69,37 @@ static weft_traffic times(weft_traffic t, uint64_t n) {
     return (weft_traffic){t.count * n, t.bytes * n};
 }
 
+/* Where there is no device, a run that wants one is planned all the same: what it reserves does not depend on it. */
+static weft_status open_for_plan(weft_trainer *t, weft_backend_desc *d) {
+    const weft_backend_opts bo = {.size = sizeof bo};
+    weft_status s = weft_backend_open(trainer_device(t), &bo, &t->backend);
+    const int absent = s == WEFT_ERR_UNSUPPORTED && t->c->run.device == WEFT_DEVICE_CUDA;
+    if (absent) {
+        weft_clear_error();
+        s = weft_backend_open("host", &bo, &t->backend);
+    }
+    WEFT_TRY(s);
+    WEFT_TRY(weft_backend_info(t->backend, d));
+    if (absent) *d = (weft_backend_desc){.name = "cuda", .device = 1};
+    return WEFT_OK;
+}
+
 static weft_status plan_one(weft_trainer *t, int ranks, int rank, weft_plan *p) {
     const weft_layout_want w = trainer_wanted(t->c);
     weft_model_desc d;
     WEFT_TRY(trainer_open_data(t));
     WEFT_TRY(trainer_describe_model(t->c, t->data, &d));
-    const weft_backend_opts bo = {.size = sizeof bo};
-    WEFT_TRY(weft_backend_open(trainer_device(t), &bo, &t->backend));
+    weft_backend_desc by;
+    WEFT_TRY(open_for_plan(t, &by));
     WEFT_TRY(plan_place(t, &w, &d, ranks, rank));
+    WEFT_TRY(trainer_check_layout(t, by.device));
+    const size_t scratch = weft_model_scratch(t->model, 1), more = weft_optim_scratch(t->optim, 1);
     const weft_params *q = weft_model_params(t->model);
     const uint64_t micros = (uint64_t)t->layout.micro_count;
     *p = (weft_plan){.layout = t->layout,
                      .memory = t->memory,
+                     .by = by,
+                     .scratch = scratch > more ? scratch : more,
                      .parameters = q->count,
                      .data = weft_shards_traffic(t->shards, t->layout.micro_count),
                      .tensor = times(weft_model_traffic(t->model), micros),
@@ -120,8 +140,9 @@ static weft_status most_bytes(weft_trainer *t, const weft_layout_want *w, const 
     return WEFT_OK;
 }
 
-static double free_bytes(const weft_trainer *t) {
+static double free_bytes(const weft_trainer *t, const weft_backend_desc *d) {
     if (t->c->layout.memory) return (double)t->c->layout.memory * MIB;
+    if (d->device) return 0.95 * (double)d->memory;
     const double page = (double)sysconf(_SC_PAGESIZE), pages = (double)sysconf(_SC_AVPHYS_PAGES);
     return 0.9 * page * pages / (t->o.sharing > 0 ? t->o.sharing : 1);
 }
@@ -139,6 +160,11 @@ static int next_layout(const weft_trainer *t, int within, weft_layout_want *w) {
     *tp = 1;
     *pp *= 2;
     return *pp <= t->ranks;
+}
+
+/* On devices there is one: all ranks share the batch. */
+static int another_layout(const weft_trainer *t, int within, weft_layout_want *w) {
+    return !weft_backend_apart(t->backend) && next_layout(t, within, w);
 }
 
 static weft_status choose(weft_trainer *t, const weft_model_desc *d, double limit, weft_layout_want *w) {
@@ -168,7 +194,7 @@ static weft_status choose(weft_trainer *t, const weft_model_desc *d, double limi
                  "%s: %.0f MiB a rank fit into %.0f; the first in order of what it costs%s", text,
                  (double)bytes / MIB, limit / MIB, bytes < plain ? "" : " is enough");
         return WEFT_OK;
-    } while (next_layout(t, within, w));
+    } while (another_layout(t, within, w));
     if (!least) return weft_fail(refused, "layout.auto: no layout of %d ranks works: %s", t->ranks, why);
     return weft_fail(
         WEFT_ERR_CONFIG,
@@ -179,11 +205,13 @@ static weft_status choose(weft_trainer *t, const weft_model_desc *d, double limi
 
 weft_status trainer_choose_layout(weft_trainer *t, weft_status s, const weft_model_desc *d,
                                   weft_layout_want *w) {
-    double limit = -free_bytes(t);
+    const weft_backend_opts bo = {.size = sizeof bo, .device = t->o.place, .round = 1};
+    weft_backend_desc by = {0};
+    if (s >= 0) s = weft_backend_open(trainer_device(t), &bo, &t->backend);
+    if (s >= 0) s = weft_backend_info(t->backend, &by);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
+    double limit = -free_bytes(t, &by);
     WEFT_TRY(weft_ctrl_allreduce(t->o.group, &limit, 1, WEFT_F64, WEFT_MAX)); /* the least of all */
-    const weft_backend_opts bo = {.size = sizeof bo};
-    s = weft_backend_open(trainer_device(t), &bo, &t->backend);
     if (s >= 0) s = choose(t, d, -limit, w);
     if (t->backend) weft_backend_close(t->backend);
     t->backend = NULL;

@@ -8,7 +8,7 @@
 #include "runtime/layout/zigzag.h"
 #include "runtime/optim/schedule.h"
 
-static const char *const devices[] = {"auto", "cpu", "ref", NULL};
+static const char *const devices[] = {"auto", "cpu", "ref", "cuda", NULL};
 static const char *const families[] = {"gpt2", "llama", NULL};
 static const char *const dtypes[] = {"fp32", "bf16", NULL};
 static const char *const recomputes[] = {"none", "layer", "selective", NULL};
@@ -38,7 +38,10 @@ const weft_config_key weft_run_keys[] = {
     STRING("run.name", run.name, "run", "name of the run, for titles"),
     STRING("run.dir", run.dir, NULL, "where everything is written; runs/NAME if left out"),
     INT("run.seed", run.seed, "1", 0, 9e15, "seed of initialisation, data order and samples"),
-    ENUM("run.device", run.device, "auto", devices, "auto takes cpu; ref is the slow oracle"),
+    ENUM("run.device", run.device, "auto", devices,
+         "what computes (weft train --device): cuda: a GPU for each rank; ref: the slow oracle; auto: cuda "
+         "where "
+         "there is a GPU, else cpu"),
     INT("run.threads", run.threads, "0", 0, 1024,
         "threads of a rank; 0: allowed cores / ranks that share them"),
 

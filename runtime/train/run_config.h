@@ -5,7 +5,7 @@
 #include "base/config.h"
 
 enum { WEFT_PACK_NONE, WEFT_PACK_DOC };
-enum { WEFT_DEVICE_AUTO, WEFT_DEVICE_CPU, WEFT_DEVICE_REF };
+enum { WEFT_DEVICE_AUTO, WEFT_DEVICE_CPU, WEFT_DEVICE_REF, WEFT_DEVICE_CUDA };
 
 typedef struct weft_run_config {
     struct {

@@ -199,6 +199,7 @@ weft_status trainer_roll_back(weft_trainer *t, const char *why) {
     t->st.elapsed = now.elapsed;
     t->st.contract = now.contract;
     t->st.bf16_order = now.bf16_order;
+    memcpy(t->st.arithmetic, now.arithmetic, sizeof t->st.arithmetic);
     t->st.guard.in_a_row = 0;
     t->st.guard.limit = now.guard.limit;
     if (t->rank == 0) {

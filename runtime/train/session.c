@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "runtime/model/mirror.h"
 #include "runtime/train/weights.h"
 
 static weft_status allocate(void *arg, size_t bytes, void **p) {
@@ -19,16 +20,20 @@ static void release(void *arg, void *p) {
 
 static weft_status load_weights(const char *path, weft_session *s) {
     const weft_params *p = weft_model_params(s->model);
-    weft_named *list = weft_params_named(p, weft_model_masters(s->model), WEFT_F32);
-    if (!list) return WEFT_ERR_NOMEM;
-    weft_status st = weft_weights_read(path, &s->desc, list, p->n);
+    weft_mirror masters;
+    WEFT_TRY(weft_mirror_plan(&masters, s->backend, p->elements * sizeof(float)));
+    weft_mirror_place(&masters, weft_model_masters(s->model));
+    weft_named *list = weft_params_named(p, masters.host, WEFT_F32);
+    weft_status st = list ? weft_weights_read(path, &s->desc, list, p->n) : WEFT_ERR_NOMEM;
+    if (st >= 0) st = weft_mirror_push(&masters, weft_backend_ops(s->backend), s->exec, masters.bytes);
     free(list);
+    weft_mirror_free(&masters);
     return st < 0 ? st : weft_model_refresh(s->model);
 }
 
 static weft_status open_all(const char *path, const weft_session_opts *o, weft_session *s) {
     WEFT_TRY(weft_weights_describe(path, NULL, &s->desc, NULL));
-    weft_backend_opts bo = {.size = sizeof bo};
+    const weft_backend_opts bo = {.size = sizeof bo, .device = o->place, .round = 1};
     WEFT_TRY(weft_backend_open(o->device, &bo, &s->backend));
     s->batch = o->batch;
     s->context = o->context ? o->context : s->desc.context;

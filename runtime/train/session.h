@@ -17,7 +17,8 @@ typedef struct weft_session {
 } weft_session;
 
 typedef struct weft_session_opts {
-    const char *device; /* "auto", "cpu", "ref" */
+    const char *device; /* "auto", "cpu", "ref", "cuda", "cuda:INDEX" */
+    int place;          /* of this rank among those of its node: which device it takes */
     weft_dtype t;       /* f32 or bf16 */
     int threads;
     int64_t batch, context; /* shape of a forward pass; context 0: the model's */

@@ -2,7 +2,6 @@
  * memory, resumes. Whatever one rank finds wrong ends all of them with the same status. */
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,9 +13,9 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "runtime/model/mirror.h"
 #include "runtime/train/internal.h"
 #include "runtime/train/session.h"
-#include "runtime/train/threads.h"
 #include "runtime/train/weights.h"
 
 #define LOCK_S 30.0 /* that a supervised run waits for run.dir */
@@ -124,22 +123,6 @@ weft_status trainer_open_data(weft_trainer *t) {
     return WEFT_OK;
 }
 
-const char *trainer_device(const weft_trainer *t) {
-    static const char *const names[] = {"auto", "cpu", "ref"};
-    return names[t->c->run.device];
-}
-
-static weft_status open_backend(weft_trainer *t) {
-    weft_backend_opts bo = {.size = sizeof bo};
-    WEFT_TRY(weft_backend_open(trainer_device(t), &bo, &t->backend));
-    t->ops = weft_backend_ops(t->backend);
-    t->threads = t->c->run.threads ? (int)t->c->run.threads : weft_default_threads(t->o.sharing);
-    char text[256];
-    if (weft_misbound(t->threads, t->o.sharing > 0 ? t->o.sharing : 1, text, sizeof text))
-        weft_warn("%s", text);
-    return WEFT_OK;
-}
-
 /* `reproducible` promises the same bits from any ranks: all must compute as rank 0 does. Collective. */
 static weft_status same_arithmetic(weft_trainer *t) {
     weft_backend_desc mine, root;
@@ -152,7 +135,9 @@ static weft_status same_arithmetic(weft_trainer *t) {
     if (mine.contract != root.contract)
         mend = "run the same weft everywhere";
     else if (strcmp(mine.name, root.name) != 0)
-        mend = "set run.device: ref";
+        mend = mine.device || root.device ? "set run.device: cpu" : "set run.device: ref";
+    else if (mine.device && strcmp(mine.isa, root.isa) != 0)
+        mend = "take GPUs of one kind, or set run.device: cpu";
     else if (t->c->train.dtype && mine.bf16_order != root.bf16_order)
         mend = "start all ranks with WEFT_ISA=avx512 (mpirun -x WEFT_ISA=avx512)";
     if (mend)
@@ -254,6 +239,8 @@ static weft_status plan_memory(weft_trainer *t, const weft_model_desc *d) {
     weft_exec_opts xo = {
         .size = sizeof xo, .threads = t->threads, .pin = 0, .scratch = scratch > more ? scratch : more};
     weft_arena_note(&t->memory, "scratch", xo.scratch);
+    t->scratch = xo.scratch;
+    WEFT_TRY(trainer_check_fit(t));
     WEFT_TRY(trainer_outer_open(t, d));
     if (t->ranks > 1) xo.tick = progress, xo.tick_arg = t, xo.tick_us = TICK_US;
     WEFT_TRY(weft_exec_create(t->backend, &xo, &t->x));
@@ -276,28 +263,12 @@ static weft_status connect(weft_trainer *t) {
     return weft_optim_bind(t->optim, &t->memory, t->x, t->o.group, t->mesh.data);
 }
 
-static weft_status finite_or_fail(weft_trainer *t) {
-    size_t n = 0;
-    const weft_piece *p = weft_shards_pieces(t->shards, &n);
-    for (size_t i = 0; i < n; i++) {
-        const float *v = weft_shards_share(t->shards, p[i].unit)->master + p[i].at;
-        float most = 0;
-        WEFT_TRY(t->ops->absmax(t->x, p[i].n, v, &most));
-        for (size_t k = 0; !isfinite(most) && k < p[i].n; k++)
-            if (!isfinite(v[k]))
-                return weft_fail(
-                    WEFT_ERR_NONFINITE,
-                    "%s: tensor %s holds a value that is not finite (element %zu of this rank's part)",
-                    t->c->model.from ? t->c->model.from : t->dir, p[i].param->name, p[i].first + k);
-    }
-    return WEFT_OK;
-}
-
 static weft_status set_arithmetic(weft_trainer *t) {
     weft_backend_desc now;
     WEFT_TRY(weft_backend_info(t->backend, &now));
     t->st.contract = now.contract;
     t->st.bf16_order = now.bf16_order;
+    trainer_arithmetic(&now, t->st.arithmetic);
     return WEFT_OK;
 }
 
@@ -306,17 +277,23 @@ static weft_status same_arithmetic_as_before(weft_trainer *t, const char *checkp
     weft_backend_desc now;
     WEFT_TRY(weft_backend_info(t->backend, &now));
     const uint32_t contract = t->st.contract, order = t->st.bf16_order;
-    const int same = contract == now.contract && (!t->c->train.dtype || order == now.bf16_order);
+    const char *was = *t->st.arithmetic ? t->st.arithmetic : "cpu";
+    char is[WEFT_ARITHMETIC];
+    trainer_arithmetic(&now, is);
+    const int same_kind = strcmp(was, is) == 0 || (!*t->st.arithmetic && !now.device);
+    const int same = contract == now.contract && same_kind && (!t->c->train.dtype || order == now.bf16_order);
     if (same) return WEFT_OK;
-    const char *mend = contract != now.contract ? "only the weft that wrote it gives the same bits"
-                       : order                  ? "start with WEFT_ISA=amx on a processor that has it"
-                                                : "start with WEFT_ISA=avx512";
+    const char *mend = contract != now.contract         ? "only the weft that wrote it gives the same bits"
+                       : !same_kind && strchr(was, ' ') ? "start on a GPU of that kind (run.device: cuda)"
+                       : !same_kind ? "set run.device to that, on a machine that can do it"
+                       : order      ? "start with WEFT_ISA=amx on a processor that has it"
+                                    : "start with WEFT_ISA=avx512";
     if (t->c->train.reproducible)
         return weft_fail(
             WEFT_ERR_CONFIG,
-            "train.reproducible: %s was computed with kernels of contract %u, bf16 order %u; here they "
-            "are %s, %u, %u, which sum in another order: %s, or set train.reproducible: false",
-            checkpoint, contract, order, now.isa, now.contract, now.bf16_order, mend);
+            "train.reproducible: %s was computed by %s with kernels of contract %u, bf16 order %u; here they "
+            "are %s (%s), %u, %u, which sum in another order: %s, or set train.reproducible: false",
+            checkpoint, was, contract, order, is, now.isa, now.contract, now.bf16_order, mend);
     if (t->rank == 0)
         weft_warn("%s was computed with kernels that sum in another order; the run goes on, with other bits",
                   checkpoint);
@@ -325,13 +302,8 @@ static weft_status same_arithmetic_as_before(weft_trainer *t, const char *checkp
 
 static weft_status fresh_weights(weft_trainer *t) {
     const weft_model_desc *d = weft_model_desc_of(t->model);
-    if (t->c->model.from) return weft_weights_shares(t->c->model.from, d, t->shards);
-    size_t n = 0;
-    const weft_piece *p = weft_shards_pieces(t->shards, &n);
-    for (size_t i = 0; i < n; i++)
-        weft_param_init(p[i].param, d, (uint64_t)t->c->run.seed, p[i].first, weft_piece_elements(&p[i]),
-                        weft_shards_share(t->shards, p[i].unit)->master + p[i].at);
-    return WEFT_OK;
+    return t->c->model.from ? weft_weights_shares(t->c->model.from, d, t->shards)
+                            : weft_weights_fresh(d, (uint64_t)t->c->run.seed, t->shards);
 }
 
 /* Collective. */
@@ -348,8 +320,8 @@ static weft_status initial_weights(weft_trainer *t) {
     }
     if (s >= 0) s = set_arithmetic(t);
     t->st.guard.limit = t->c->optim.guard;
-    if (s >= 0) s = finite_or_fail(t);
-    return s;
+    const char *from = t->c->model.from ? t->c->model.from : t->dir;
+    return s < 0 ? s : weft_weights_finite(from, t->shards, t->ops, t->x);
 }
 
 /* Under a supervisor the ranks before these may be gone for a moment only, and a shared file system hear of it later. */
@@ -431,7 +403,8 @@ static weft_status build(weft_trainer *t) {
     if (t->c->layout.automatic) WEFT_TRY(trainer_choose_layout(t, s, &d, &want));
     if (s >= 0) s = weft_layout_make(&want, t->ranks, t->rank, &t->layout);
     if (s >= 0 && t->c->data.private) s = weft_layout_by_data(&t->layout);
-    if (s >= 0) s = open_backend(t);
+    if (s >= 0) s = trainer_open_backend(t);
+    if (s >= 0) s = trainer_check_layout(t, weft_backend_apart(t->backend));
     if (s >= 0) s = plan_memory(t, &d);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
     WEFT_TRY(trainer_agree_sources(t));

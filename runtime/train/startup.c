@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/mem.h"
+#include "runtime/model/mirror.h"
 #include "runtime/train/internal.h"
 
 /* One row; the tables are [{"name", "rows": [[label, value], ...]}, ...]. */
@@ -132,10 +133,15 @@ static void data_table(const weft_trainer *t, json_t *tables) {
 
 static void memory_table(const weft_trainer *t, json_t *tables) {
     char a[32];
+    weft_backend_desc d;
     json_t *r = table(tables, "Memory of a rank");
     for (int i = 0; i < t->memory.nparts; i++)
         row(r, t->memory.part[i].name, "%s", mib(t->memory.part[i].bytes, a));
     row(r, "planned in all", "%s", mib(t->memory.bytes + t->memory.outside, a));
+    if (weft_backend_info(t->backend, &d) < 0 || !d.device) return;
+    char b[32], c[32];
+    row(r, "of that", "%s on the GPU, which has %s; %s on the host", mib(t->memory.bytes + t->scratch, a),
+        mib(d.memory, b), mib(t->memory.outside - t->scratch, c));
 }
 
 static void machine_table(const weft_trainer *t, json_t *tables) {
@@ -144,7 +150,10 @@ static void machine_table(const weft_trainer *t, json_t *tables) {
     gethostname(host, sizeof host - 1);
     json_t *r = table(tables, "Machine");
     if (weft_backend_info(t->backend, &d) >= 0) {
-        row(r, "processor", "%s, %d cores allowed", d.model, d.cores);
+        if (d.device)
+            row(r, "GPU", "%s (number %d here), %d multiprocessors", d.model, d.index, d.cores);
+        else
+            row(r, "processor", "%s, %d cores allowed", d.model, d.cores);
         row(r, "kernels", "%s (%s)", d.name, d.isa);
     }
     row(r, "measured peak", "%sflop/s %s, all ranks", si(t->peak_flops, a),
@@ -245,8 +254,8 @@ weft_status trainer_write_run_json(weft_trainer *t, const char *sample) {
     if (t->st.step) {
         char a[32], planned[32];
         json_t *r = table(tables, "Measured");
-        row(r, "memory of all ranks", "%s taken for training; %s planned", mib((size_t)t->taken, a),
-            mib((size_t)t->planned, planned));
+        row(r, "memory of all ranks", "%s taken for training%s; %s planned", mib((size_t)t->taken, a),
+            weft_backend_apart(t->backend) ? " on the hosts" : "", mib((size_t)t->planned, planned));
         row(r, "training time", "%.1f s", t->st.elapsed);
         if (t->stage.bubble[0]) row(r, "pipeline bubble", "%s", t->stage.bubble);
         row(r, "tokens", "%s", si((double)t->st.tokens, a));

@@ -21,6 +21,7 @@ typedef struct weft_trainer_opts {
     weft_ctx *ctx;       /* borrowed */
     weft_group *group;   /* borrowed; all ranks of the job */
     int sharing;         /* ranks of this node that may run on the same cores, this one included */
+    int place;           /* of this rank among those of its node: which device it takes */
     const char *command; /* for the report */
     const volatile sig_atomic_t
         *stop; /* set by a signal: finish the step, save, end with WEFT_TRAIN_STOPPED */
@@ -41,8 +42,10 @@ void weft_trainer_destroy(weft_trainer *t);
 /* What one rank of a run would need and say, without running: no other rank takes part and nothing of it is allocated. */
 typedef struct weft_plan {
     weft_layout layout;
-    char pipeline[512]; /* its stages in words; empty: there is one */
-    weft_arena memory;  /* its parts; never committed */
+    char pipeline[512];   /* its stages in words; empty: there is one */
+    weft_arena memory;    /* its parts; never committed */
+    size_t scratch;       /* of the kernels, one thread */
+    weft_backend_desc by; /* what it was planned for; memory 0 of a device: there is none here */
     size_t parameters, held;
     /* of a step: what this rank takes part in, by group */
     weft_traffic data, tensor, sequence, experts, stage;

@@ -20,5 +20,9 @@ char *weft_weights_home(const char *path);
 /* Fills the masters of all that this rank owns (padding is left alone). Of a checkpoint it reads only that; the files of other
  * programs are read whole, so it takes the memory of the whole model in fp32 for the time of the call. */
 weft_status weft_weights_shares(const char *path, const weft_model_desc *m, weft_shards *s);
+/* The same with initial values: on every backend the same bits. */
+weft_status weft_weights_fresh(const weft_model_desc *m, uint64_t seed, weft_shards *s);
+/* NONFINITE names `from` and the tensor that holds a value of this rank's which is not finite. */
+weft_status weft_weights_finite(const char *from, weft_shards *s, const struct weft_ops *ops, weft_exec *x);
 
 #endif

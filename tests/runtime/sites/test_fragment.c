@@ -72,9 +72,10 @@ static void prints_tell_models_apart(void **state) {
     weft_fragments_free(&h);
 }
 
-static void copy(void *arg, float *vector, float *part, size_t n) {
+static weft_status copy(void *arg, float *vector, float *part, size_t n) {
     (void)arg;
     memcpy(vector, part, n * sizeof *part);
+    return WEFT_OK;
 }
 
 /* A matrix from four boxes, and from three ranges: the same vector as from the whole of it; nothing beside it. */
