@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -17,26 +18,36 @@ enum { TOKENS = 7, WIDE = 12, WORDS = 45, PADDED = 64, PARTS = 3 };
 
 typedef struct part {
     int64_t first, columns; /* columns 0: all */
-    float z[TOKENS * PADDED], lse[TOKENS], hit[TOKENS];
+    float *z, *lse, *hit;
 } part;
+
+static void make_part(kt_pool *pool, part *p) {
+    p->z = kt_new(pool, TOKENS * PADDED * sizeof *p->z, 0);
+    p->lse = kt_new(pool, TOKENS * sizeof *p->lse, 0);
+    p->hit = kt_new(pool, TOKENS * sizeof *p->hit, 0);
+}
 
 static void stats_of(kt_run *r, weft_loss_desc *d, const float *h, const float *w, const int32_t *target,
                      part *p) {
     d->first = p->first, d->columns = p->columns;
     kt_exec_for(r, WEFT_OP_LOSS, d);
-    assert_int_equal(r->ops->loss_stats(r->exec, d, h, w + p->first * WIDE, target, p->z, p->lse, p->hit),
-                     WEFT_OK);
+    kt_ok(r, r->ops->loss_stats(r->exec, d, h, w + p->first * WIDE, target, p->z, p->lse, p->hit));
 }
 
 static void vocabulary_parts_are_the_whole(void **state) {
     kt_rng rng = {kt_seed()};
-    float h[TOKENS * WIDE], w[PADDED * WIDE];
-    const int32_t target[TOKENS] = {0, 18, 19, -1, 44, 30, 7};
+    kt_pool pool = {0};
+    const float *h = kt_random(&pool, &rng, WEFT_F32, TOKENS * WIDE, 0.8);
+    const float *w = kt_random(&pool, &rng, WEFT_F32, PADDED * WIDE, 0.8);
+    static const int32_t targets[TOKENS] = {0, 18, 19, -1, 44, 30, 7};
+    int32_t *target = kt_tensor(&pool, &rng, WEFT_I32, TOKENS);
     part whole = {0}, less = {.first = 19, .columns = 25},
          parts[PARTS] = {{.columns = 19}, {.first = 19, .columns = 30}, {.first = 49, .columns = 15}};
     (void)state;
-    kt_fill(&rng, WEFT_F32, h, TOKENS * WIDE, 0.8);
-    kt_fill(&rng, WEFT_F32, w, PADDED * WIDE, 0.8);
+    memcpy(target, targets, sizeof targets);
+    make_part(&pool, &whole);
+    make_part(&pool, &less);
+    for (int p = 0; p < PARTS; p++) make_part(&pool, &parts[p]);
     for (int run = 0; run < kt_nruns; run++) {
         kt_run *r = &kt_runs[run];
         weft_loss_desc d = {.size = sizeof d,
@@ -60,16 +71,17 @@ static void vocabulary_parts_are_the_whole(void **state) {
         }
         assert_true(without > 1e-5);
         d.first = d.columns = 0;
-        assert_int_equal(r->ops->loss_grad(r->exec, &d, whole.lse, target, whole.z), WEFT_OK);
+        kt_ok(r, r->ops->loss_grad(r->exec, &d, whole.lse, target, whole.z));
         for (int p = 0; p < PARTS; p++) {
             d.first = parts[p].first, d.columns = parts[p].columns;
-            assert_int_equal(r->ops->loss_grad(r->exec, &d, whole.lse, target, parts[p].z), WEFT_OK);
+            kt_ok(r, r->ops->loss_grad(r->exec, &d, whole.lse, target, parts[p].z));
             for (int i = 0; i < TOKENS; i++)
                 for (int64_t j = 0; j < d.columns; j++)
                     if (parts[p].first + j < PADDED)
                         assert_true(parts[p].z[i * d.columns + j] == whole.z[i * PADDED + d.first + j]);
         }
     }
+    kt_free(&pool);
 }
 
 /* The parts of a table: outputs sum to the whole table's bit for bit (all but one are zeros), and each adds to its own
@@ -77,17 +89,24 @@ static void vocabulary_parts_are_the_whole(void **state) {
 static void tables_in_parts_are_the_whole(void **state) {
     enum { N = 11, C = 19, ROWS = 10, POSITIONS = 6, CUT = 4 };
     kt_rng rng = {kt_seed()};
-    float wte[ROWS * C], wpe[POSITIONS * C], dout[N * C], out[3][N * C];
-    int32_t ids[N], pos[N];
+    kt_pool pool = {0};
+    const float *wte = kt_random(&pool, &rng, WEFT_F32, ROWS * C, 1);
+    const float *wpe = kt_random(&pool, &rng, WEFT_F32, POSITIONS * C, 1);
+    const float *dout = kt_random(&pool, &rng, WEFT_F32, N * C, 1);
+    float *out[3], *dwpe[3], *dwte = kt_new(&pool, ROWS * C * sizeof *dwte, 0);
+    float *dwte_parts = kt_new(&pool, (ROWS + 2) * C * sizeof *dwte, 0);
+    int32_t *ids = kt_tensor(&pool, &rng, WEFT_I32, N), *pos = kt_tensor(&pool, &rng, WEFT_I32, N);
     (void)state;
-    kt_fill(&rng, WEFT_F32, wte, ROWS * C, 1);
-    kt_fill(&rng, WEFT_F32, wpe, POSITIONS * C, 1);
-    kt_fill(&rng, WEFT_F32, dout, N * C, 1);
     for (int i = 0; i < N; i++) ids[i] = 7 * i % ROWS, pos[i] = i % POSITIONS;
+    for (int p = 0; p < 3; p++) {
+        out[p] = kt_new(&pool, N * C * sizeof *out[p], 0);
+        dwpe[p] = kt_new(&pool, POSITIONS * C * sizeof *dwpe[p], 0);
+    }
     for (int run = 0; run < kt_nruns; run++) {
         kt_run *r = &kt_runs[run];
-        float dwte[ROWS * C] = {0}, dwte_parts[(ROWS + 2) * C] = {0};
-        float dwpe[3][POSITIONS * C] = {{0}};
+        memset(dwte, 0, ROWS * C * sizeof *dwte);
+        memset(dwte_parts, 0, (ROWS + 2) * C * sizeof *dwte);
+        for (int p = 0; p < 3; p++) memset(dwpe[p], 0, POSITIONS * C * sizeof *dwpe[p]);
         for (int p = 0; p < 3; p++) { /* whole; [0, CUT); the rest and two rows of padding */
             weft_embed_desc d = {.size = sizeof d,
                                  .tokens = N,
@@ -101,16 +120,16 @@ static void tables_in_parts_are_the_whole(void **state) {
                                                   : ROWS + 2 - CUT};
             float *to = p ? dwte_parts + d.first * C : dwte;
             kt_exec_for(r, WEFT_OP_EMBED_BWD, &d);
-            assert_int_equal(r->ops->embed_fwd(r->exec, &d, ids, pos, wte + d.first * C, wpe, out[p]),
-                             WEFT_OK);
-            assert_int_equal(r->ops->embed_bwd(r->exec, &d, ids, pos, dout, to, dwpe[p]), WEFT_OK);
+            kt_ok(r, r->ops->embed_fwd(r->exec, &d, ids, pos, wte + d.first * C, wpe, out[p]));
+            kt_ok(r, r->ops->embed_bwd(r->exec, &d, ids, pos, dout, to, dwpe[p]));
         }
         for (int i = 0; i < N * C; i++) assert_true(out[1][i] + out[2][i] == out[0][i]);
-        assert_memory_equal(dwte_parts, dwte, sizeof dwte);
+        assert_memory_equal(dwte_parts, dwte, ROWS * C * sizeof *dwte);
         for (int i = 0; i < POSITIONS * C; i++)
             assert_true(fabsf(dwpe[1][i] + dwpe[2][i] - dwpe[0][i]) < 1e-5f);
         for (int i = 0; i < 2 * C; i++) assert_true(dwte_parts[ROWS * C + i] == 0);
     }
+    kt_free(&pool);
 }
 
 /* The probabilities that the gradient will see are e^(stored logit - lse): they sum to one only if lse is that of the
@@ -118,19 +137,21 @@ static void tables_in_parts_are_the_whole(void **state) {
 static void statistics_are_of_the_rounded_logits(void **state) {
     enum { T = 9, C = 24, V = 50 };
     kt_rng rng = {kt_seed()};
-    uint16_t h[T * C], w[V * C], z[T * V];
-    float lse[T], hit[T];
-    int32_t target[T] = {0};
+    kt_pool pool = {0};
+    const uint16_t *h = kt_random(&pool, &rng, WEFT_BF16, T * C, 1),
+                   *w = kt_random(&pool, &rng, WEFT_BF16, V * C, 1);
+    uint16_t *z = kt_new(&pool, T * V * sizeof *z, 0);
+    float *lse = kt_new(&pool, T * sizeof *lse, 0), *hit = kt_new(&pool, T * sizeof *hit, 0);
+    int32_t *target = kt_new(&pool, T * sizeof *target, 0);
     const weft_loss_desc d = {
         .size = sizeof d, .tokens = T, .channels = C, .vocab = V, .vocab_padded = V, .t = WEFT_BF16};
     (void)state;
-    kt_fill(&rng, WEFT_BF16, h, T * C, 1);
-    kt_fill(&rng, WEFT_BF16, w, V * C, 1);
+    memset(target, 0, T * sizeof *target);
     for (int run = 0; run < kt_nruns; run++) {
         kt_run *r = &kt_runs[run];
         double miss = 0;
         kt_exec_for(r, WEFT_OP_LOSS, &d);
-        assert_int_equal(r->ops->loss_stats(r->exec, &d, h, w, target, z, lse, hit), WEFT_OK);
+        kt_ok(r, r->ops->loss_stats(r->exec, &d, h, w, target, z, lse, hit));
         for (size_t i = 0; i < T; i++) {
             double stored = 0, unrounded = 0, sum = 0;
             for (size_t j = 0; j < V; j++) {
@@ -146,6 +167,7 @@ static void statistics_are_of_the_rounded_logits(void **state) {
         }
         assert_true(miss > 1e-4);
     }
+    kt_free(&pool);
 }
 
 int main(void) {
