@@ -37,7 +37,7 @@ weft_status weft_gemm_open(const weft_gemm_opts *o, weft_gemm_context **out) {
     if (!x) return weft_context(s, "gemm open");
     x->opts = (weft_exec_opts){.size = sizeof x->opts, .threads = o && o->threads ? o->threads : 1};
     x->opts.pin = o && o->pin;
-    WEFT_GOTO(weft_backend_open(bo.isa ? "cpu" : "auto", &bo, &x->backend), failed);
+    WEFT_GOTO(weft_backend_open(bo.isa ? "cpu" : "host", &bo, &x->backend), failed);
     x->ops = weft_backend_ops(x->backend);
     WEFT_GOTO(weft_exec_create(x->backend, &x->opts, &x->exec), failed);
     *out = x;

@@ -145,6 +145,8 @@ def environment(where):
     before("PATH", root / "usr/bin")
     before("LD_LIBRARY_PATH", mpi / "lib", lib, lib / "hdf5/openmpi")
     before("LIBRARY_PATH", mpi / "lib", lib)
+    for name in ("C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH"):  # hwloc's, of one architecture
+        before(name, root / "usr/include/x86_64-linux-gnu")
     e.update(PKG_CONFIG_LIBDIR=f"{lib}/pkgconfig:{root}/usr/share/pkgconfig", PKG_CONFIG_SYSROOT_DIR=str(root),
              PKG_CONFIG_ALLOW_SYSTEM_CFLAGS="1", PKG_CONFIG_ALLOW_SYSTEM_LIBS="1")
     if not mpi.is_dir():

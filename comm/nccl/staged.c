@@ -25,7 +25,7 @@ typedef struct staged {
     int inner_over, back; /* messages copied back */
 } staged;
 
-static const mover_ops staged_ops;
+static const mover_ops ops_with_vote, ops_without;
 
 /* --- making one ------------------------------------------------------------------------------------------------- */
 
@@ -69,7 +69,7 @@ weft_status staged_mover_create(const nccl_api *a, const mover_spec *spec, mover
     staged *v = weft_calloc(1, sizeof *v);
     weft_status s = WEFT_ERR_NOMEM;
     if (v) {
-        *v = (staged){.mover = {&staged_ops},
+        *v = (staged){.mover = {&ops_with_vote},
                       .api = a,
                       .plan = spec->plan,
                       .kind = spec->kind,
@@ -86,6 +86,7 @@ weft_status staged_mover_create(const nccl_api *a, const mover_spec *spec, mover
         if (v) staged_destroy(&v->mover);
         return s;
     }
+    if (!v->inner->ops->needs_vote) v->mover.ops = &ops_without;
     *out = &v->mover;
     return WEFT_OK;
 }
@@ -175,10 +176,11 @@ static int staged_contributors(const mover *m) {
     return v->inner->ops->contributors(v->inner);
 }
 
-static const mover_ops staged_ops = {.name = "staged",
-                                     .needs_vote = 1,
-                                     .destroy = staged_destroy,
-                                     .begin = staged_begin,
-                                     .advance = staged_advance,
-                                     .done = staged_done,
-                                     .contributors = staged_contributors};
+/* Rounds begin as those of host tensors do: a mover that tells its beginnings in the order of the starts, and needs no vote,
+ * would otherwise see them in the order in which votes end. */
+#define OPS(vote)                                                                                            \
+    {                                                                                                        \
+        .name = "staged", .needs_vote = vote, .destroy = staged_destroy, .begin = staged_begin,              \
+        .advance = staged_advance, .done = staged_done, .contributors = staged_contributors                  \
+    }
+static const mover_ops ops_with_vote = OPS(1), ops_without = OPS(0);

@@ -90,9 +90,10 @@ typedef struct fake_kernel {
 
 /* fake_kernel.c: goes on as far as it can without waiting. 1: complete. */
 int fake_kernel_advance(fake_kernel *k);
+void fake_kernel_free(fake_kernel *k);
 size_t fake_type_size(ncclDataType_t t);
 
-/* fake_device.c */
+/* fake_device.c; or fake_emulated.cpp, on the emulated device */
 void fake_launch(cudaStream_t s, fake_kernel *k);
 /* A kernel of the application, at its place in the stream: waits until *gate, then writes n times v. No slot is needed. */
 typedef void fake_write_call(cudaStream_t s, float *at, size_t n, float v, const _Atomic int *gate);

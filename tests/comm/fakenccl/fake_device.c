@@ -64,8 +64,7 @@ uint32_t fake_random(uint32_t below) {
 
 static void kernel_over(command *c) {
     device.used--;
-    free(c->kernel->step);
-    free(c->kernel);
+    fake_kernel_free(c->kernel);
     c->kernel = NULL;
 }
 

@@ -5,6 +5,11 @@
 
 #include "tests/comm/fakenccl/fake.h"
 
+void fake_kernel_free(fake_kernel *k) {
+    free(k->step);
+    free(k);
+}
+
 size_t fake_type_size(ncclDataType_t t) {
     static const size_t size[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
     return (unsigned)t < sizeof size / sizeof *size ? size[t] : 1;
