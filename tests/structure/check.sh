@@ -33,6 +33,18 @@ includes() {
         }'
 }
 
+# CUDA C++ is kernels/cuda's alone. There, what the emulated device (tests/cuda/emulator) could not run or see: assembly outside
+# of the headers that have a model of each piece, launches past cuda_launch, libraries of templates.
+device() {
+    grep -E '^(base|comm|io|runtime|include|kernels)/.*\.(cu|cuh)$' "$scratch/files" | grep -v '^kernels/cuda/' | sed 's/$/: CUDA C++ outside of kernels\/cuda/'
+    grep -E '^kernels/cuda/.*\.(cu|cuh)$' "$scratch/files" | xargs -r -d '\n' awk '
+        FNR == 1 { model = FILENAME ~ /\/(device|mma|hopper[a-z_]*)\.cuh$/ }
+        { line = $0; sub(/\/\/.*/, "", line); sub(/\/\*.*/, "", line); if (line ~ /^ \*/) line = "" }
+        !model && line ~ /(^|[^A-Za-z0-9_])(asm|__asm__)([ (]|$)/ { print FILENAME ":" FNR ": assembly outside of device.cuh, mma.cuh and hopper*.cuh" }
+        line ~ /<<</ { print FILENAME ":" FNR ": a launch past cuda_launch" }
+        line ~ /^[ \t]*#[ \t]*include[ \t]*<(cub\/|thrust\/|cuda\/|cooperative_groups|cuda_fp16|cuda_bf16|(vector|string|map|memory|algorithm|functional)>)/ { print FILENAME ":" FNR ": a library that the emulated device does not have" }'
+}
+
 # Each public header compiles on its own, as C and as C++.
 headers() {
     grep -E '^include/.*\.h$' "$scratch/files" | while read -r h; do
@@ -48,7 +60,7 @@ headers() {
 
 # Nobody reads more than 800 lines at once; tables that a script generates say so in their first lines.
 lengths() {
-    grep -E '\.(c|h|cu|cuh|sh|py|cmake|md)$' "$scratch/files" | while read -r f; do
+    grep -E '\.(c|h|cu|cuh|cpp|sh|py|cmake|md)$' "$scratch/files" | while read -r f; do
         n=$(wc -l <"$f")
         if [ "$n" -gt 800 ] && ! head -n 5 "$f" | grep -qi generated; then echo "$f: $n lines, expected at most 800"; fi
     done
@@ -63,7 +75,7 @@ paths() {
 cxx=
 echo 'int x;' >"$scratch/try.c"
 if "$cc" -x c++ -fsyntax-only "$scratch/try.c" 2>/dev/null; then cxx=1; else echo "note: no C++ compiler, headers are checked as C only"; fi
-{ includes; headers; lengths; paths; } >>"$found"
+{ includes; device; headers; lengths; paths; } >>"$found"
 sort "$found"
 echo "$(wc -l <"$scratch/files") files, $(wc -l <"$found") violations"
 [ ! -s "$found" ]
