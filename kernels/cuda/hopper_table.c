@@ -9,7 +9,8 @@
 
 #define TILE_ROWS      128
 #define STEP           64
-#define L2_BYTES       36.0   /* a cycle and multiprocessor */
+#define L2_BYTES       36.0   /* a cycle and multiprocessor when all read */
+#define L2_PORT        64.0   /* ... at most, when few do */
 #define FILL_CYCLES    1200.0 /* launch of a block, first loads */
 #define STORE_CYCLES   1500.0 /* the epilogue of a tile of 128 x 256 */
 #define ROWS_TOGETHER  16     /* tiles; with 8 columns of them about one wave */
@@ -23,8 +24,10 @@ double hopper_predict(const hopper_choice *c, int64_t m, int64_t n, int64_t k, i
     const int64_t across = gated ? c->columns / 2 : c->columns;
     const int64_t units = up(up(m, TILE_ROWS), c->cluster) * up(gated ? n / 2 : n, across);
     const int64_t workers = sms / c->cluster > 0 ? sms / c->cluster : 1;
-    const double math = 4.0 * c->columns,
-                 load = 128.0 * (TILE_ROWS + (double)c->columns / c->cluster) / L2_BYTES;
+    const int64_t busy = units < workers ? units * c->cluster : sms;
+    const double share = L2_BYTES * sms / (double)busy, rate = share < L2_PORT ? share : L2_PORT;
+    const double math = 4.0 * c->columns;
+    const double load = 128.0 * (TILE_ROWS + (double)c->columns / c->cluster) / rate;
     const double step = math > load ? math : load, store = STORE_CYCLES * c->columns / 256;
     const double waves = (double)up(units, workers), main = (double)up(k, STEP) * step;
     if (c->columns == 256) return FILL_CYCLES + waves * (main + store);
@@ -36,7 +39,7 @@ hopper_choice hopper_choose(int64_t m, int64_t n, int64_t k, int gated, int sms)
     static const int columns[] = {256, 128};
     hopper_choice best = {256, 1, ROWS_TOGETHER, 0};
     for (int i = 0; i < 2; i++)
-        for (int cluster = 2; cluster >= 1; cluster--) {
+        for (int cluster = 1; cluster <= (sms > 1 ? 2 : 1); cluster++) {
             hopper_choice c = {columns[i], cluster, ROWS_TOGETHER / cluster, 0};
             c.cycles = hopper_predict(&c, m, n, k, gated, sms);
             if (best.cycles == 0 || c.cycles < best.cycles) best = c;
