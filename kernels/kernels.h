@@ -344,7 +344,8 @@ struct weft_ops {
 
     /* One product a group: NT and NN: C[rows, n] = A[rows, k] op(B_g), with
      * pre the only epilogue; TN: C_g[m, n] += A[rows, m]^T B[rows, n], beta 1, no epilogue. m (TN: k) of d is not looked
-     * at; b is not packed. The sums of an element are those of gemm on the group alone, groups in their order. */
+     * at; b is not packed. The sums of an element are those of gemm on the group alone (cuda: by its portable kernel), groups in
+     * their order. */
     weft_status (*gemm_groups)(weft_exec *x, const weft_gemm_desc *d, const weft_groups *g, const void *a,
                                const void *b, void *c, const weft_epilogue *e);
 

@@ -80,6 +80,7 @@ static weft_status open_backend(const weft_backend_opts *o, weft_backend **out) 
     b->base.cls = &weft_backend_cuda;
     b->base.ops = &cuda_ops;
     weft_status s = describe(b, index);
+    if (s == WEFT_OK) s = gemm_open(b);
     if (s < 0) {
         free(b);
         return weft_context(s, "GPU %d", index);
@@ -89,6 +90,7 @@ static weft_status open_backend(const weft_backend_opts *o, weft_backend **out) 
 }
 
 static void close_backend(weft_backend *b) {
+    gemm_close((cuda_backend *)b);
     free(b);
 }
 
@@ -105,6 +107,7 @@ static void destroy_exec(weft_exec *base) {
     if (base->scratch) (void)cudaFree(base->scratch);
     if (x->fault) (void)cudaFreeHost(x->fault);
     if (x->results) (void)cudaFreeHost(x->results);
+    gemm_exec_close(x);
     if (x->stream) (void)cudaStreamDestroy(x->stream);
     free(x);
 }
@@ -121,7 +124,7 @@ static weft_status fill_exec(cuda_exec *x, size_t scratch) {
     x->results = (uint64_t *)results;
     if (scratch) WEFT_TRY(cuda_alloc(x->base.backend, scratch, &x->base.scratch));
     x->base.scratch_bytes = scratch;
-    return WEFT_OK;
+    return gemm_exec_open(x);
 }
 
 /* Threads and tick are the cpu's: the device has its own, and the host is free while it works. */

@@ -32,8 +32,9 @@ typedef struct cuda_backend {
     int sms;            /* multiprocessors */
     int major, minor;   /* compute capability */
     size_t shared_most; /* bytes of shared memory that a block may ask for */
-    struct cuda_lt *lt; /* cuBLASLt, once it was looked for (cublaslt.cu) */
-    int lt_looked_for;
+    int gemm;           /* what WEFT_GEMM asks for (gemm.cuh) */
+    struct cuda_lt *lt; /* cuBLASLt; NULL: none */
+    char lt_state[128]; /* its version, or why there is none */
 } cuda_backend;
 
 typedef struct cuda_exec {
@@ -44,6 +45,7 @@ typedef struct cuda_exec {
     uint64_t *
         results; /* CUDA_RESULTS words in pinned memory of the host, for what the blocks of a kernel find: one a block */
     weft_status failed;
+    struct lt_plans *lt; /* products that cuBLASLt has planned; NULL: none */
 } cuda_exec;
 
 static inline cuda_exec *cuda_of(weft_exec *x) {
@@ -63,6 +65,12 @@ weft_status cuda_failed(cudaError_t e, const char *call);
 
 /* Copies `bytes` of device memory to the host, and waits: for ops with a host result. */
 weft_status cuda_result(weft_exec *x, void *host, const void *device, size_t bytes);
+/* What products keep in a backend and in an exec (gemm.cu). */
+weft_status gemm_open(cuda_backend *b);
+void gemm_close(cuda_backend *b);
+weft_status gemm_exec_open(cuda_exec *x);
+void gemm_exec_close(cuda_exec *x);
+
 /* NOMEM if the exec has less scratch. */
 weft_status cuda_need_scratch(const weft_exec *x, const char *op, size_t bytes);
 

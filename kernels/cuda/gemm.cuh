@@ -43,6 +43,11 @@ size_t gemm_col_sum_scratch(const weft_gemm_desc *d);
 /* The epilogue of p on sums that lie in device memory [rows, p.d->n] (f32), as rows first, first + 1 ... of C. */
 weft_status gemm_finish(weft_exec *x, const gemm_call *p, const float *sums, int64_t first, int64_t rows);
 
+/* out[i] += sums[i]. */
+weft_status gemm_add(weft_exec *x, int64_t n, const float *sums, float *out);
+/* C of a gated product whose pre is there. */
+weft_status gemm_gate(weft_exec *x, const gemm_call *p);
+
 /* Which provider auto or WEFT_GEMM chooses for the product. */
 gemm_provider gemm_choose(const weft_exec *x, const gemm_call *p);
 const char *gemm_provider_name(gemm_provider p);

@@ -156,15 +156,17 @@ EPI void epi_store2(const gemm_epi &e, int64_t m, int64_t n, float2 v) {
     if (n < e.n) epi_put_c2(e, m, n, epi_value2(e, m, n, v));
 }
 
-/* The same of a gated product, of its columns n and n + 1 < e.n / 2. */
+/* What follows the pre-activations of a gated product, of its columns n and n + 1 < e.n / 2. */
+EPI float2 epi_gate2(const gemm_epi &e, int64_t m, int64_t n, int both, float2 gate, float2 up) {
+    const float2 v = make_float2(silu_of(gate.x) * up.x, silu_of(gate.y) * up.y);
+    return e.residual ? epi_add(v, epi_load2(e.residual, e.out_bf16, e.pairs, m * e.ldr + n, both)) : v;
+}
+/* epi_value2 of a gated product. */
 EPI float2 epi_gated2(const gemm_epi &e, int64_t m, int64_t n, float2 gate, float2 up) {
     const int64_t half = e.n / 2;
     const int both = n + 1 < half;
     gate = epi_pre2(e, m, n, both, gate);
-    up = epi_pre2(e, m, half + n, both, up);
-    float2 v = make_float2(silu_of(gate.x) * up.x, silu_of(gate.y) * up.y);
-    if (e.residual) v = epi_add(v, epi_load2(e.residual, e.out_bf16, e.pairs, m * e.ldr + n, both));
-    return v;
+    return epi_gate2(e, m, n, both, gate, epi_pre2(e, m, half + n, both, up));
 }
 EPI void epi_store_gated2(const gemm_epi &e, int64_t m, int64_t n, float2 gate, float2 up) {
     const int64_t half = e.n / 2;

@@ -12,13 +12,8 @@
         return 0;                                                                                            \
     }
 
-MISSING(gemm)
-MISSING(gemm_pack)
 MISSING(attn_fwd)
 MISSING(attn_bwd)
 MISSING(attn_merge)
-MISSING(gemm_groups)
-NO_SCRATCH(gemm_scratch)
-NO_SCRATCH(gemm_groups_scratch)
 NO_SCRATCH(attn_fwd_scratch)
 NO_SCRATCH(attn_bwd_scratch)

@@ -379,6 +379,7 @@ static void groups_have_the_bits_of_single_products(void **state) {
             weft_epilogue e = {.size = sizeof e, .pre = got_pre, .ldp = c.d.n};
             weft_exec *x = kt_exec_for(r, WEFT_OP_GEMM_GROUPS, &most);
             assert_int_equal(r->ops->gemm_groups(x, &c.d, &c.g, c.a, c.b, got, c.npre ? &e : NULL), WEFT_OK);
+            assert_int_equal(r->ops->sync(x), WEFT_OK);
             if (memcmp(want, got, bytes) != 0 || memcmp(pre, got_pre, pre_bytes) != 0)
                 fail_msg("%s: form %d, %d groups of %d matrices differ from single products", r->label,
                          c.form, c.g.groups, c.g.matrices);
@@ -386,6 +387,7 @@ static void groups_have_the_bits_of_single_products(void **state) {
             weft_groups wrong = c.g;
             wrong.stride = 0;
             assert_int_equal(r->ops->gemm_groups(x, &c.d, &wrong, c.a, c.b, got, NULL), WEFT_OK);
+            assert_int_equal(r->ops->sync(x), WEFT_OK);
             assert_true(c.first[c.g.groups] == c.first[1] || memcmp(want, got, bytes) != 0);
         }
         assert_true(kt_intact(&pool, "gemm_groups"));
@@ -394,10 +396,12 @@ static void groups_have_the_bits_of_single_products(void **state) {
 }
 
 static void what_cannot_be_is_refused(void **state) {
-    float f[64] = {0};
+    kt_pool pool = {0};
+    float *f = kt_new(&pool, 64 * sizeof *f, 0);
     int32_t place[8] = {0};
     int64_t first[3] = {0, 2, 4};
     (void)state;
+    memset(f, 0, 64 * sizeof *f);
     for (int run = 0; run < kt_nruns; run++) {
         kt_run *r = &kt_runs[run];
         weft_exec *x = kt_exec(r, 1 << 20);
@@ -423,10 +427,14 @@ static void what_cannot_be_is_refused(void **state) {
         assert_int_equal(r->ops->rows_scatter(x, &rows, f, place, f), WEFT_ERR_UNSUPPORTED);
         rows.t = WEFT_F32;
         assert_int_equal(r->ops->rows_scatter(x, &rows, f, NULL, f + 32), WEFT_ERR_ARG);
+        assert_int_equal(r->ops->sync(x), WEFT_OK);
     }
+    kt_free(&pool);
 }
 
 int main(void) {
+    /* on the device groups are the portable kernel's, and so must the single ones be */
+    setenv("WEFT_GEMM", "simple", 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(routers_agree),
         cmocka_unit_test(choices_follow_the_rule),
