@@ -19,7 +19,7 @@ if(microhttpd_FOUND)
   target_link_libraries(weft PRIVATE PkgConfig::microhttpd)
 endif()
 if(WEFT_HAS_CUDA) # its own CUDA runtime, which is nobody else's business
-  target_link_libraries(weft PRIVATE CUDA::cudart_static)
+  target_link_libraries(weft PRIVATE CUDA::cudart_static stdc++) # nvcc compiles the host's side as C++
   target_link_options(weft PRIVATE -Wl,--exclude-libs,libcudart_static.a)
 endif()
 set_target_properties(weft PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR} LINKER_LANGUAGE C
