@@ -154,7 +154,8 @@ def environment(where):
     e.update(OPAL_PREFIX=str(root / "usr"), OPAL_LIBDIR=str(mpi / "lib"), OPAL_PKGLIBDIR=str(mpi / "lib/openmpi3"),
              OPAL_DATADIR=str(root / "usr/share"), OPAL_PKGDATADIR=str(root / "usr/share/openmpi"),
              OPAL_SYSCONFDIR=str(root / "etc/openmpi"), OPAL_BINDIR=str(root / "usr/bin"),
-             PMIX_INSTALL_PREFIX=str(lib / "pmix2"), PMIX_PREFIX=str(lib / "pmix2"))
+             PMIX_INSTALL_PREFIX=str(lib / "pmix2"), PMIX_PREFIX=str(lib / "pmix2"),
+             OMPI_MCA_plm_rsh_agent="true", PMIX_MCA_pcompress_base_silence_warning="1")  # mpirun looks for ssh, also where all ranks are on one machine
     cmake = ["-DMPI_SKIP_COMPILER_WRAPPER=ON", "-DMPI_ASSUME_NO_BUILTIN_MPI=ON", "-DMPI_C_LIB_NAMES=mpi",
              f"-DMPI_mpi_LIBRARY={mpi}/lib/libmpi.so", f"-DMPI_C_HEADER_DIR={mpi}/include",
              f"-DMPI_C_ADDITIONAL_INCLUDE_DIRS={mpi}/include/openmpi", f"-DMPIEXEC_EXECUTABLE={root}/usr/bin/orterun",
