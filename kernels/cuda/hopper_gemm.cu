@@ -22,8 +22,7 @@ template <int columns, int trans_a, int trans_b> static hopper_kernel kernel_of(
                : hopper_gemm_kernel<columns, trans_a, trans_b, HOPPER_PLAIN, 0>;
 }
 
-template <int columns> static hopper_kernel kernel_of_form(const weft_gemm_desc *d, int kind) {
-    const int f32 = d->c == WEFT_F32;
+template <int columns> static hopper_kernel kernel_of_form(const weft_gemm_desc *d, int kind, int f32) {
     if (d->trans_a) return kernel_of<columns, 1, 1>(kind, f32);
     return d->trans_b ? kernel_of<columns, 0, 0>(kind, f32) : kernel_of<columns, 0, 1>(kind, f32);
 }
@@ -54,12 +53,6 @@ int gemm_own_wins(const weft_gemm_desc *d, const weft_epilogue *e) {
     return 0;
 }
 
-size_t gemm_own_scratch(const weft_backend *b, const weft_gemm_desc *d) {
-    (void)b;
-    (void)d;
-    return 0;
-}
-
 /* --- launch --- */
 
 static hopper_work work_of(const gemm_call *p, const hopper_choice &c, int sms, unsigned *blocks) {
@@ -75,38 +68,87 @@ static hopper_work work_of(const gemm_call *p, const hopper_choice &c, int sms, 
     w.units_n = (int)divup(w.columns_c, w.across);
     w.together = c.rows_together;
     w.steps = (int)divup(d->k, HOPPER_STEP);
-    w.add = d->beta;
-    const int64_t units = (int64_t)w.units_m * w.units_n, workers = sms / c.cluster > 0 ? sms / c.cluster : 1;
+    w.splits = c.parts;
+    w.steps_each = (int)divup(w.steps, c.parts);
+    w.split_rows = (int)hopper_part_rows(&c, d->m);
+    w.add = d->beta && c.parts == 1;
+    const int64_t units = (int64_t)w.units_m * w.units_n * c.parts,
+                  workers = sms / c.cluster > 0 ? sms / c.cluster : 1;
     *blocks = (unsigned)((units < workers ? units : workers) * c.cluster);
     return w;
+}
+
+/* --- k in parts: sums in scratch, then added --- */
+
+static int64_t part_ld(const weft_gemm_desc *d) {
+    return divup(d->n, 4) * 4;
+}
+static size_t part_bytes(const weft_gemm_desc *d, const hopper_choice &c) {
+    return c.parts == 1
+               ? 0
+               : (size_t)c.parts * (size_t)hopper_part_rows(&c, d->m) * (size_t)part_ld(d) * sizeof(float);
+}
+
+#define ADD_THREADS 256
+#define ADD_ROWS    65535
+
+/* C = epilogue of the parts' sums, added in their order: a thread has two columns. */
+__global__ void __launch_bounds__(ADD_THREADS)
+    hopper_add_kernel(const float *sums, int parts, int64_t part_stride, int64_t ld, int m,
+                      const __grid_constant__ gemm_epi e) {
+    const int64_t n = 2 * ((int64_t)blockIdx.x * ADD_THREADS + threadIdx.x);
+    if (n >= e.n) return;
+    for (int row = (int)blockIdx.y; row < m; row += (int)gridDim.y) {
+        const float *from = sums + row * ld + n;
+        float2 v = *(const float2 *)from;
+        for (int i = 1; i < parts; i++) v = epi_add(v, *(const float2 *)(from + i * part_stride));
+        epi_store2(e, row, n, v);
+    }
+}
+
+static weft_status add_parts(weft_exec *x, const weft_gemm_desc *d, const hopper_work &w, const gemm_epi &e) {
+    const dim3 grid((unsigned)divup(divup(d->n, 2), ADD_THREADS),
+                    (unsigned)(d->m < ADD_ROWS ? d->m : ADD_ROWS));
+    const int64_t ld = part_ld(d);
+    return cuda_launch(x, "hopper_add", hopper_add_kernel, grid, dim3(ADD_THREADS), 0,
+                       (const float *)x->scratch, w.splits, w.split_rows * ld, ld, (int)d->m, e);
 }
 
 /* p with tile c; gemm_own_takes it. */
 static weft_status launch(weft_exec *x, const gemm_call *p, const hopper_choice &c) {
     const weft_gemm_desc *d = p->d;
     const gemm_epi e = epi_of(d, p->c, p->e);
-    const int kind = kind_of(p, e), half = c.columns / 2;
+    const int parted = c.parts > 1, kind = parted ? HOPPER_PLAIN : kind_of(p, e), half = c.columns / 2;
     CUtensorMap map_a, map_b, map_c;
     unsigned blocks;
     const hopper_work w = work_of(p, c, cuda_device(x)->sms, &blocks);
-    if ((int64_t)w.units_m * w.units_n > INT32_MAX)
+    if ((int64_t)w.units_m * w.units_n * c.parts > INT32_MAX)
         return weft_fail(WEFT_ERR_UNSUPPORTED, "gemm: too many tiles");
     WEFT_TRY(d->trans_a ? hopper_matrix_map(p->a, WEFT_BF16, d->k, d->m, d->lda, HOPPER_STEP, &map_a)
                         : hopper_matrix_map(p->a, WEFT_BF16, d->m, d->k, d->lda, HOPPER_ROWS, &map_a));
     WEFT_TRY(d->trans_b ? hopper_matrix_map(p->b, WEFT_BF16, d->n, d->k, d->ldb, half, &map_b)
                         : hopper_matrix_map(p->b, WEFT_BF16, d->k, d->n, d->ldb, HOPPER_STEP, &map_b));
     map_c = map_a; /* not read unless plain */
-    if (kind == HOPPER_PLAIN) WEFT_TRY(hopper_matrix_map(p->c, d->c, d->m, d->n, d->ldc, 64, &map_c));
+    if (parted) {
+        WEFT_TRY(cuda_need_scratch(x, "gemm", part_bytes(d, c)));
+        WEFT_TRY(hopper_matrix_map(x->scratch, WEFT_F32, (int64_t)w.split_rows * c.parts, d->n, part_ld(d),
+                                   64, &map_c));
+    } else if (kind == HOPPER_PLAIN) {
+        WEFT_TRY(hopper_matrix_map(p->c, d->c, d->m, d->n, d->ldc, 64, &map_c));
+    }
+    const int f32 = parted || d->c == WEFT_F32;
     const hopper_kernel kernel =
-        c.columns == 256 ? kernel_of_form<256>(d, kind) : kernel_of_form<128>(d, kind);
+        c.columns == 256 ? kernel_of_form<256>(d, kind, f32) : kernel_of_form<128>(d, kind, f32);
     const size_t shared = c.columns == 256 ? hopper_tile<256>::shared_bytes : hopper_tile<128>::shared_bytes;
-    return cuda_launch_cluster(x, "hopper_gemm", kernel, dim3(blocks), dim3(HOPPER_THREADS),
-                               dim3((unsigned)c.cluster), shared, w, e, map_a, map_b, map_c);
+    WEFT_TRY(cuda_launch_cluster(x, "hopper_gemm", kernel, dim3(blocks), dim3(HOPPER_THREADS),
+                                 dim3((unsigned)c.cluster), shared, w, e, map_a, map_b, map_c));
+    return parted ? add_parts(x, d, w, e) : WEFT_OK;
 }
 
-/* WEFT_HOPPER_TILE=columns,cluster (as in 256,2): this tile instead of the table's, for tests and measurements. */
-static hopper_choice choose(const weft_exec *x, const weft_gemm_desc *d) {
-    hopper_choice c = hopper_choose(d->m, d->n, d->k, d->gated, cuda_device(x)->sms);
+/* WEFT_HOPPER_TILE=columns,cluster (as in 256,2): this tile, and k in one part, instead of the table's, for tests and
+ * measurements. */
+static hopper_choice choose(const cuda_backend *b, const weft_gemm_desc *d) {
+    hopper_choice c = hopper_choose(d->m, d->n, d->k, d->gated, b->sms);
     const char *asked = getenv("WEFT_HOPPER_TILE");
     int columns, cluster;
     if (asked && sscanf(asked, "%d,%d", &columns, &cluster) == 2 && (columns == 128 || columns == 256) &&
@@ -114,11 +156,18 @@ static hopper_choice choose(const weft_exec *x, const weft_gemm_desc *d) {
         c.columns = columns;
         c.rows_together = c.rows_together * c.cluster / cluster;
         c.cluster = cluster;
+        c.parts = 1;
     }
     return c;
 }
 
 weft_status gemm_own(weft_exec *x, const gemm_call *p) {
     if (!gemm_own_takes(x, p)) return weft_fail(WEFT_ERR_UNSUPPORTED, "gemm: not for the Hopper product");
-    return launch(x, p, choose(x, p->d));
+    return launch(x, p, choose(cuda_device(x), p->d));
+}
+
+size_t gemm_own_scratch(const weft_backend *b, const weft_gemm_desc *d) {
+    const cuda_backend *device = (const cuda_backend *)b;
+    if (device->major != 9 || d->a != WEFT_BF16 || d->m < 1 || d->n < 1 || d->k < 1) return 0;
+    return part_bytes(d, choose(device, d));
 }

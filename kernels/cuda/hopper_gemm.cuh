@@ -15,8 +15,9 @@
  * Edges: TMA reads zeros outside and writes nothing there. With an epilogue each warp turns its sums through shared
  * memory into whole rows (gemm_epilogue.cuh does the rest).
  *
- * Sums: each element is one chain over k in steps of 16 as wgmma rounds it; nothing is split, so the bits depend on the
- * operands, the form and the tile's columns alone.
+ * Sums: each element is one chain over k in steps of 16 as wgmma rounds it. Where there are few tiles and much k, k is cut
+ * into parts (hopper_table.c: by the shape and the number of multiprocessors alone): each part leaves its sums in scratch,
+ * and a second kernel adds them in their order and finishes them. So the bits depend on operands, shape and device.
  *
  * Learnt from: PTX ISA; CUTLASS's warp-specialised kernels; Shankhdhar, "Outperforming cuBLAS on H100" (2024). */
 #ifndef WEFT_KERNELS_CUDA_HOPPER_GEMM_CUH
@@ -38,10 +39,12 @@ enum hopper_epilogue { HOPPER_PLAIN, HOPPER_FULL, HOPPER_GATED };
 struct hopper_work {
     int m, columns_c;     /* of C */
     int units_m, units_n; /* units: the tiles of a cluster; tiles */
-    int together;         /* units of M that are walked before the next columns */
-    int steps;            /* of k */
-    int half;             /* columns from a tile's first half of B to its second */
-    int across;           /* columns of C in a tile */
+    int splits;           /* parts of k, each a C of its own, split_rows rows below the one before */
+    int steps_each, split_rows;
+    int together; /* units of M that are walked before the next columns */
+    int steps;    /* of k */
+    int half;     /* columns from a tile's first half of B to its second */
+    int across;   /* columns of C in a tile */
     int cluster, add;
 };
 
@@ -56,12 +59,28 @@ template <int columns> struct hopper_tile {
     static const int shared_bytes = bars_at + (2 * stages + 2) * 8;
 };
 
-/* Tile `unit` of the walk: down `together` units of M, then the next columns, then the next rows. */
-HOPPER void hopper_unit(const hopper_work &w, int unit, int *m_unit, int *n_unit) {
-    const int band = w.together * w.units_n, first = unit / band * w.together, in = unit % band;
+struct hopper_place {
+    int m_unit, n_unit;
+    int first, steps; /* of k */
+    int row;          /* of C, where the part of k has its own */
+};
+
+/* Number `unit` of the walk: a part of k after the other; in it down `together` units of M, then the next columns, then
+ * the next rows. */
+HOPPER hopper_place hopper_walk(const hopper_work &w, int unit) {
+    const int part = unit / (w.units_m * w.units_n), tile = unit % (w.units_m * w.units_n);
+    const int band = w.together * w.units_n, first = tile / band * w.together, in = tile % band;
     const int rows = min(w.together, w.units_m - first);
-    *m_unit = first + in % rows;
-    *n_unit = in / rows;
+    hopper_place p;
+    p.m_unit = first + in % rows;
+    p.n_unit = in / rows;
+    p.first = part * w.steps_each;
+    p.steps = min(w.steps_each, w.steps - p.first);
+    p.row = part * w.split_rows;
+    return p;
+}
+HOPPER int hopper_units(const hopper_work &w) {
+    return w.splits * w.units_m * w.units_n;
 }
 
 /* The boxes of stage s: what is k0 to k0 + 64 of A's rows m0 on and of B's columns n0 on. */
@@ -99,15 +118,14 @@ HOPPER void hopper_produce(const hopper_work &w, const CUtensorMap *map_a, const
     uint32_t at = 0;
     tma_prefetch_map(map_a);
     tma_prefetch_map(map_b);
-    for (int unit = (int)blockIdx.x / w.cluster; unit < w.units_m * w.units_n; unit += workers) {
-        int mu, nu;
-        hopper_unit(w, unit, &mu, &nu);
-        const int m0 = (mu * w.cluster + rank) * HOPPER_ROWS, n0 = nu * w.across;
-        for (int i = 0; i < w.steps; i++, at++) {
+    for (int unit = (int)blockIdx.x / w.cluster; unit < hopper_units(w); unit += workers) {
+        const hopper_place p = hopper_walk(w, unit);
+        const int m0 = (p.m_unit * w.cluster + rank) * HOPPER_ROWS, n0 = p.n_unit * w.across;
+        for (int i = 0; i < p.steps; i++, at++) {
             const uint32_t s = at % tile::stages;
             mbar_wait(&empty[s], (at / tile::stages & 1) ^ 1); /* the first round finds every stage empty */
             hopper_load<columns, trans_a, trans_b>(w, map_a, map_b, shared + s * tile::stage_bytes, &full[s],
-                                                   m0, n0, i * HOPPER_STEP, rank);
+                                                   m0, n0, (p.first + i) * HOPPER_STEP, rank);
         }
     }
 }
@@ -118,14 +136,14 @@ HOPPER void hopper_release(const hopper_work &w, uint64_t *empty) {
     if (thread < w.cluster) mbar_arrive_at(empty, (uint32_t)thread);
 }
 
-/* The sums of one tile; steps from number `at` on. a_offset: of this consumer's rows in A's part of a stage. */
+/* The sums of one tile; `steps` of k, in stages from number `at` on. a_offset: of this consumer's rows in A's part of a stage. */
 template <int columns, int trans_a, int trans_b>
 HOPPER void hopper_multiply(const hopper_work &w, unsigned char *shared, uint64_t *full, uint64_t *empty,
-                            uint32_t at, int a_offset, float (&d)[256 / columns][columns / 2]) {
+                            uint32_t at, int steps, int a_offset, float (&d)[256 / columns][columns / 2]) {
     typedef hopper_tile<columns> tile;
     const int a_next = trans_a ? 16 * 128 : 16 * 2,
               b_next = trans_b ? 16 * 128 : 16 * 2; /* bytes for 16 of k */
-    for (int i = 0; i < w.steps; i++, at++) {
+    for (int i = 0; i < steps; i++, at++) {
         const uint32_t s = at % tile::stages;
         unsigned char *stage = shared + s * tile::stage_bytes;
         const uint64_t a =
@@ -288,22 +306,23 @@ HOPPER void hopper_consume(const hopper_work &w, const gemm_epi &e, const CUtens
     const int in_turn = tile::readers == 1, rank = (int)cluster_rank(), workers = (int)gridDim.x / w.cluster;
     const int rows_at = in_turn ? 0 : 64 * consumer;
     unsigned char *out = shared + tile::out_at + consumer * 2 * HOPPER_BOX_BYTES;
-    int number = 0; /* of the tile, among this block's */
-    for (int unit = (int)blockIdx.x / w.cluster; unit < w.units_m * w.units_n; unit += workers, number++) {
+    int number = 0;  /* of the tile, among this block's */
+    uint32_t at = 0; /* of its first stage */
+    for (int unit = (int)blockIdx.x / w.cluster; unit < hopper_units(w); unit += workers, number++) {
         float d[tile::blocks][columns / 2];
-        int mu, nu;
+        const hopper_place p = hopper_walk(w, unit);
+        const uint32_t from = at;
+        at += (uint32_t)p.steps;
         if (in_turn && number % 2 != consumer) continue;
-        hopper_unit(w, unit, &mu, &nu);
-        const int m0 = (mu * w.cluster + rank) * HOPPER_ROWS + rows_at, n0 = nu * w.across;
+        const int m0 = (p.m_unit * w.cluster + rank) * HOPPER_ROWS + rows_at, n0 = p.n_unit * w.across;
         /* the first consumer's first turn is there from the start */
         if (in_turn) mbar_wait(&turn[consumer], (uint32_t)(number / 2 & 1) ^ (consumer == 0));
-        hopper_multiply<columns, trans_a, trans_b>(w, shared, full, empty,
-                                                   (uint32_t)number * (uint32_t)w.steps, rows_at * 128, d);
+        hopper_multiply<columns, trans_a, trans_b>(w, shared, full, empty, from, p.steps, rows_at * 128, d);
         if (in_turn && threadIdx.x % HOPPER_GROUP == 0) mbar_arrive(&turn[1 - consumer]);
         if constexpr (kind == HOPPER_PLAIN) {
 #pragma unroll
             for (int r = 0; r < tile::blocks; r++)
-                hopper_store_plain<f32>(w, d[r], map_c, out, consumer, m0 + 64 * r, n0);
+                hopper_store_plain<f32>(w, d[r], map_c, out, consumer, p.row + m0 + 64 * r, n0);
         } else {
             hopper_store_finished<kind, f32>(e, w, d, out, m0, n0);
         }

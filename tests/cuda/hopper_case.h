@@ -108,6 +108,8 @@ static void compute(const hopper_case &t, case_data &p, int sms) {
     w.units_n = (p.across + w.across - 1) / w.across;
     w.together = 2;
     w.steps = (t.k + 63) / 64;
+    w.splits = 1;
+    w.steps_each = w.steps;
     w.add = t.add;
     hopper_matrix_map(p.a.v, WEFT_BF16, p.a.rows, p.a.cols, p.a.ld, trans_a ? 64 : 128, &map[0]);
     hopper_matrix_map(p.b.v, WEFT_BF16, p.b.rows, p.b.cols, p.b.ld, trans_b ? 64 : columns / 2, &map[1]);

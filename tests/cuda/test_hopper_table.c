@@ -17,8 +17,9 @@ static void check_best(int64_t m, int64_t n, int64_t k, int gated, int sms) {
     CHECK(c.columns == again.columns && c.cluster == again.cluster && c.rows_together == again.rows_together);
     CHECK((c.columns == 128 || c.columns == 256) && (c.cluster == 1 || c.cluster == 2) &&
           c.rows_together > 0);
+    CHECK(c.parts == 1 || (!gated && k >= (int64_t)448 * c.parts)); /* no part is short */
     for (int i = 0; i < 4; i++) {
-        const hopper_choice other = {i / 2 ? 128 : 256, 1 + i % 2, 1, 0};
+        const hopper_choice other = {i / 2 ? 128 : 256, 1 + i % 2, 1, 1, 0};
         CHECK(other.cluster > sms || c.cycles <= hopper_predict(&other, m, n, k, gated, sms));
     }
     /* never less than the tensor cores need */
@@ -35,11 +36,12 @@ int main(void) {
                     check_best(sizes[i], 2 * sizes[j], sizes[l], gated, 1);
                 }
     hopper_choice c = hopper_choose(8192, 8192, 8192, 0, 132);
-    CHECK(c.columns == 256 && c.cluster == 2); /* bound by the tensor cores if B is shared */
+    CHECK(c.columns == 256 && c.cluster == 2 && c.parts == 1); /* bound by the tensor cores if B is shared */
     c = hopper_choose(128, 4096, 4096, 0, 132);
     CHECK(c.cluster == 1); /* one tile of rows: nothing to share */
-    c = hopper_choose(768, 768, 4096, 0, 132);
-    CHECK(c.columns == 128); /* few tiles: small ones, for more multiprocessors */
+    c = hopper_choose(768, 768, 8192, 0, 132);
+    CHECK(c.columns == 128 &&
+          c.parts > 1); /* few tiles: small ones, and k in parts, for more multiprocessors */
     printf("%d failures\n", failures);
     return failures != 0;
 }
