@@ -154,9 +154,14 @@ static weft_attn_desc pair_of(const chunked *a, int i, int j) {
     return d;
 }
 
-static int32_t *docs_of(const chunked *a, const weft_attn_desc *d) {
+/* Buffers of a step are the pool's, which a device may use too; the host reads them after wait_for(). */
+static void wait_for(const kt_run *r) {
+    assert_int_equal(r->ops->sync(r->exec), WEFT_OK);
+}
+
+static int32_t *docs_of(kt_pool *pool, const chunked *a, const weft_attn_desc *d) {
     if (!a->doc_start) return NULL;
-    int32_t *doc = malloc((size_t)(d->batch * d->tq) * sizeof *doc);
+    int32_t *doc = kt_new(pool, (size_t)(d->batch * d->tq) * sizeof *doc, 0);
     for (int64_t b = 0; b < d->batch; b++)
         memcpy(doc + b * d->tq, a->doc_start + b * a->d.tq + d->q_pos0, (size_t)d->tq * sizeof *doc);
     return doc;
@@ -166,10 +171,11 @@ static int32_t *docs_of(const chunked *a, const weft_attn_desc *d) {
 static void forward_chunk(const kt_run *r, chunked *a, int i, int first) {
     weft_attn_desc d = pair_of(a, i, i);
     const size_t rows = (size_t)(d.batch * d.tq), width = (size_t)(d.hq * d.hd), bytes = weft_dtype_size(d.t);
-    void *o = malloc(rows * width * bytes);
-    float *lse = malloc(rows * (size_t)d.hq * 4), *sum = malloc(rows * width * 4),
-          *sum_lse = malloc(rows * (size_t)d.hq * 4);
-    int32_t *doc = docs_of(a, &d);
+    kt_pool pool = {0};
+    void *o = kt_new(&pool, rows * width * bytes, 0);
+    float *lse = kt_new(&pool, rows * (size_t)d.hq * 4, 0), *sum = kt_new(&pool, rows * width * 4, 0),
+          *sum_lse = kt_new(&pool, rows * (size_t)d.hq * 4, 0);
+    int32_t *doc = docs_of(&pool, a, &d);
     for (int n = 0; n < a->chunks; n++) {
         const int j = (first + n) % a->chunks;
         if (a->forget && i == a->chunks - 1 && j == 0) continue;
@@ -180,6 +186,7 @@ static void forward_chunk(const kt_run *r, chunked *a, int i, int first) {
                          WEFT_OK);
         assert_int_equal(r->ops->attn_merge(r->exec, &d, n == 0, o, lse, sum, sum_lse), WEFT_OK);
     }
+    wait_for(r);
     for (int64_t b = 0; b < d.batch; b++) {
         assert_int_equal(r->ops->cast_rows(r->exec, WEFT_F32, d.t, d.tq, (int64_t)width,
                                            sum + (size_t)(b * d.tq) * width, (int64_t)width,
@@ -189,7 +196,8 @@ static void forward_chunk(const kt_run *r, chunked *a, int i, int first) {
             memcpy(a->lse + (b * d.hq + h) * a->d.tq + d.q_pos0, sum_lse + (b * d.hq + h) * d.tq,
                    (size_t)d.tq * 4);
     }
-    free(o), free(lse), free(sum), free(sum_lse), free(doc);
+    wait_for(r);
+    kt_free(&pool);
 }
 
 /* Copies the chunk's rows of o and lse out of the whole ones. */
@@ -218,9 +226,10 @@ static void add_rows(const kt_run *r, const chunked *a, const weft_attn_desc *d,
 static void backward_pair(const kt_run *r, chunked *a, int i, int j, void *const part[3]) {
     const weft_attn_desc d = pair_of(a, i, j);
     const size_t rows = (size_t)(d.batch * d.tq), bytes = rows * (size_t)(d.hq * d.hd) * weft_dtype_size(d.t);
-    char *o = malloc(bytes), *dout = malloc(bytes);
-    float *lse = malloc(rows * (size_t)d.hq * 4);
-    int32_t *doc = docs_of(a, &d);
+    kt_pool pool = {0};
+    char *o = kt_new(&pool, bytes, 0), *dout = kt_new(&pool, bytes, 0);
+    float *lse = kt_new(&pool, rows * (size_t)d.hq * 4, 0);
+    int32_t *doc = docs_of(&pool, a, &d);
     take_chunk(a, &d, a->o, o, lse);
     take_chunk(a, &d, a->do_, dout, NULL);
     assert_int_equal(r->ops->attn_bwd(r->exec, &d, token(&d, a->q, d.hq, d.q_pos0),
@@ -232,7 +241,8 @@ static void backward_pair(const kt_run *r, chunked *a, int i, int j, void *const
     add_rows(r, a, &d, part[0], d.hq, d.tq, d.q_pos0, a->dq);
     add_rows(r, a, &d, part[1], d.hkv, d.tk, d.k_pos0, a->dkdv);
     add_rows(r, a, &d, part[2], d.hkv, d.tk, d.k_pos0, a->dkdv + a->d.batch * a->d.tq * d.hkv * d.hd);
-    free(o), free(dout), free(lse), free(doc);
+    wait_for(r);
+    kt_free(&pool);
 }
 
 /* The largest difference, in units of the largest value. */
@@ -294,6 +304,7 @@ static int agrees(kt_run *r, kt_rng *rng, weft_dtype t, int chunks, int even, in
     assert_int_equal(r->ops->attn_fwd(r->exec, d, a.q, a.k, a.v, a.doc_start, o, lse), WEFT_OK);
     assert_int_equal(
         r->ops->attn_bwd(r->exec, d, a.q, a.k, a.v, a.doc_start, o, lse, a.do_, g[0], g[1], g[2]), WEFT_OK);
+    wait_for(r);
     for (int i = 0; i < chunks; i++) forward_chunk(r, &a, i, i);
     memset(a.dq, 0, nq * 4), memset(a.dkdv, 0, 2 * nk * 4);
     for (int n = 0; n < chunks * chunks; n++)
