@@ -383,7 +383,8 @@ struct weft_ops {
     weft_status (*adamw)(weft_exec *x, const weft_adamw_desc *d, float *master, float *m, float *v,
                          const float *g, uint16_t *w, const float *clip, const uint32_t *skip);
     weft_status (*newton_schulz)(weft_exec *x, const weft_newton_schulz_desc *d, float *v);
-    /* Sum of squares in double: blocks of 16384 elements in 16 fp32 lanes, block results in a pairwise double tree.
+    /* Sum of squares in double: blocks of 16384 elements in 16 fp32 lanes (cuda: 1024 of them, added in a fixed tree),
+     * block results in a pairwise double tree.
      * absmax: the largest |v|; NaN if any is NaN. */
     weft_status (*sumsq)(weft_exec *x, size_t n, const float *v, double *out);
     /* The sums of the blocks themselves, one double for every 16384 elements begun: their tree is sumsq. */

@@ -37,12 +37,12 @@ static weft_status call_add(const kt_run *r, const void *arg, void *const *out) 
     return r->ops->dequant_axpy(r->exec, a->codec, a->code, a->n, a->a, out[0]);
 }
 
-/* Numbers of all kinds: ordinary; of one size (ties everywhere); of widely different sizes and mostly 0; any bits. */
+/* Numbers of all kinds: ordinary; of two sizes (ties everywhere); of widely different sizes and mostly 0; any bits. */
 static void fill(kt_rng *rng, weft_dtype t, void *v, size_t n, int kind) {
     kt_fill(rng, t, v, n, kind == 1 ? 1e-38 : 1);
     for (size_t i = 0; i < n; i++) {
         double x = kt_get(t, v, i);
-        if (kind == 2) kt_put(t, v, i, kt_int(rng, 0, 1) ? 0.5 : -0.5);
+        if (kind == 2) kt_put(t, v, i, (kt_int(rng, 0, 99) ? 0.5 : 1) * (kt_int(rng, 0, 1) ? 1 : -1));
         if (kind == 3) kt_put(t, v, i, kt_int(rng, 0, 40) ? 0 : ldexp(x, (int)kt_int(rng, -140, 120)));
         if (kind == 4)
             kt_put(t, v, i, (double)kt_int(rng, -254, 254) / 2); /* ties of rint where scale is 1 */
@@ -87,17 +87,26 @@ static void codes_and_sums_are_equal_everywhere(void **state) {
     }
 }
 
-/* Any bytes at all are decoded, equally and within acc. */
+/* Any bytes at all are decoded, equally and within acc; so is a code of which one byte has changed. */
 static void any_bytes_decode(void **state) {
     kt_rng rng = {kt_seed()};
     (void)state;
     for (int round = 0; round < 60; round++) {
         kt_pool pool = {0};
         quant_arg a = {.codec = codecs[round % 3], .n = (size_t)kt_size(&rng, 9000), .a = 0.5f};
+        if (round % 2) a.n = (size_t)kt_int(&rng, 4000, 9000);
         size_t bytes = weft_codec_bytes(a.codec, a.n);
         unsigned char *code = kt_new(&pool, bytes, KT_FLUSH);
         float *acc = kt_random(&pool, &rng, WEFT_F32, a.n, 1);
         for (size_t i = 0; i < bytes; i++) code[i] = (unsigned char)kt_bits(&rng);
+        if (round % 4 > 1) {
+            uint64_t nonfinite;
+            kt_exec(&kt_runs[0], 0);
+            kt_ok(&kt_runs[0],
+                  kt_runs[0].ops->quant(kt_runs[0].exec, a.codec, acc, WEFT_F32, a.n, code, &nonfinite));
+            code[kt_int(&rng, 0, (int64_t)codec_code_bytes(a.codec, a.n) - 1)] ^=
+                (unsigned char)kt_int(&rng, 1, 255);
+        }
         a.code = code;
         kt_freeze(&pool);
         kt_case c = {.name = "dequant_axpy", .op = -1, .nout = 1, .call = call_add, .arg = &a};

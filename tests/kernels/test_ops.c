@@ -464,6 +464,8 @@ static void reduce_p_is_the_same_tree_everywhere(void **state) {
                     ((uint16_t *)p)[i] &= 0xbfff; /* |v| < 2: no infinities */
             } else if (is_float && ordinary) {
                 kt_fill(&rng, a.t, p, a.n, 1);
+                for (size_t i = 0; a.op != WEFT_SUM && i < a.n; i += 3) /* of equal ones the left */
+                    kt_put(a.t, p, i, kt_int(&rng, 0, 1) ? 0.0 : -0.0);
             } else if (a.op == WEFT_LAND) {
                 for (size_t i = 0; i < a.n; i++)
                     if (kt_int(&rng, 0, 3) == 0)
