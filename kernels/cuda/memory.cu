@@ -65,7 +65,7 @@ extern "C" weft_status cuda_fill(weft_exec *base, void *dst, int byte, size_t by
 }
 
 weft_status cuda_result(weft_exec *base, void *host, const void *device, size_t bytes) {
-    if (bytes) CUDA_TRY(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, cuda_of(base)->stream));
+    if (bytes) CUDA_TRY(cudaMemcpyAsync(host, device, bytes, cudaMemcpyDefault, cuda_of(base)->stream));
     return cuda_sync(base);
 }
 
