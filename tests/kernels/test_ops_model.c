@@ -1,6 +1,5 @@
 /* gemm, embedding, norms, activations, rope and loss of every backend against `ref`, on random shapes, f32
- * and bf16, at any alignment, with a NaN in some rounds that must reach exactly the outputs that depend on
- * it.
+ * and bf16, at any alignment, with a NaN in some rounds that must reach exactly what depends on it.
  *
  * Tolerances are computed beside each case from the roundings of fp32 arithmetic. A sum of n products that
  * runs in 16 lanes has at most n/16 + 5 roundings of its partial sums; LANES(n) is that. gemm is one fma
@@ -232,9 +231,8 @@ static void embedding(void **state) {
         d->t = round % 2 ? WEFT_BF16 : WEFT_F32;
         d->vocab = kt_size(&rng, round % 3 ? 20 : 300);
         d->positions = kt_size(&rng, 60);
-        const int many =
-            round >=
-            40; /* of the table: as many as a sort does not do at once; of the tokens half the same */
+        /* of the table: as many as a sort does not do at once; of the tokens half the same */
+        const int many = round >= 40;
         if (many) d->vocab = 3000, d->tokens = 300, d->channels = 40;
         if (round % 5 > 2) { /* a part of the vocabulary, and some padding */
             d->first = kt_int(&rng, 0, d->vocab - 1);
