@@ -130,7 +130,6 @@ static weft_status launch(weft_exec *x, const gemm_call *p, const hopper_choice 
                         : hopper_matrix_map(p->b, WEFT_BF16, d->k, d->n, d->ldb, HOPPER_STEP, &map_b));
     map_c = map_a; /* not read unless plain */
     if (parted) {
-        WEFT_TRY(cuda_need_scratch(x, "gemm", part_bytes(d, c)));
         WEFT_TRY(hopper_matrix_map(x->scratch, WEFT_F32, (int64_t)w.split_rows * c.parts, d->n, part_ld(d),
                                    64, &map_c));
     } else if (kind == HOPPER_PLAIN) {
@@ -161,13 +160,16 @@ static hopper_choice choose(const cuda_backend *b, const weft_gemm_desc *d) {
     return c;
 }
 
+/* An exec without room for the sums of parts (its plan did not know of this shape) computes one part. */
 weft_status gemm_own(weft_exec *x, const gemm_call *p) {
     if (!gemm_own_takes(x, p)) return weft_fail(WEFT_ERR_UNSUPPORTED, "gemm: not for the Hopper product");
-    return launch(x, p, choose(cuda_device(x), p->d));
+    hopper_choice c = choose(cuda_device(x), p->d);
+    if (part_bytes(p->d, c) > x->scratch_bytes) c.parts = 1;
+    return launch(x, p, c);
 }
 
 size_t gemm_own_scratch(const weft_backend *b, const weft_gemm_desc *d) {
     const cuda_backend *device = (const cuda_backend *)b;
     if (device->major != 9 || d->a != WEFT_BF16 || d->m < 1 || d->n < 1 || d->k < 1) return 0;
-    return part_bytes(d, choose(device, d));
+    return (size_t)hopper_parts_bytes(d->m, d->n, d->k, d->gated);
 }

@@ -16,7 +16,7 @@
  * memory into whole rows (gemm_epilogue.cuh does the rest).
  *
  * Sums: each element is one chain over k in steps of 16 as wgmma rounds it. Where there are few tiles and much k, k is cut
- * into parts (hopper_table.c: by the shape and the number of multiprocessors alone): each part leaves its sums in scratch,
+ * into parts (hopper_table.c: by the shape, the number of multiprocessors and the room in the scratch): each part leaves its sums in scratch,
  * and a second kernel adds them in their order and finishes them. So the bits depend on operands, shape and device.
  *
  * Learnt from: PTX ISA; CUTLASS's warp-specialised kernels; Shankhdhar, "Outperforming cuBLAS on H100" (2024). */

@@ -47,12 +47,20 @@ int64_t hopper_part_rows(const hopper_choice *c, int64_t m) {
     return up(up(m, TILE_ROWS), c->cluster) * c->cluster * TILE_ROWS;
 }
 
+int64_t hopper_parts_bytes(int64_t m, int64_t n, int64_t k, int gated) {
+    const hopper_choice widest = {.cluster = 2};
+    const int64_t rows = hopper_part_rows(&widest, m);
+    if (gated || up(k, STEP) < 2 * PART_STEPS) return 0;
+    if (rows >= PARTS_BYTES || up(n, 4) * 16 > PARTS_BYTES / PARTS_MOST / rows) return PARTS_BYTES;
+    return PARTS_MOST * rows * up(n, 4) * 16;
+}
+
 /* Parts of whole steps, none empty, each long enough, and all of them not too large. */
 static int may_cut(const hopper_choice *c, int64_t m, int64_t n, int64_t k, int gated) {
     const int64_t steps = up(k, STEP), rows = hopper_part_rows(c, m);
     if (c->parts == 1) return 1;
     if (gated || steps / c->parts < PART_STEPS || up(steps, up(steps, c->parts)) != c->parts) return 0;
-    return rows <= PARTS_BYTES && up(n, 4) * 4 <= PARTS_BYTES / c->parts / rows;
+    return rows <= PARTS_BYTES && up(n, 4) * 16 <= PARTS_BYTES / c->parts / rows;
 }
 
 hopper_choice hopper_choose(int64_t m, int64_t n, int64_t k, int gated, int sms) {

@@ -22,6 +22,9 @@ hopper_choice hopper_choose(int64_t m, int64_t n, int64_t k, int gated, int sms)
 /* Rows of one part's sums: all rows of its tiles. */
 int64_t hopper_part_rows(const hopper_choice *c, int64_t m);
 
+/* Bytes of the sums of parts of any product with this n and no more m and k. */
+int64_t hopper_parts_bytes(int64_t m, int64_t n, int64_t k, int gated);
+
 /* What a choice predicts for a shape, in cycles. */
 double hopper_predict(const hopper_choice *c, int64_t m, int64_t n, int64_t k, int gated, int sms);
 

@@ -22,6 +22,10 @@ static void check_best(int64_t m, int64_t n, int64_t k, int gated, int sms) {
         const hopper_choice other = {i / 2 ? 128 : 256, 1 + i % 2, 1, 1, 0};
         CHECK(other.cluster > sms || c.cycles <= hopper_predict(&other, m, n, k, gated, sms));
     }
+    /* what is planned for more rows and k is enough */
+    const int64_t need = c.parts > 1 ? 4 * c.parts * hopper_part_rows(&c, m) * ((n + 3) / 4 * 4) : 0;
+    CHECK(need <= hopper_parts_bytes(m, n, k, gated));
+    CHECK(need <= hopper_parts_bytes(2 * m, n, k + 100, gated));
     /* never less than the tensor cores need */
     CHECK(c.cycles * sms * 2048 >= (double)m * (double)n * (double)k);
 }
