@@ -3,6 +3,7 @@
  * On a device all planned memory is the device's; the host keeps tokens, losses and small results (runtime/model/mirror.h),
  * and a rank has one device: that of its place among the ranks of its node, counted round. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -55,6 +56,19 @@ weft_status trainer_check_layout(const weft_trainer *t, int device) {
                              "other ranks to layout.dp, or set run.device: cpu, which has every layout",
                              no[i].key, (long long)no[i].is, no[i].key, (long long)no[i].may);
     return WEFT_OK;
+}
+
+/* Gradients of ranks are added by NCCL, in an order of its own where there are more than two. */
+weft_status trainer_check_sums(const weft_trainer *t, int device) {
+    const char *nccl = getenv("WEFT_NCCL");
+    if (!device || !t->c->train.reproducible || t->layout.data <= 2 || (nccl && !strcmp(nccl, "off")))
+        return WEFT_OK;
+    return weft_fail(
+        WEFT_ERR_CONFIG,
+        "train.reproducible: NCCL adds the gradients of %d ranks in an order of its own; set "
+        "WEFT_NCCL=off for all ranks (gradients then go through host memory, in one fixed tree), "
+        "take two ranks, or set train.reproducible: false",
+        t->layout.data);
 }
 
 /* ", or ": the next of a list of things that would help. */

@@ -177,6 +177,7 @@ const char *trainer_host(const weft_trainer *t);
 weft_status trainer_open_backend(weft_trainer *t);
 /* CONFIG: t->layout is one that devices do not have; says what would work. */
 weft_status trainer_check_layout(const weft_trainer *t, int device);
+weft_status trainer_check_sums(const weft_trainer *t, int device); /* the same of train.reproducible */
 /* NOMEM: what is planned does not fit into the device; says what would help. */
 weft_status trainer_check_fit(const weft_trainer *t);
 /* Whose sums these are: "cpu", "ref", or the kind of device. Equal bits need equal ones. */

@@ -405,6 +405,7 @@ static weft_status build(weft_trainer *t) {
     if (s >= 0 && t->c->data.private) s = weft_layout_by_data(&t->layout);
     if (s >= 0) s = trainer_open_backend(t);
     if (s >= 0) s = trainer_check_layout(t, weft_backend_apart(t->backend));
+    if (s >= 0) s = trainer_check_sums(t, weft_backend_apart(t->backend));
     if (s >= 0) s = plan_memory(t, &d);
     WEFT_TRY(weft_ctrl_agree(t->o.group, s));
     WEFT_TRY(trainer_agree_sources(t));

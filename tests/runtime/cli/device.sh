@@ -76,6 +76,19 @@ n=$(grep -c "\"skip\"\|\"rollback\"" spike.cpu/metrics.jsonl || true)
 [ "$n" -gt 2 ] && [ "$n" = "$(grep -c "\"skip\"\|\"rollback\"" spike.cuda/metrics.jsonl)" ] || fail "another guard: $n"
 grep -q "\"rollback\"" spike.cuda/metrics.jsonl || fail "no way back"
 
+# several sites: the change leaves from the device and comes back to it; a lone site that waits for its rounds has one course
+site() { # WEFT DEVICE DIR SETTINGS...
+  local w=$1 d=$2 dir=$3
+  shift 3
+  "$w" train -q run.yaml --device "$d" --site a --hub new --set sites.hub_listen=127.0.0.1:"$(free_port)" --set run.dir="$dir" \
+    --set train.reproducible=false --set sites.chunk=1024 "$@" >"$dir.txt" 2>&1 || { cat "$dir.txt" >&2; fail "a site on $d"; }
+}
+site "$weft" cpu site.cpu --set sites.preset=sync --set sites.every=2
+site "$poison" cuda site.cuda --set sites.preset=sync --set sites.every=2
+[ "$(losses site.cpu)" = "$(losses site.cuda)" ] && same site.cpu site.cuda "" || fail "a site on the device learns something else"
+site "$poison" cuda stream --set sites.every=4 --set train.steps=40 # merges into what has gone on meanwhile
+grep -q '"mode":"merge","lag":[2-9]' stream/metrics.jsonl || fail "no round came back into later weights"
+
 # what does not go
 expect 64 'run.device: cuda: .*(without CUDA|no GPU)' env CUDA_VISIBLE_DEVICES= "$weft" train -q run.yaml --device cuda --set run.dir=none
 expect 78 'layout.pp is 2, but on GPUs .*run.device: cpu' ranks 2 "$poison" train -q run.yaml --device cuda --set layout.pp=2 --set run.dir=none
