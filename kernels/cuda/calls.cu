@@ -18,6 +18,8 @@ static const struct {
     {"cudaDeviceGetPCIBusId", (void *)cudaDeviceGetPCIBusId},
     {"cudaDeviceGetStreamPriorityRange", (void *)cudaDeviceGetStreamPriorityRange},
     {"cudaEventCreateWithFlags", (void *)cudaEventCreateWithFlags},
+    {"cudaEventElapsedTime", (void *)cudaEventElapsedTime},
+    {"cudaEventSynchronize", (void *)cudaEventSynchronize},
     {"cudaEventDestroy", (void *)cudaEventDestroy},
     {"cudaEventQuery", (void *)cudaEventQuery},
     {"cudaEventRecord", (void *)cudaEventRecord},
