@@ -284,21 +284,38 @@ static bool somebody_yields(void) {
     return false;
 }
 
+/* Every now and then a warp stands still for some rounds, so that the others get as far ahead of it as barriers let them:
+ * memory that is used again too early is found that way. */
+#define SLOW_ROUNDS 8
+
 static void run_cluster(void) {
     const unsigned n = (unsigned)now.thread.size();
     unsigned ended = 0, idle = 0; /* yielding threads may poll what nobody will change */
+    const emu_warp *slow = NULL;
+    unsigned rounds = 0; /* that it still stands */
     while (ended < n) {
         bool progress = false;
         walk w = new_walk(n);
+        if (rounds == 0 && now.warp.size() > 1 && emu_random() % 2) rounds = 1 + emu_random() % SLOW_ROUNDS;
+        if (rounds == 0)
+            slow = NULL;
+        else if (!slow)
+            slow = &now.warp[emu_random() % (unsigned)now.warp.size()];
+        if (rounds) rounds--;
         for (unsigned i = 0; i < n; i++) {
             emu_thread *t = &now.thread[next(&w)];
-            if (!can_run(t)) continue;
+            if (t->warp == slow || !can_run(t)) continue;
             progress |= t->state == NEW || t->generation || t->ready != always;
             run(t);
             if (t->state == ENDED) ended++;
             progress |= t->state == ENDED || t->generation || t->ready != always; /* it has left its poll */
         }
         if (!now.queue.empty() && (!progress || emu_random() % 2)) progress |= run_deferred();
+        if (!progress && slow) { /* all others wait for it */
+            rounds = 0;
+            slow = NULL;
+            continue;
+        }
         idle = progress ? 0 : idle + 1;
         if (idle && ended < n && (idle > 100000 || !somebody_yields())) report_deadlock();
     }
