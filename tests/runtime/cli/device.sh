@@ -90,7 +90,7 @@ site "$poison" cuda stream --set sites.every=4 --set train.steps=40 # merges int
 grep -q '"mode":"merge","lag":[2-9]' stream/metrics.jsonl || fail "no round came back into later weights"
 
 # what does not go
-expect 64 'run.device: cuda: .*(without CUDA|no GPU)' env CUDA_VISIBLE_DEVICES= "$weft" train -q run.yaml --device cuda --set run.dir=none
+expect 64 'run.device: cuda: .*(without CUDA|no GPU)' "$weft" train -q run.yaml --device cuda --set run.dir=none
 expect 78 'layout.pp is 2, but on GPUs .*run.device: cpu' ranks 2 "$poison" train -q run.yaml --device cuda --set layout.pp=2 --set run.dir=none
 expect 78 'layout.tp is 2' ranks 2 "$poison" train -q run.yaml --device cuda --set layout.tp=2 --set run.dir=none
 expect 71 'plans [0-9]+ MiB on poisoned memory, which has 1; .*train.micro_batch below 2; or train.recompute: layer; or train.dtype: bf16' \
@@ -98,8 +98,8 @@ expect 71 'plans [0-9]+ MiB on poisoned memory, which has 1; .*train.micro_batch
 [ ! -e none/config.yaml ] || fail "a refused run has begun"
 expect 0 'has 1: IT DOES NOT FIT' env WEFT_POISON_MEMORY=1048576 "$poison" info --plan run.yaml --set run.device=cuda
 expect 0 'it fits' "$poison" info --plan run.yaml --set run.device=cuda
-expect 0 'there is none here' env CUDA_VISIBLE_DEVICES= "$weft" info --plan run.yaml --set run.device=cuda
+expect 0 'there is none here' "$weft" info --plan run.yaml --set run.device=cuda
 expect 0 '^GPU  *poisoned memory' "$poison" info --no-probe
-expect 0 '^GPU  *not used: ' env CUDA_VISIBLE_DEVICES= "$weft" info --no-probe
+expect 0 '^GPU  *not used: ' "$weft" info --no-probe
 expect 0 '"gpus": \[\{"model": "poisoned memory"' "$poison" info --no-probe --json
 echo ok

@@ -5,6 +5,7 @@ work=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; wait; rm -rf "$work"' EXIT # no rank outlives a failed test
 cd "$work"
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+export CUDA_VISIBLE_DEVICES= # run.device auto is cpu, whatever the machine has
 
 fail() { echo "FAIL: $*" >&2; exit 1; }
 ranks() { local n=$1; shift; mpirun --oversubscribe --bind-to none --mca btl self,vader -n "$n" "$@"; }
