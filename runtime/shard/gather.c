@@ -84,7 +84,10 @@ weft_status gather_spread(weft_shards *s) {
             WEFT_TRY_CTX(weft_bulk_wait(s->spread, WEFT_ALL, -1, NULL), "updated weights");
             break;
         }
-    memset(s->coming, 1, n);
+    memset(s->coming, !s->on_device, n);
     WEFT_TRY(weft_bulk_start(s->spread, 1));
-    return shard_ready(s, s->spread, WEFT_ALL);
+    WEFT_TRY(shard_ready(s, s->spread, WEFT_ALL));
+    /* What a device still waits for when the run ends would wait for ranks that are gone: nothing is left under way. */
+    if (s->on_device) WEFT_TRY_CTX(weft_bulk_wait(s->spread, WEFT_ALL, -1, NULL), "updated weights");
+    return WEFT_OK;
 }
