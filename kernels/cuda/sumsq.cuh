@@ -4,7 +4,7 @@
 
 #include "kernels/cuda/device.cuh"
 
-#define SUM_BLOCK  16384 /* elements that are summed in f32 */
+#define SUM_BLOCK 16384 /* elements that are summed in f32 */
 /* Sums that a tensor comes down to; few where tests are to see chunks of several blocks. */
 #ifdef WEFT_EMULATED
 #define SUM_CHUNKS 4
