@@ -82,6 +82,7 @@ weft_status staged_mover_create(const nccl_api *a, const mover_spec *spec, mover
         host.plan = &v->mirror;
         s = weft_ctrl_agree(spec->group, mover_create(&host, &v->inner));
     }
+    if (s >= 0 && !v->inner) s = WEFT_ERR_INTERNAL;
     if (s < 0) {
         if (v) staged_destroy(&v->mover);
         return s;

@@ -55,9 +55,10 @@ static json_t *json_of(const weft_plan *p, int stage) {
 /* Of the first stage, which has most; what a rank has on the device. */
 static json_t *json_device(const weft_plan *p) {
     if (!p->by.device) return json_null();
+    const size_t planned = p->memory.bytes + p->scratch;
     return json_pack("{s:s, s:s, s:I, s:I, s:b}", "backend", p->by.name, "model", p->by.model, "memory",
-                     (json_int_t)p->by.memory, "planned", (json_int_t)(p->memory.bytes + p->scratch), "fits",
-                     p->by.memory && p->memory.bytes + p->scratch <= p->by.memory);
+                     (json_int_t)p->by.memory, "planned", (json_int_t)planned, "fits",
+                     p->by.memory && planned <= p->by.memory);
 }
 
 static void print_device(const weft_plan *p) {

@@ -91,7 +91,7 @@ weft_status trainer_check_fit(const weft_trainer *t) {
         at = also(help, sizeof help, at, "train.recompute: layer");
     if (!c->train.dtype) at = also(help, sizeof help, at, "train.dtype: bf16");
     at = also(help, sizeof help, at, "a smaller train.context or model");
-    at = also(help, sizeof help, at, "run.device: cpu");
+    (void)also(help, sizeof help, at, "run.device: cpu");
     return weft_fail(WEFT_ERR_NOMEM,
                      "this run plans %.0f MiB on %s, which has %.0f; what would help: %s (weft info --plan "
                      "shows what takes the memory)",
