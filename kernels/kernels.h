@@ -62,8 +62,8 @@ typedef struct weft_backend_desc {
     uint32_t contract;
     uint32_t bf16_order; /* of the sums in bf16 products; equal bits need equal contract and order */
     int device;          /* 1: memory of the backend is not the host's */
-    int index;           /* of the device */
-    size_t memory;       /* bytes of the device; 0: the host's */
+    int index, devices;  /* of the device; how many there are */
+    size_t memory;       /* bytes of the device that were free at open; 0: the host's */
     char versions[64];   /* cuda: "driver 13.0, runtime 13.0" */
 } weft_backend_desc;
 

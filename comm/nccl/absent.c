@@ -3,6 +3,10 @@
 #include "comm/nccl/after.h"
 #include "comm/nccl/device.h"
 
+int device_built(void) {
+    return 0;
+}
+
 int device_holds(int nt, const weft_tensor *t) {
     (void)nt;
     (void)t;

@@ -23,6 +23,10 @@ static int on_device(const nccl_api *a, const void *p) {
     return a->cudaPointerGetAttributes(&at, p) == cudaSuccess && at.type == cudaMemoryTypeDevice;
 }
 
+int device_built(void) {
+    return 1;
+}
+
 int device_holds(int nt, const weft_tensor *t) {
     const nccl_api *a = nccl_wanted() ? nccl_load() : NULL;
     int yes = 0, no = 0;
@@ -111,16 +115,18 @@ typedef struct comm_wait {
     comm_op op;
     device *device;
     ncclComm_t comm;
+    weft_status made; /* what NCCL said: not an error of the wait, for the group goes on without NCCL */
 } comm_wait;
 
 static weft_status advance_init(comm_op *op, int *moved) {
-    const comm_wait *w = (const comm_wait *)op;
+    comm_wait *w = (comm_wait *)op;
     ncclResult_t r = ncclSuccess;
     (void)moved;
-    WEFT_TRY(nccl_check(w->device->api, w->device->api->ncclCommGetAsyncError(w->comm, &r),
-                        "ncclCommGetAsyncError"));
-    if (r == ncclInProgress) return WEFT_IN_PROGRESS;
-    return nccl_check(w->device->api, r, "making a NCCL communicator");
+    w->made = nccl_check(w->device->api, w->device->api->ncclCommGetAsyncError(w->comm, &r),
+                         "ncclCommGetAsyncError");
+    if (w->made >= 0 && r == ncclInProgress) return WEFT_IN_PROGRESS;
+    if (w->made >= 0) w->made = nccl_check(w->device->api, r, "making a NCCL communicator");
+    return WEFT_OK;
 }
 
 static weft_status init_comm(weft_group *g, device *d, ncclUniqueId id) {
@@ -132,9 +138,12 @@ static weft_status init_comm(weft_group *g, device *d, ncclUniqueId id) {
     const ncclResult_t r = d->api->ncclCommInitRankConfig(&comm, g->size, id, g->rank, &config);
     g->nccl = comm;
     WEFT_TRY(nccl_check(d->api, r, "ncclCommInitRankConfig"));
-    comm_wait w = {
-        {.group = g, .what = "NCCL communicator", .waits_for = -1, .advance = advance_init}, d, comm};
-    return comm_drive(&w.op, group_deadline(g, -1));
+    comm_wait w = {{.group = g, .what = "NCCL communicator", .waits_for = -1, .advance = advance_init},
+                   d,
+                   comm,
+                   WEFT_OK};
+    WEFT_TRY(comm_drive(&w.op, group_deadline(g, -1)));
+    return w.made;
 }
 
 /* Id from rank 0, then a barrier, then init: no rank is inside NCCL while another is still inside MPI. */
@@ -147,7 +156,9 @@ static weft_status open_group(weft_group *g, device *d) {
     WEFT_TRY(weft_ctrl_agree(g, s));
     WEFT_TRY(weft_ctrl_bcast(g, &id, sizeof id, 0));
     WEFT_TRY(weft_ctrl_barrier(g));
-    return weft_ctrl_agree(g, init_comm(g, d, id));
+    s = weft_ctrl_agree(g, init_comm(g, d, id));
+    if (s < 0) device_close_group(g, 0); /* refused, somewhere: nobody has one */
+    return s;
 }
 
 void device_close_group(weft_group *g, int healthy) {

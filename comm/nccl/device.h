@@ -23,6 +23,8 @@
 
 #define DEVICE_CHUNK ((size_t)4 << 20) /* bytes of a message */
 
+/* 1 if this build can move what is in device memory (it was made with NCCL's and CUDA's headers). */
+int device_built(void);
 /* Whether tensors of this rank are in device memory: 1 all, 0 none, -1 some. Local. */
 int device_holds(int nt, const weft_tensor *t);
 /* Collective over the spec's group: the mover for tensors in device memory; *v = NULL where they are in host memory on

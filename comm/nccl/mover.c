@@ -176,7 +176,7 @@ static int is_even(const call *c) {
 
 static ncclResult_t call_allreduce(const call *c) {
     ncclResult_t r = ncclSuccess;
-    for (int i = 0; i < c->m.nspans && r == ncclSuccess; i++) {
+    for (int i = 0; i < c->m.nspans && (r == ncclSuccess || r == ncclInProgress); i++) {
         const plan_span s = span_at(c, i);
         if (s.bytes)
             r = c->a->ncclAllReduce(given(c, s), s.at, elements(c, s), c->type, nccl_op(c->v->op), c->comm,

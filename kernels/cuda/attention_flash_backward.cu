@@ -194,6 +194,9 @@ template <int HD> static weft_status backward(weft_exec *x, const attn_args *a) 
                        sizeof(gradient_shared<HD>), *a);
 }
 
+/* GPUs of 8.6, 8.9 and 12 have 99 KiB of shared memory a block, which is too little for wide heads. */
 weft_status attn_flash_backward(weft_exec *x, const attn_args *a) {
+    if (a->d.hd > 64 && sizeof(gradient_shared<128>) > cuda_device(x)->shared_most)
+        return attn_simple_backward(x, a);
     return a->d.hd > 64 ? backward<128>(x, a) : backward<64>(x, a);
 }

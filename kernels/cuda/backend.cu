@@ -23,24 +23,34 @@ weft_status cuda_failed(cudaError_t e, const char *call) {
 
 /* --- the backend ------------------------------------------------------------------------------------------------------ */
 
-static int has_code(const cudaDeviceProp *p) {
+/* Whether the current device runs the code that is in this build (WEFT_CUDA_ARCHS). */
 #ifdef WEFT_EMULATED
-    (void)p;
+static int has_code(void) {
     return 1;
-#else
-    return p->major >= 8; /* CMakeLists.txt: sm_80 and what runs its PTX */
-#endif
 }
+#else
+static __global__ void anything(int *p) {
+    if (p) *p = 1;
+}
+static int has_code(void) {
+    cudaFuncAttributes a;
+    const int has = cudaFuncGetAttributes(&a, anything) == cudaSuccess;
+    if (!has) (void)cudaGetLastError();
+    return has;
+}
+#endif
 
 static weft_status describe(cuda_backend *b, int index) {
     cudaDeviceProp p;
-    int device = 0, shared = 0, driver = 0, runtime = 0;
+    int shared = 0, driver = 0, runtime = 0;
+    size_t total = 0;
     CUDA_TRY(cudaGetDeviceProperties(&p, index));
-    if (!has_code(&p))
-        return weft_fail(WEFT_ERR_UNSUPPORTED, "%s has compute capability %d.%d, this build begins with 8.0",
-                         p.name, p.major, p.minor);
     CUDA_TRY(cudaSetDevice(index));
-    CUDA_TRY(cudaGetDevice(&device));
+    if (p.major < 8 || !has_code())
+        return weft_fail(
+            WEFT_ERR_UNSUPPORTED,
+            "%s has compute capability %d.%d, for which this build has no code (WEFT_CUDA_ARCHS)", p.name,
+            p.major, p.minor);
     CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, index));
     weft_backend_desc *d = &b->desc;
     snprintf(d->name, sizeof d->name, "cuda");
@@ -52,7 +62,8 @@ static weft_status describe(cuda_backend *b, int index) {
     d->bf16_order = 16u + (uint32_t)p.major;
     d->device = 1;
     d->index = index;
-    d->memory = p.totalGlobalMem;
+    CUDA_TRY(cudaMemGetInfo(&d->memory, &total));
+    CUDA_TRY(cudaGetDeviceCount(&d->devices));
     CUDA_TRY(cudaDriverGetVersion(&driver));
     CUDA_TRY(cudaRuntimeGetVersion(&runtime));
     snprintf(d->versions, sizeof d->versions, "driver %d.%d, runtime %d.%d", driver / 1000,
@@ -127,13 +138,14 @@ static weft_status fill_exec(cuda_exec *x, size_t scratch) {
     return gemm_exec_open(x);
 }
 
-/* Threads and tick are the cpu's: the device has its own, and the host is free while it works. */
+/* Threads are the cpu's. tick is called while the host waits for the device. */
 static weft_status create_exec(weft_backend *b, const weft_exec_opts *o, weft_exec **out) {
     if (o && o->threads < 0) return weft_fail(WEFT_ERR_ARG, "exec: %d threads", o->threads);
     cuda_exec *x = (cuda_exec *)weft_calloc(1, sizeof *x);
     if (!x) return WEFT_ERR_NOMEM;
     x->base.backend = b;
     x->base.threads = 1;
+    if (o) x->tick = o->tick, x->tick_arg = o->tick_arg;
     weft_status s = fill_exec(x, o ? o->scratch : 0);
     if (s < 0) {
         destroy_exec(&x->base);

@@ -45,6 +45,8 @@ typedef struct cuda_exec {
     uint64_t *
         results; /* CUDA_RESULTS words in pinned memory of the host, for what the blocks of a kernel find: one a block */
     weft_status failed;
+    void (*tick)(void *arg); /* what the host has to do while it waits; NULL: nothing */
+    void *tick_arg;
     struct lt_plans *lt; /* products that cuBLASLt has planned; NULL: none */
 } cuda_exec;
 

@@ -29,6 +29,17 @@
 #define HOPPER_HERE 1
 #endif
 
+/* Whether a device of this compute capability runs them: this build may have no code for sm_90a (WEFT_CUDA_ARCHS). */
+static inline int hopper_runs_on(int major, int minor) {
+#ifdef WEFT_NO_HOPPER
+    (void)major;
+    (void)minor;
+    return 0;
+#else
+    return major == 9 && minor == 0;
+#endif
+}
+
 #ifdef WEFT_EMULATED
 #include <hopper_model.h> /* tests/cuda/emulator */
 #else

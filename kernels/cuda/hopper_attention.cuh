@@ -23,10 +23,10 @@ enum {
  * the kernels that can split the keys. */
 static inline int hopper_attention_takes(const weft_exec *x, const attn_args *a) {
     const weft_attn_desc *d = &a->d;
-    return cuda_device(x)->major == 9 && d->t == WEFT_BF16 && d->hd % 8 == 0 && d->hd <= 128 &&
-           d->scale > 0 && ROWS % a->group == 0 && a->rows > ROWS && a->keys > 0 &&
-           attn_aligned(a->q, d->sq) && attn_aligned(a->k, d->sk) && attn_aligned(a->v, d->sv) &&
-           (!a->dout || attn_aligned(a->dout, d->so));
+    return hopper_runs_on(cuda_device(x)->major, cuda_device(x)->minor) && d->t == WEFT_BF16 &&
+           d->hd % 8 == 0 && d->hd <= 128 && d->scale > 0 && ROWS % a->group == 0 && a->rows > ROWS &&
+           a->keys > 0 && attn_aligned(a->q, d->sq) && attn_aligned(a->k, d->sk) &&
+           attn_aligned(a->v, d->sv) && (!a->dout || attn_aligned(a->dout, d->so));
 }
 
 /* heads: of the tensor; a box has box_tokens x box_heads x 64 channels. */

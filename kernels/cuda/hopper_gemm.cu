@@ -37,7 +37,7 @@ static int kind_of(const gemm_call *p, const gemm_epi &e) {
 int gemm_own_takes(const weft_exec *x, const gemm_call *p) {
     const weft_gemm_desc *d = p->d;
     const cuda_backend *device = cuda_device(x);
-    if (device->major != 9 || device->minor != 0) return 0;
+    if (!hopper_runs_on(device->major, device->minor)) return 0;
     if (d->a != WEFT_BF16 || d->b_packed || d->m < 1 || d->n < 1 || d->k < 1) return 0;
     if (d->trans_a && (d->trans_b || d->gated)) return 0;
     if (d->gated && d->c != WEFT_BF16) return 0;
@@ -170,6 +170,8 @@ weft_status gemm_own(weft_exec *x, const gemm_call *p) {
 
 size_t gemm_own_scratch(const weft_backend *b, const weft_gemm_desc *d) {
     const cuda_backend *device = (const cuda_backend *)b;
-    if (device->major != 9 || d->a != WEFT_BF16 || d->m < 1 || d->n < 1 || d->k < 1) return 0;
+    if (!hopper_runs_on(device->major, device->minor) || d->a != WEFT_BF16 || d->m < 1 || d->n < 1 ||
+        d->k < 1)
+        return 0;
     return (size_t)hopper_parts_bytes(d->m, d->n, d->k, d->gated);
 }

@@ -27,7 +27,9 @@ extern "C" void cuda_release(weft_backend *b, void *p) {
 extern "C" weft_status cuda_sync(weft_exec *base) {
     cuda_exec *x = cuda_of(base);
     if (x->failed < 0) return weft_fail(x->failed, "the GPU has failed before");
-    const cudaError_t e = cudaStreamSynchronize(x->stream);
+    cudaError_t e = cudaErrorNotReady;
+    while (x->tick && (e = cudaStreamQuery(x->stream)) == cudaErrorNotReady) x->tick(x->tick_arg);
+    if (e == cudaErrorNotReady) e = cudaStreamSynchronize(x->stream);
     if (e != cudaSuccess) {
         x->failed = WEFT_ERR_DEVICE;
         return cuda_failed(e, "the GPU");

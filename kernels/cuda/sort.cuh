@@ -9,10 +9,11 @@
 
 #include "kernels/cuda/device.cuh"
 
-#define SORT_WARPS     32
-#define SORT_BITS_MOST 10 /* of a digit: 32 warps count 1024 buckets in 128 KiB of shared memory */
-#define SORT_NONE      UINT32_MAX
-#define SORT_AHEAD     4 /* items of a lane under way */
+#define SORT_WARPS 32
+#define SORT_BITS_MOST                                                                                       \
+    9 /* of a digit: 32 warps count 512 buckets in 66 KiB of shared memory, which every GPU from sm_80 on has */
+#define SORT_NONE  UINT32_MAX
+#define SORT_AHEAD 4 /* items of a lane under way */
 
 /* key: SORT_NONE: left out */
 typedef struct sort_item {

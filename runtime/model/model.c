@@ -309,6 +309,8 @@ static void bind(void *arg, const char *part, size_t bytes, void **p) {
     *p = b->base + weft_arena_reserve(&b->plan, part, bytes);
 }
 
+#define DEVICE_CHUNK_TOKENS 4096
+
 /* What the rank has of each width, and how many tokens' logits fit. */
 static void take_widths(weft_model *m) {
     const weft_model_desc *d = &m->d;
@@ -322,6 +324,8 @@ static void take_widths(weft_model *m) {
     m->V = d->vocab_padded / tp;
     size_t bound = m->o.logits_bytes ? m->o.logits_bytes : (size_t)64 << 20;
     int64_t most = (int64_t)(bound / ((size_t)m->V * m->elem));
+    /* each chunk reads and writes the gradient of the whole table once more: on a GPU 256 tokens would not hide that */
+    if (!m->o.logits_bytes && weft_backend_apart(m->backend)) most = DEVICE_CHUNK_TOKENS;
     m->tokens = most < 64 ? 64 : most / 64 * 64;
     if (m->tokens > m->N / m->cp.split) m->tokens = m->N / m->cp.split;
     m->tp.tokens =

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "comm/nccl/device.h"
 #include "runtime/model/mirror.h"
 #include "runtime/train/internal.h"
 #include "runtime/train/threads.h"
@@ -24,9 +25,25 @@ const char *trainer_host(const weft_trainer *t) {
     return strcmp(d.name, "ref") == 0 ? "ref" : "cpu";
 }
 
+/* Ranks that share a GPU are for tests: nobody gets them without having asked. */
+static weft_status rather_cpu(weft_trainer *t) {
+    weft_backend_desc d;
+    WEFT_TRY(weft_backend_info(t->backend, &d));
+    if (strcmp(trainer_device(t), "auto") != 0 || !d.device || t->o.sharing <= d.devices) return WEFT_OK;
+    if (t->rank == 0)
+        weft_warn("run.device: auto: cpu, because %d ranks of this node have %d GPU%s; run.device: cuda "
+                  "shares them",
+                  t->o.sharing, d.devices, d.devices == 1 ? "" : "s");
+    const weft_backend_opts bo = {.size = sizeof bo};
+    weft_backend_close(t->backend);
+    t->backend = NULL;
+    return weft_backend_open("cpu", &bo, &t->backend);
+}
+
 weft_status trainer_open_backend(weft_trainer *t) {
     const weft_backend_opts bo = {.size = sizeof bo, .device = t->o.place, .round = 1};
     WEFT_TRY_CTX(weft_backend_open(trainer_device(t), &bo, &t->backend), "run.device: %s", trainer_device(t));
+    WEFT_TRY(rather_cpu(t));
     t->ops = weft_backend_ops(t->backend);
     t->threads = t->c->run.threads ? (int)t->c->run.threads : weft_default_threads(t->o.sharing);
     char text[256];
@@ -48,6 +65,11 @@ weft_status trainer_check_layout(const weft_trainer *t, int device) {
               {"layout.ep", l->ep, 1},
               {"layout.chunks", l->chunks, 1}};
     if (!device) return WEFT_OK;
+    if (l->ranks > 1 && !device_built())
+        return weft_fail(
+            WEFT_ERR_UNSUPPORTED,
+            "this weft was built without NCCL's header, so GPUs of several ranks cannot meet: build it with "
+            "nccl.h (-DWEFT_NCCL_INCLUDE=DIR), take one rank, or set run.device: cpu");
     for (size_t i = 0; i < sizeof no / sizeof *no; i++)
         if (no[i].is > no[i].may)
             return weft_fail(WEFT_ERR_CONFIG,

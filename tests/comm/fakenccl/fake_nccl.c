@@ -12,9 +12,15 @@
 /* --- communicators
  * -------------------------------------------------------------------------------------------------------- */
 
+/* FAKE_NCCL_REFUSE: at once; "late": when all are there, as NCCL refuses ranks that share a GPU. */
+static int refuses(int late) {
+    const char *how = getenv("FAKE_NCCL_REFUSE");
+    return how && (strcmp(how, "late") == 0) == late;
+}
+
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
     static _Atomic unsigned n;
-    if (getenv("FAKE_NCCL_REFUSE")) return ncclSystemError;
+    if (refuses(0)) return ncclSystemError;
     memset(id, 0, sizeof *id);
     snprintf(id->internal, sizeof id->internal, "/weft-fake-nccl-%d-%u", (int)getpid(),
              atomic_fetch_add(&n, 1u));
@@ -55,6 +61,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *out, int size, ncclUniqueId id, 
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *r) {
     *r = atomic_load(&c->shared->attached) < c->size ? ncclInProgress : ncclSuccess;
+    if (*r == ncclSuccess && refuses(1)) *r = ncclInvalidUsage;
     if (c->late && --c->looks <= 0) {
         fake_launch(c->late_stream, c->late);
         c->late = NULL;

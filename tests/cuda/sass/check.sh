@@ -32,7 +32,7 @@ judge() { # SUMMARY PATTERN REGISTERS WGMMA GROUPS WORD...
             n = split(words, word, " ")
             for (k in registers) {
                 found++
-                if (registers[k] > most) print k ": " registers[k] " registers, at most " most
+                if (registers[k] != most) print k ": " registers[k] " registers, not " most
                 if (locals[k] || count[k, "LDL"] || count[k, "STL"]) print k ": uses local memory (" locals[k] " bytes)"
                 if (count[k, "HGMMA"] != wgmma) print k ": " count[k, "HGMMA"] + 0 " wgmma, expected " wgmma
                 if (grouped[k] != groups) print k ": " grouped[k] + 0 " groups of wgmma, expected " groups
