@@ -1,6 +1,7 @@
 /* Negative control for the fake NCCL and for the One-Order rule: a program without weft that uses two communicators, each
  * rank launching in the order in which its work happens to be done, stands still within a minute on a device with one
  * kernel slot. With one order for all it does not. */
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -8,6 +9,15 @@
 #include "base/rng.h"
 #include "tests/comm/fakenccl/fake.h"
 #include "tests/support/mpi_test.h"
+
+/* CUDA's functions of the fake: the ones that are linked with weft would be found first. */
+static void *of_fake(const char *name) {
+    static void *fake;
+    if (!fake) fake = dlopen(FAKE_NCCL, RTLD_NOW);
+    assert_non_null(fake);
+    return dlsym(fake, name);
+}
+#define OF_FAKE(f) ((__typeof__(&f))of_fake(#f))
 
 #define STUCK_S 3.0 /* without any end of a kernel; where none should stand still, MPI_TEST_PROMPT_S */
 #define FLOATS  2000
@@ -26,14 +36,15 @@ static void open_all(void) {
         MPI_Bcast(&id, sizeof id, MPI_BYTE, 0, MPI_COMM_WORLD);
         assert_int_equal(ncclCommInitRankConfig(&comm[i], mpi_test_size(), id, mpi_test_rank(), &config),
                          ncclSuccess);
-        cudaStreamCreateWithPriority(&stream[i], cudaStreamNonBlocking, 0);
-        cudaEventCreateWithFlags(&event[i], cudaEventDisableTiming);
-        cudaMalloc((void **)&buffer[i], FLOATS * sizeof(float));
+        OF_FAKE(cudaStreamCreateWithPriority)(&stream[i], cudaStreamNonBlocking, 0);
+        OF_FAKE(cudaEventCreateWithFlags)(&event[i], cudaEventDisableTiming);
+        OF_FAKE(cudaMalloc)((void **)&buffer[i], FLOATS * sizeof(float));
     }
 }
 
 static int both_over(void) {
-    return cudaEventQuery(event[0]) == cudaSuccess && cudaEventQuery(event[1]) == cudaSuccess;
+    return OF_FAKE(cudaEventQuery)(event[0]) == cudaSuccess &&
+           OF_FAKE(cudaEventQuery)(event[1]) == cudaSuccess;
 }
 
 /* Rounds until one stands still (1) or `seconds` are over (0). own: each rank has its own order. */
@@ -47,7 +58,7 @@ static int stands_still(int own, int most, double seconds, double stuck) {
             /* One order needs one stream, too. */
             cudaStream_t s = stream[own ? j : 0];
             ncclAllReduce(buffer[j], buffer[j], FLOATS, ncclFloat32, ncclSum, comm[j], s);
-            cudaEventRecord(event[j], s);
+            OF_FAKE(cudaEventRecord)(event[j], s);
         }
         const double launched = MPI_Wtime();
         while (!both_over()) {
